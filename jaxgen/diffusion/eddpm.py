@@ -1,0 +1,237 @@
+"""The EDDPM objective: a diffusion model whose first and last steps are learned.
+
+Data x is encoded to mu = E(x), z_0 ~ q(z_0|x) = N(mu, sigma_0^2 I) starts an ordinary diffusion
+chain z_1..z_T with noise predictor eps_theta, and a decoder gives p(x|z_0). One loss trains all
+three networks, and its gradient reaches the encoder through every term. The negative ELBO is
+
+    L = -log p(x|z_0)                                                  reconstruction
+      + sum_{t>=2} lambda_t ||eps - eps_theta(z_t, t)||^2              diffusion
+      + KL(q(z_0|x) || p_theta(z_0|z_1))                               alignment, t = 1
+      + KL(q(z_T|x) || N(0, I))                                        prior
+
+with lambda_t = beta_t / (2 alpha_t (1 - alpha_bar_t)) and p_theta(z_0|z_1) = N(mu_theta, beta_1 I),
+mu_theta = (z_1 - sqrt(beta_1) eps_theta(z_1, 1)) / sqrt(alpha_1). The sum over t is estimated with
+one sampled t for each example.
+
+Source: Liu et al. (2024), "Unified Generation, Reconstruction, and Representation: Generalized
+Diffusion with Adaptive Latent Encoding-Decoding" (ICML), section 3; the `simple` weighting and the
+alignment term at t = 1 follow the authors' released code as well. The optional arguments at the end
+of `loss` follow Meshchaninov et al. (2026), arXiv 2605.07933, and are off by default.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from jaxgen.diffusion.gaussian import (
+    Denoise,
+    predict_z0,
+    prior_kl,
+    q_sample,
+    reverse_variance_kl,
+    sum_trailing,
+)
+from jaxgen.diffusion.schedule import Schedule
+
+Latent = Float[Array, "B ..."]
+Encode = Callable[[PyTree], Latent | tuple[Latent, Latent]]
+DecodeLogprob = Callable[[PyTree, Latent], Float[Array, " B"]]
+
+WEIGHTINGS = ("simple", "elbo")
+ALIGNMENTS = ("kl", "joint")
+
+
+class Terms(NamedTuple):
+    """The parts of the objective at one t, each [B], in nats before any re-weighting."""
+
+    reconstruction: Float[Array, " B"]  # -log p(x|z_0)
+    chain: Float[Array, " B"]  # lambda_t ||.||^2: alignment where t = 1, diffusion elsewhere
+    variance: Float[Array, " B"]  # the part of the alignment that depends on sigma_0 alone
+    prior: Float[Array, " B"]  # KL(q(z_T|x) || N(0, I))
+    eps_error: Float[Array, " B"]  # ||eps - eps_theta||^2, to log
+
+
+def terms(
+    mu: Latent,
+    sigma: Float[ArrayLike, "..."],
+    denoise: Denoise,
+    decode_logprob: DecodeLogprob,
+    x: PyTree,
+    t: Int[Array, " B"],
+    noise_0: Latent,
+    noise_t: Latent,
+    schedule: Schedule,
+    *,
+    alignment: str = "kl",
+    encoder_grad: Float[ArrayLike, ""] = 1.0,
+    decoder_noise: Float[ArrayLike, "..."] = 0.0,
+) -> Terms:
+    """Every term of the objective at given t and given noise; no randomness.
+
+    Args:
+      mu: encoder mean [B, ...].
+      sigma: std of q(z_0|x); a scalar, or [B, ...] where the encoder predicts it.
+      t: [B], in 1..T.
+      noise_0: standard normal [B, ...], makes z_0. Must be independent of `noise_t`.
+      noise_t: standard normal [B, ...], makes z_t.
+      alignment: how E_q[-log p(z_0|z_1)] is taken at t = 1. "kl" is the paper's
+        KL(q(z_0|x) || p(z_0|z_1)), in which z_0 is a fresh draw, not the one that made z_1. "joint"
+        keeps the draw that made z_1, as the exact ELBO has it; its chain term is then
+        lambda_1 ||eps - eps_theta||^2. They agree as sigma_0 -> 0.
+      encoder_grad: factor on the gradient that chain and prior send into the encoder.
+      decoder_noise: added to the decoder's input only.
+    """
+    z_0 = mu + sigma * noise_0
+    z_chain = _scale_gradient(z_0, encoder_grad)
+    z_t = q_sample(z_chain, t, noise_t, schedule)
+    eps_hat = denoise(z_t, t)
+    eps_error = sum_trailing((noise_t - eps_hat) ** 2)
+
+    beta_1 = schedule.beta[1]
+    ratio = jnp.broadcast_to(jnp.square(sigma) / beta_1, mu.shape)
+    if alignment == "kl":
+        residual = _scale_gradient(mu, encoder_grad) - predict_z0(z_t, t, eps_hat, schedule)
+        at_one = sum_trailing(residual**2) / (2.0 * beta_1)
+        variance = 0.5 * (ratio - 1.0 - jnp.log(ratio))
+    elif alignment == "joint":
+        at_one = schedule.elbo_weight(t) * eps_error
+        variance = 0.5 * (-1.0 - jnp.log(ratio))
+    else:
+        raise ValueError(f"alignment is {alignment!r}, allowed: {', '.join(ALIGNMENTS)}")
+    chain = jnp.where(t == 1, at_one, schedule.elbo_weight(t) * eps_error)
+    return Terms(
+        reconstruction=-decode_logprob(x, z_0 + decoder_noise),
+        chain=chain,
+        variance=sum_trailing(variance),
+        prior=prior_kl(_scale_gradient(mu, encoder_grad), sigma, schedule),
+        eps_error=eps_error,
+    )
+
+
+def loss(
+    encode: Encode,
+    denoise: Denoise,
+    decode_logprob: DecodeLogprob,
+    x: PyTree,
+    key: Key[Array, ""],
+    schedule: Schedule,
+    *,
+    weighting: str = "simple",
+    sigma_0: float | None = None,
+    diffusion_weight: float = 1.0,
+    alignment: str = "kl",
+    encoder_grad: Float[ArrayLike, ""] = 1.0,
+    decoder_noise: float = 0.0,
+    t_probs: Float[Array, " T"] | None = None,
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """The EDDPM loss of a batch, averaged over examples.
+
+    Args:
+      encode: x -> mu [B, ...], or x -> (mu, sigma) for a predicted sigma_0.
+      denoise: (z_t [B, ...], t [B]) -> predicted noise, like z_t.
+      decode_logprob: (x, z_0) -> log p(x|z_0) [B], in nats.
+      x: a batch; any pytree that `encode` and `decode_logprob` take.
+      key: consumed here; use it nowhere else.
+      weighting: "elbo" estimates -ELBO in nats, all constants included. "simple" divides the terms
+        at the sampled t by lambda_t: the diffusion term is diffusion_weight ||eps - eps_theta||^2,
+        the alignment carries alpha_1 / beta_1, and reconstruction and prior carry 1/(lambda_t T);
+        constants are left out.
+      sigma_0: std of q(z_0|x) where `encode` gives no sigma; None means sqrt(beta_1).
+      diffusion_weight: w of the diffusion and alignment terms.
+      alignment: see `terms`.
+      encoder_grad: see `terms`; a traced value may rise from 0 to 1 as a warm-up.
+      decoder_noise: std of noise added to the decoder's input alone.
+      t_probs: probabilities of t = 1..T, for importance sampling; every term stays unbiased.
+
+    Returns:
+      The loss, and aux: scalars `reconstruction`, `chain`, `align`, `prior` (nats), `eps_mse`
+      (mean over dimensions), `latent_std`; and arrays `t` [B] and `loss_at_t` [B] (what the
+      sampled t contributes, before importance weights), which adaptive sampling of t needs.
+
+    Raises:
+      ValueError: unknown weighting or alignment, or sigma_0 <= 0.
+    """
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"weighting is {weighting!r}, allowed: {', '.join(WEIGHTINGS)}")
+    if sigma_0 is not None and sigma_0 <= 0:
+        raise ValueError(f"sigma_0 is {sigma_0}, allowed: above 0, or None for sqrt(beta_1)")
+    key_t, key_0, key_eps, key_dec = jax.random.split(key, 4)
+    encoded = encode(x)
+    predicted_sigma = isinstance(encoded, tuple)
+    if predicted_sigma:
+        mu, sigma = encoded
+    else:
+        mu, sigma = encoded, jnp.sqrt(schedule.beta[1]) if sigma_0 is None else sigma_0
+    num_steps, batch = schedule.num_steps, mu.shape[0]
+    if t_probs is None:
+        t = jax.random.randint(key_t, (batch,), 1, num_steps + 1)
+        importance = jnp.ones((batch,), mu.dtype)
+    else:
+        t = 1 + jax.random.categorical(key_t, jnp.log(t_probs), shape=(batch,))
+        importance = 1.0 / (num_steps * t_probs[t - 1])
+    extra = decoder_noise * jax.random.normal(key_dec, mu.shape, mu.dtype) if decoder_noise else 0.0
+    part = terms(
+        mu,
+        sigma,
+        denoise,
+        decode_logprob,
+        x,
+        t,
+        jax.random.normal(key_0, mu.shape, mu.dtype),
+        jax.random.normal(key_eps, mu.shape, mu.dtype),
+        schedule,
+        alignment=alignment,
+        encoder_grad=encoder_grad,
+        decoder_noise=extra,
+    )
+    if weighting == "elbo":
+        constant = mu[0].size * reverse_variance_kl(schedule)
+    else:
+        constant = 0.0
+        if not predicted_sigma:
+            part = part._replace(variance=jnp.zeros_like(part.variance))
+    sampled, fixed = weigh(part, t, schedule, weighting, diffusion_weight=diffusion_weight)
+    at_one = (t == 1).astype(mu.dtype)
+    aux = {
+        "reconstruction": part.reconstruction.mean(),
+        "chain": (num_steps * importance * part.chain).mean(),
+        "align": (part.chain * at_one).sum() / jnp.maximum(at_one.sum(), 1.0),
+        "prior": part.prior.mean(),
+        "eps_mse": (importance * part.eps_error).mean() / mu[0].size,
+        "latent_std": jnp.std(mu, axis=0).mean(),
+        "t": t,
+        "loss_at_t": jax.lax.stop_gradient(sampled),
+    }
+    return (importance * sampled + fixed).mean() + constant, aux
+
+
+def weigh(
+    part: Terms,
+    t: Int[Array, " B"],
+    schedule: Schedule,
+    weighting: str,
+    *,
+    diffusion_weight: float = 1.0,
+) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+    """Splits the weighted loss into what the sampled t changes and what it does not, each [B].
+
+    Averaged over t = 1..T, their sum under "elbo" is -ELBO but for the constant of
+    `reverse_variance_kl`; under "simple" the whole summand at t is divided by lambda_t T.
+    """
+    chain = diffusion_weight * part.chain
+    fixed = part.reconstruction + part.prior + part.variance
+    if weighting == "elbo":
+        return schedule.num_steps * chain, fixed
+    weight = schedule.elbo_weight(t)
+    return chain / weight + fixed / (weight * schedule.num_steps), jnp.zeros_like(fixed)
+
+
+def _scale_gradient(a: Array, scale: Float[ArrayLike, ""]) -> Array:
+    """The identity, whose gradient is multiplied by `scale`."""
+    if isinstance(scale, float) and scale == 1.0:
+        return a
+    return jax.lax.stop_gradient(a) * (1.0 - scale) + a * scale

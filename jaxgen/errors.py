@@ -1,0 +1,16 @@
+"""Errors that a user caused and can mend; launchers print them as one line and exit with 2."""
+
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A field has a value that is not allowed."""
+
+    def __init__(self, field: str, value: Any, allowed: str):
+        """Args:
+        field: dotted path in the config, such as `train.steps`.
+        value: what was given.
+        allowed: what would be accepted, in words.
+        """
+        super().__init__(f"{field} is {value!r}, allowed: {allowed}")
+        self.field = field

@@ -1,0 +1,165 @@
+"""Launching an experiment: flags, config checks, workdir, distributed start, exit codes.
+
+Exit codes: 0 done (or preempted, with everything saved), 1 the run failed (NaN, disk), 2 the user
+asked for something impossible; 1 and 2 print one line on stderr.
+"""
+
+import json
+import logging
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Mapping
+
+import jax
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from jaxgen import config as config_lib
+from jaxgen.errors import ConfigError
+from jaxgen.train.checkpoint import CheckpointError
+from jaxgen.train.loop import NonFinite, Preempted
+from jaxgen.train.writers import write_atomic
+
+Config = ml_collections.ConfigDict
+Mode = Callable[[Config, pathlib.Path], None]
+
+# Fields that may change between launches on one workdir: they do not touch what is being trained.
+RUNTIME_FIELDS = (
+    "mesh.",
+    "seeds",
+    "sample.",
+    "train.log_every",
+    "train.save_every",
+    "train.keep",
+    "train.profile",
+)
+
+
+def run(
+    modes: Mapping[str, Mode],
+    validate: Callable[[Config], None],
+    argv: list[str] | None = None,
+) -> None:
+    """Parses the command line, prepares jax and the workdir, runs one mode, and exits.
+
+    Args:
+      modes: name -> function of (config, workdir). `compile` needs no workdir.
+      validate: raises ConfigError for a value that is not allowed, without touching a device.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    for noisy in ("jax", "absl", "orbax", "tensorboardX", "grain"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    try:
+        sys.exit(_run(modes, validate, sys.argv if argv is None else argv))
+    except ConfigError as e:
+        _fail(str(e), 2)
+    except (NonFinite, CheckpointError) as e:
+        _fail(str(e), 1)
+    except OSError as e:
+        _fail(f"{type(e).__name__}: {e}", 1)
+
+
+def _run(modes: Mapping[str, Mode], validate: Callable[[Config], None], argv: list[str]) -> int:
+    config, workdir, mode = parse(argv, modes)
+    validate(config)
+    setup_devices(config.mesh, mode)
+    if mode != "compile":
+        if not workdir:
+            raise ConfigError("workdir", "", "a folder, --workdir=runs/NAME")
+        check_workdir(pathlib.Path(workdir), config, mode)
+    try:
+        modes[mode](config, pathlib.Path(workdir))
+    except Preempted as e:
+        print(e, file=sys.stderr)
+    return 0
+
+
+def parse(argv: list[str], modes: Mapping[str, Mode]) -> tuple[Config, str, str]:
+    """(config with overrides, workdir, mode) of a command line.
+
+    Raises:
+      ConfigError: an unknown flag or field, a value of the wrong type, a missing config file.
+    """
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "The config file.", flag_values=values)
+    flags.DEFINE_string("workdir", "", "Where the run's files go.", flag_values=values)
+    flags.DEFINE_string("mode", "train", "One of: " + ", ".join(modes), flag_values=values)
+    flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
+    try:
+        rest = values(argv)
+    except FileNotFoundError as e:
+        raise ConfigError("config", str(e.filename or e), "an existing config file") from e
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, SyntaxError) as e:
+        message = " ".join(str(e).split())
+        raise ConfigError("command line", " ".join(argv[1:]), f"see the config file: {message}")
+    if values.help:
+        print(f"usage: {argv[0]} --config=FILE --workdir=DIR [--mode=...] [--config.x.y=value]")
+        print(values.main_module_help() or values.get_help())
+        raise SystemExit(0)
+    if len(rest) > 1:
+        raise ConfigError("command line", rest[1], "flags only, such as --workdir=DIR")
+    if values.config is None:
+        raise ConfigError("config", None, "a config file, --config=configs/NAME/VARIANT.py")
+    if values.mode not in modes:
+        raise ConfigError("mode", values.mode, "one of " + ", ".join(modes))
+    return values.config, values.workdir, values.mode
+
+
+def setup_devices(mesh: Config, mode: str) -> None:
+    """Platform, forced host devices and processes, before jax touches a device."""
+    if mode == "compile":
+        # libtpu asks a metadata server and its environment for a slice; there is none here.
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5p-8")
+        os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
+        os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
+        jax.config.update("jax_platforms", "cpu")
+    if mesh.host_devices:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", mesh.host_devices)
+    if mesh.processes > 1 or mesh.coordinator:
+        jax.distributed.initialize(
+            coordinator_address=mesh.coordinator or None,
+            num_processes=mesh.processes if mesh.processes > 1 else None,
+            process_id=mesh.process_id if mesh.process_id >= 0 else None,
+        )
+
+
+def check_workdir(workdir: pathlib.Path, config: Config, mode: str) -> None:
+    """Checks that a workdir is new or was started with the same config.
+
+    Raises:
+      ConfigError: the workdir holds another config (each differing field is named), is not a
+        folder, or, for modes that need a trained model, is empty.
+    """
+    path = workdir / "config.json"
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError("workdir", str(workdir), "a folder")
+    if not path.exists():
+        if mode != "train":
+            raise ConfigError("workdir", str(workdir), f"a trained workdir for --mode={mode}")
+        return
+    try:
+        old = json.loads(path.read_text())
+    except json.JSONDecodeError as e:
+        raise ConfigError("workdir", str(path), f"readable JSON ({e})") from e
+    new = json.loads(config_lib.to_json(config))
+    changed = config_lib.differences(old, new, RUNTIME_FIELDS)
+    if changed:
+        raise ConfigError(
+            "workdir", str(workdir), "the config it was started with; " + "; ".join(changed)
+        )
+
+
+def write_config(workdir: pathlib.Path, config: Config) -> None:
+    """Marks the workdir as belonging to `config`; called once its data could be read."""
+    if jax.process_index() == 0:
+        write_atomic(workdir / "config.json", config_lib.to_json(config))
+
+
+def _fail(message: str, code: int) -> None:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(code)

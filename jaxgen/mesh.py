@@ -1,0 +1,189 @@
+"""Device meshes, sharding rules, and ahead-of-time compilation.
+
+Axes: `data` and `fsdp` split the batch; `fsdp`, `model` and `expert` split parameters. One table
+maps parameter names to PartitionSpecs; everything else (optimiser moments, EMA) has the parameter's
+name inside its own and so follows it.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import PyTree
+
+from jaxgen.errors import ConfigError
+
+AXES = ("data", "fsdp", "expert", "model")
+BATCH = P(("data", "fsdp"))
+
+# First match wins. A spec names the trailing axes of the array; leading axes are not split. An axis
+# that does not divide its dimension is left out, so small arrays are simply replicated.
+RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"(^|/)embedding$", ("model", "fsdp")),
+    (r"(^|/)kernel$", ("fsdp", "model")),
+    (r".*", ()),
+)
+
+
+def axis_sizes(shape: Mapping[str, int], devices: int) -> dict[str, int]:
+    """Sizes of all `AXES`; -1 for one of them means all devices that the others leave.
+
+    Raises:
+      ConfigError: if the product is not the number of devices.
+    """
+    sizes = {axis: int(shape.get(axis, 1)) for axis in AXES}
+    free = [a for a, n in sizes.items() if n == -1]
+    fixed = int(np.prod([n for n in sizes.values() if n != -1]))
+    if len(free) == 1 and fixed > 0 and devices % fixed == 0:
+        sizes[free[0]] = devices // fixed
+    if any(n < 1 for n in sizes.values()) or np.prod(list(sizes.values())) != devices:
+        raise ConfigError(
+            "mesh", dict(shape), f"axis sizes with product {devices}, the number of devices"
+        )
+    return sizes
+
+
+def make_mesh(shape: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh over all devices (or those given) with the four `AXES`."""
+    devices = jax.devices() if devices is None else devices
+    sizes = axis_sizes(shape, len(devices))
+    return jax.make_mesh(
+        tuple(sizes.values()),
+        AXES,
+        devices=devices,
+        axis_types=(jax.sharding.AxisType.Auto,) * len(AXES),
+    )
+
+
+def batch_divisor(mesh: Mesh) -> int:
+    """The number that a global batch must be divisible by."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """Slash-joined name of a pytree path, without the `.value` of nnx variables."""
+    parts = []
+    for entry in path:
+        part = getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", None)))
+        parts.append(str(part))
+    return "/".join(p for p in parts if p != "value")
+
+
+def partition_spec(
+    name: str,
+    shape: tuple[int, ...],
+    mesh: Mesh,
+    rules: Sequence[tuple[str, tuple[str | None, ...]]] = RULES,
+) -> P:
+    """The PartitionSpec of one array by its name; see `RULES`."""
+    spec: tuple[str | None, ...] = next((s for pattern, s in rules if re.search(pattern, name)), ())
+    spec = spec[max(0, len(spec) - len(shape)) :]
+    sizes = shape[len(shape) - len(spec) :]
+    kept = [
+        axis if axis and mesh.shape[axis] > 1 and size % mesh.shape[axis] == 0 else None
+        for axis, size in zip(spec, sizes, strict=True)
+    ]
+    return P(*[None] * (len(shape) - len(spec)), *kept)
+
+
+def shardings(tree: PyTree, mesh: Mesh) -> PyTree:
+    """NamedShardings of a pytree of arrays or ShapeDtypeStructs, by name."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, a: NamedSharding(mesh, partition_spec(path_name(path), a.shape, mesh)), tree
+    )
+
+
+def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
+    """Host arrays of this process's rows -> global arrays split over the batch axes."""
+    sharding = NamedSharding(mesh, BATCH)
+    return jax.tree.map(
+        lambda a: jax.make_array_from_process_local_data(sharding, np.asarray(a)), batch
+    )
+
+
+def topology_devices(name: str) -> Sequence[Any]:
+    """Devices of a TPU slice that is not there, to compile for; name such as `v5p:4x4x4`.
+
+    Raises:
+      ConfigError: without libtpu, or for a name that libtpu does not know.
+    """
+    try:
+        import libtpu  # noqa: F401
+    except ImportError as e:
+        raise ConfigError(
+            "mesh.topology", name, "needs libtpu: install the extra `tpu` of jaxgen"
+        ) from e
+    try:
+        return topologies.get_topology_desc(name, platform="tpu").devices
+    except Exception as e:
+        reason = str(e).splitlines()[0]
+        raise ConfigError(
+            "mesh.topology", name, f"a topology such as v5e:4x4, v5p:4x4x4 or v6e:16x16 ({reason})"
+        ) from e
+
+
+COLLECTIVES = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+    "ragged-all-to-all",
+)
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8}
+
+
+def collectives(hlo: str) -> dict[str, dict[str, int]]:
+    """Counts and result bytes (on one device) of each kind of collective in compiled HLO text."""
+    found: dict[str, dict[str, int]] = {}
+    pattern = re.compile(r"= (\(?[^=]*?\)?) (" + "|".join(COLLECTIVES) + r")(-start)?\(")
+    for line in hlo.splitlines():
+        match = pattern.search(line)
+        if not match:
+            continue
+        size = 0
+        shapes = re.findall(r"([a-z]+[0-9]*)\[([0-9,]*)\]", match.group(1))
+        # A -start op returns (operand, result, ..); only its result moves.
+        if match.group(3) and len(shapes) > 1:
+            shapes = shapes[len(shapes) // 2 :] if match.group(2) != "all-reduce" else shapes
+        for dtype, dims in shapes:
+            count = int(np.prod([int(d) for d in dims.split(",") if d], dtype=np.int64))
+            size += count * _BYTES.get(dtype, 4)
+        entry = found.setdefault(match.group(2), {"count": 0, "bytes": 0})
+        entry["count"] += 1
+        entry["bytes"] += size
+    return found
+
+
+def compile_report(compiled: Any) -> dict[str, Any]:
+    """Memory of one chip, FLOPs of one step on one chip, and collectives of a compiled function."""
+    memory = compiled.memory_analysis()
+    cost = compiled.cost_analysis() or {}
+    cost = cost[0] if isinstance(cost, (list, tuple)) else cost
+    arguments, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes
+    peak = arguments + outputs - memory.alias_size_in_bytes + memory.temp_size_in_bytes
+    return {
+        "memory_bytes_per_chip": int(peak),
+        "argument_bytes_per_chip": int(arguments),
+        "temporary_bytes_per_chip": int(memory.temp_size_in_bytes),
+        "flops_per_chip": float(cost.get("flops", 0.0)),
+        "collectives": collectives(compiled.as_text()),
+    }
+
+
+def to_host(tree: PyTree) -> PyTree:
+    """Whole arrays on this process's first device, whatever mesh they lived on.
+
+    With several processes this is a collective: every process must call it.
+    """
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        tree = multihost_utils.process_allgather(tree, tiled=True)
+    return jax.tree.map(jnp.asarray, jax.device_get(tree))

@@ -1,0 +1,1 @@
+"""Evaluation: pure functions on arrays, plus probes from scikit-learn."""

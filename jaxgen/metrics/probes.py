@@ -1,0 +1,58 @@
+"""How much a representation holds: probes fitted on train latents, scored on test latents."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+
+def linear_probe(
+    z_train: Float[ndarray, "N D"],
+    y_train: Int[ndarray, " N"],
+    z_test: Float[ndarray, "M D"],
+    y_test: Int[ndarray, " M"],
+    *,
+    max_iter: int = 1000,
+) -> tuple[float, Any]:
+    """Accuracy of logistic regression on standardised latents, and the fitted pipeline."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=max_iter))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        probe.fit(z_train, y_train)
+    return float(probe.score(z_test, y_test)), probe
+
+
+def knn_accuracy(
+    z_train: Float[ndarray, "N D"],
+    y_train: Int[ndarray, " N"],
+    z_test: Float[ndarray, "M D"],
+    y_test: Int[ndarray, " M"],
+    *,
+    k: int = 5,
+) -> float:
+    """Accuracy of k nearest neighbours in Euclidean distance."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    model = KNeighborsClassifier(n_neighbors=k).fit(z_train, y_train)
+    return float(model.score(z_test, y_test))
+
+
+def probe_direction(probe: Any, label: int) -> Float[ndarray, " D"]:
+    """Unit vector in latent space along which the probe's logit of `label` rises fastest.
+
+    Args:
+      probe: what `linear_probe` returned.
+      label: a class value that the probe saw.
+    """
+    scaler, model = probe.steps[0][1], probe.steps[1][1]
+    row = int(np.flatnonzero(model.classes_ == label)[0])
+    coef = model.coef_ if len(model.classes_) > 2 else np.stack([-model.coef_[0], model.coef_[0]])
+    direction = coef[row] / scaler.scale_
+    return direction / np.linalg.norm(direction)

@@ -1,0 +1,39 @@
+"""The variational autoencoder objective (Kingma and Welling, 2014), network-agnostic."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, PyTree
+
+
+def kl_to_standard_normal(
+    mu: Float[Array, "B D"], log_var: Float[Array, "B D"]
+) -> Float[Array, "B D"]:
+    """KL(N(mu, exp(log_var)) || N(0, 1)) of each dimension, in nats (appendix B)."""
+    return 0.5 * (jnp.exp(log_var) + mu**2 - 1.0 - log_var)
+
+
+def loss(
+    encode: Callable[[PyTree], tuple[Float[Array, "B D"], Float[Array, "B D"]]],
+    decode_logprob: Callable[[PyTree, Float[Array, "B D"]], Float[Array, " B"]],
+    x: PyTree,
+    key: Key[Array, ""],
+    *,
+    beta: float = 1.0,
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """-log p(x|z) + beta KL, batch mean, in nats; beta as in Higgins et al. (2017).
+
+    Args:
+      encode: x -> (mu, log_var).
+      decode_logprob: (x, z) -> log p(x|z) [B].
+
+    Returns:
+      The loss and {"reconstruction", "kl", "latent_std"}.
+    """
+    mu, log_var = encode(x)
+    z = mu + jnp.exp(0.5 * log_var) * jax.random.normal(key, mu.shape, mu.dtype)
+    reconstruction = -decode_logprob(x, z).mean()
+    kl = kl_to_standard_normal(mu, log_var).sum(-1).mean()
+    aux = {"reconstruction": reconstruction, "kl": kl, "latent_std": jnp.std(mu, axis=0).mean()}
+    return reconstruction + beta * kl, aux

@@ -1,0 +1,138 @@
+"""The report of an experiment: results.json, report.md, and report.html with everything inlined."""
+
+import base64
+import html
+import json
+import math
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxgen.train.writers import write_atomic
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation over seeds; the spread of one value is NaN."""
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+    return float(np.mean(values)), spread
+
+
+def summarise(
+    rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """{system: {metric: (mean, spread)}} from one row a system and seed, systems in first order."""
+    systems = list(dict.fromkeys(r["system"] for r in rows))
+    return {
+        s: {
+            m: mean_and_spread([float(r[m]) for r in rows if r["system"] == s and m in r])
+            for m in metrics
+            if any(r["system"] == s and m in r for r in rows)
+        }
+        for s in systems
+    }
+
+
+def mean_ranks(
+    summary: Mapping[str, Mapping[str, tuple[float, float]]], higher_is_better: Mapping[str, bool]
+) -> dict[str, float]:
+    """Mean over the named metrics of each system's rank (1 is best; ties share their mean rank).
+
+    Systems that lack one of the metrics are left out.
+    """
+    from scipy.stats import rankdata
+
+    systems = [s for s, v in summary.items() if all(m in v for m in higher_is_better)]
+    ranks = np.zeros(len(systems))
+    for metric, higher in higher_is_better.items():
+        values = np.array([summary[s][metric][0] for s in systems])
+        ranks += rankdata(-values if higher else values)
+    return dict(zip(systems, (ranks / len(higher_is_better)).tolist(), strict=True))
+
+
+def format_value(mean: float, spread: float, digits: int = 3) -> str:
+    """`mean ± spread`, with as many decimals as `digits` significant figures of the mean need."""
+    if not math.isfinite(mean):
+        return str(mean)
+    decimals = digits - 1 - (math.floor(math.log10(abs(mean))) if mean else 0)
+    decimals = min(max(decimals, 0), 6)
+    text = f"{mean:.{decimals}f}"
+    return text if math.isnan(spread) else f"{text} ± {spread:.{decimals}f}"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def write(workdir: pathlib.Path, title: str, body: str, results: Mapping[str, Any]) -> pathlib.Path:
+    """Writes `results.json`, `report.md` and `report.html`; returns the path of the last.
+
+    Args:
+      body: markdown; images as `![text](path)` with paths relative to `workdir`. The HTML holds
+        them itself, so that the one file can be sent to somebody.
+    """
+    import markdown
+
+    write_atomic(workdir / "results.json", json.dumps(results, indent=2) + "\n")
+    text = f"# {title}\n\n{body}"
+    write_atomic(workdir / "report.md", text)
+    page = markdown.markdown(text, extensions=["tables", "fenced_code"])
+
+    def inline(match: re.Match[str]) -> str:
+        data = base64.b64encode((workdir / html.unescape(match.group(1))).read_bytes()).decode()
+        return f'src="data:image/png;base64,{data}"'
+
+    page = re.sub(r'src="([^":]+\.png)"', inline, page)
+    style = (
+        "body{font:15px/1.5 system-ui,sans-serif;max-width:980px;margin:2em auto;padding:0 1em}"
+        "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.3em .7em}"
+        "img{max-width:100%;image-rendering:pixelated}code{background:#f3f3f3}"
+    )
+    write_atomic(
+        workdir / "report.html",
+        f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{html.escape(title)}"
+        f"</title><style>{style}</style></head><body>{page}</body></html>\n",
+    )
+    return workdir / "report.html"
+
+
+def plot_curves(
+    path: pathlib.Path,
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    x: str,
+    y: str,
+    log_y: bool = False,
+) -> None:
+    """One line for each named (xs, ys)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, (xs, ys) in curves.items():
+        axes.plot(xs, ys, label=name, linewidth=1.2)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    if log_y:
+        axes.set_yscale("log")
+    axes.legend(fontsize="small")
+    axes.grid(alpha=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def plot_scatter(path: pathlib.Path, points: Any, labels: Any, *, title: str) -> None:
+    """2-D points [N, 2] coloured by integer label [N]."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots()
+    image = axes.scatter(points[:, 0], points[:, 1], c=labels, cmap="tab10", s=8)
+    figure.colorbar(image, ax=axes, label="class")
+    axes.set_title(title)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)

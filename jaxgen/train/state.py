@@ -1,0 +1,70 @@
+"""What training carries from step to step, as one pytree."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, Key, PyTree
+
+from jaxgen import mesh as mesh_lib
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that a bit-for-bit resume needs, but for the data iterator.
+
+    Attributes:
+      step: how many updates were made.
+      model: the trained module, a pytree of parameters.
+      ema: exponential moving average of `model`, or None.
+      opt_state: of optax.
+      extra: state of the loss itself that has no gradient (adaptive sampling of t), or None.
+      key: base key of the run; the key of a step is `fold_in(key, step)`, so each is used once.
+    """
+
+    step: Int[Array, ""]
+    model: PyTree
+    ema: PyTree
+    opt_state: PyTree
+    extra: PyTree
+    key: Key[Array, ""]
+
+
+def create(
+    build: Callable[[Key[Array, ""]], PyTree],
+    tx: optax.GradientTransformation,
+    key: Key[Array, ""],
+    *,
+    use_ema: bool = True,
+    extra: Callable[[], PyTree] = lambda: None,
+) -> TrainState:
+    """A fresh state; pure, so it can be jitted with output shardings or shape-evaluated."""
+    key_model, key_run = jax.random.split(key)
+    model = build(key_model)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        model=model,
+        # A copy, since donated buffers must not be shared.
+        ema=jax.tree.map(jnp.copy, model) if use_ema else None,
+        opt_state=tx.init(model),
+        extra=extra(),
+        key=key_run,
+    )
+
+
+def create_sharded(
+    init: Callable[[Key[Array, ""]], TrainState], key: Key[Array, ""], mesh: Mesh
+) -> tuple[TrainState, Any]:
+    """Runs `init` under jit so that each array is born in its place; returns also the shardings."""
+    where = mesh_lib.shardings(jax.eval_shape(init, key), mesh)
+    return jax.jit(init, out_shardings=where)(key), where
+
+
+def parameter_count(model: PyTree) -> int:
+    """The number of scalars in all arrays of a module (or of its ShapeDtypeStructs)."""
+    return sum(int(a.size) for a in jax.tree.leaves(model))

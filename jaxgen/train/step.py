@@ -1,0 +1,113 @@
+"""One optimisation step: gradient, accumulation, clipping, update, EMA, all in one jit."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from jaxgen.train.state import TrainState
+
+# (model, extra, batch, key, step) -> (loss, (scalar metrics, new extra)); the step counts from 0.
+Loss = Callable[
+    [PyTree, PyTree, PyTree, Key[Array, ""], Int[Array, ""]],
+    tuple[Float[Array, ""], tuple[dict[str, Array], PyTree]],
+]
+
+SCHEDULES = ("constant", "cosine", "rsqrt")
+
+
+def learning_rate(
+    kind: str, peak: float, *, steps: int, warmup: int, final: float = 0.0
+) -> optax.Schedule:
+    """Linear warm-up to `peak`, then constant, cosine to `final` x peak, or peak sqrt(warmup/step).
+
+    Raises:
+      ValueError: for an unknown kind.
+    """
+    if kind == "cosine":
+        warmup = min(warmup, max(steps - 1, 0))
+        return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, 1), peak * final)
+    if kind == "constant":
+        after: optax.Schedule = optax.constant_schedule(peak)
+    elif kind == "rsqrt":
+
+        def after(count: Any) -> Any:
+            return peak * jnp.sqrt(max(warmup, 1) / (count + max(warmup, 1)))
+    else:
+        raise ValueError(f"schedule is {kind!r}, allowed: {', '.join(SCHEDULES)}")
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, max(warmup, 1)), after], [warmup])
+
+
+def optimizer(
+    schedule: optax.Schedule,
+    *,
+    clip: float = 1.0,
+    b1: float = 0.9,
+    b2: float = 0.99,
+    weight_decay: float = 0.0,
+) -> optax.GradientTransformation:
+    """AdamW behind clipping by global norm; `clip` = 0 turns clipping off."""
+    adam = optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay)
+    return optax.chain(optax.clip_by_global_norm(clip), adam) if clip else adam
+
+
+def make_step(
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    *,
+    ema_decay: float = 0.0,
+    accumulate: int = 1,
+    shardings: Any = None,
+) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, Array]]]:
+    """The jitted step `(state, batch) -> (state, metrics)`; the state's buffers are donated.
+
+    Args:
+      ema_decay: 0 for none. Early on the decay is (1 + step) / (10 + step) where that is smaller.
+      accumulate: the batch is cut into that many parts, worked off one after another; the update
+        uses the mean gradient, so memory falls and the result keeps its meaning.
+      shardings: of the state, as `create_sharded` returns them.
+    """
+    grad = jax.value_and_grad(loss, has_aux=True)
+
+    def gradients(state: TrainState, batch: PyTree, key: Key[Array, ""]) -> tuple[Any, Any, Any]:
+        if accumulate == 1:
+            (value, (metrics, extra)), g = grad(state.model, state.extra, batch, key, state.step)
+            return {"loss": value, **metrics}, extra, g
+
+        def part(carry: Any, inputs: Any) -> Any:
+            extra, total = carry
+            piece, key_part = inputs
+            (value, (metrics, extra)), g = grad(state.model, extra, piece, key_part, state.step)
+            total = jax.tree.map(lambda a, b: a + b / accumulate, total, g)
+            return (extra, total), {"loss": value, **metrics}
+
+        # Row i goes to part i % accumulate, so that each part stays spread over all devices.
+        pieces = jax.tree.map(
+            lambda a: a.reshape(-1, accumulate, *a.shape[1:]).swapaxes(0, 1), batch
+        )
+        zeros = jax.tree.map(jnp.zeros_like, state.model)
+        (extra, g), metrics = jax.lax.scan(
+            part, (state.extra, zeros), (pieces, jax.random.split(key, accumulate))
+        )
+        return jax.tree.map(lambda m: m.mean(0), metrics), extra, g
+
+    def step(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, Array]]:
+        key = jax.random.fold_in(state.key, state.step)
+        metrics, extra, g = gradients(state, batch, key)
+        metrics["grad_norm"] = optax.global_norm(g)
+        updates, opt_state = tx.update(g, state.opt_state, state.model)
+        model = optax.apply_updates(state.model, updates)
+        ema = state.ema
+        if ema is not None:
+            count = state.step.astype(jnp.float32)
+            decay = jnp.minimum(ema_decay, (1.0 + count) / (10.0 + count))
+            ema = jax.tree.map(lambda a, b: decay * a + (1.0 - decay) * b, ema, model)
+        new = TrainState(state.step + 1, model, ema, opt_state, extra, state.key)
+        return new, metrics
+
+    if shardings is None:
+        return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))

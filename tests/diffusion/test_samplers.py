@@ -1,0 +1,170 @@
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_gaussian import optimal_denoiser
+
+from jaxgen.diffusion import gaussian, samplers, schedule
+
+S = schedule.linear(1000)
+MEAN = jnp.array([0.5, -1.0])
+CHOL = jnp.array([[0.8, 0.0], [0.3, 0.4]])
+COV = CHOL @ CHOL.T
+
+
+def gaussian_denoiser(log_alpha_bar):
+    """eps_theta of data N(MEAN, COV): -sqrt(1 - abar) times the analytic score."""
+
+    def denoise(z, t):
+        a = jnp.exp(log_alpha_bar(t.astype(jnp.float32)))[:, None, None]
+        cov = a * COV + (1 - a) * jnp.eye(2)
+        delta = z - jnp.sqrt(a[:, 0]) * MEAN
+        return jnp.sqrt(1 - a[:, 0]) * jnp.linalg.solve(cov, delta[..., None])[..., 0]
+
+    return denoise
+
+
+DENOISE = gaussian_denoiser(S.log_alpha_bar_at)
+
+
+def assert_target_moments(z, n, slack=0.01):
+    """Five standard errors of mean and covariance, plus the sampler's own bias."""
+    scale = float(jnp.sqrt(jnp.diag(COV)).max())
+    assert np.allclose(z.mean(0), MEAN, atol=5 * scale / np.sqrt(n) + slack)
+    assert np.allclose(np.cov(z.T), COV, atol=5 * np.sqrt(2 / n) * scale**2 + slack)
+
+
+@pytest.mark.parametrize("variance", ["beta", "posterior"])
+def test_ancestral_reaches_the_target(key, variance):
+    n = 20_000
+    noise = jax.random.normal(key, (n, 2))
+    z = samplers.ancestral(DENOISE, noise, jax.random.key(1), S, variance=variance)
+    assert_target_moments(z, n)
+
+
+@pytest.mark.parametrize(("steps", "eta"), [(100, 0.0), (250, 0.5), (1000, 1.0)])
+def test_ddim_reaches_the_target(key, steps, eta):
+    n = 20_000
+    noise = jax.random.normal(key, (n, 2))
+    z = samplers.ddim(DENOISE, noise, S, num_steps=steps, eta=eta, key=jax.random.key(1))
+    assert_target_moments(z, n, slack=0.02)
+
+
+@pytest.mark.parametrize("chain", [S, schedule.VPSDE()])
+def test_flow_ode_transports_noise_to_the_target(key, chain):
+    n = 20_000
+    noise = jax.random.normal(key, (n, 2))
+    denoise = gaussian_denoiser(chain.log_alpha_bar_at)
+    z, stats = samplers.flow_ode(denoise, noise, chain)
+    assert_target_moments(z, n)
+    assert 5 < stats["num_steps"] < 500
+    assert stats["nfe"] == 6 * stats["num_steps"] + 2
+
+
+def test_flow_ode_is_the_closed_form_for_a_gaussian():
+    """For N(0, v) the flow only scales: z_0 = z_1 sqrt(v_0 / v_1), v_t = abar_t v + 1 - abar_t."""
+    sde = schedule.VPSDE()
+    variance = 0.09
+
+    def denoise(z, t):
+        a = jnp.exp(sde.log_alpha_bar_at(t))[:, None]
+        return jnp.sqrt(1 - a) * z / (a * variance + 1 - a)
+
+    def v(t):
+        a = np.exp(float(sde.log_alpha_bar_at(jnp.float32(t))))
+        return a * variance + 1 - a
+
+    z_1 = jnp.linspace(-2, 2, 9)[:, None]
+    errors = []
+    for tol in (1e-2, 1e-4, 1e-6):
+        z_0, _ = samplers.flow_ode(denoise, z_1, sde, t_min=1e-3, rtol=tol, atol=tol)
+        errors.append(float(jnp.abs(z_0 - z_1 * np.sqrt(v(1e-3) / v(1.0))).max()))
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 1e-5
+    back, _ = samplers.flow_ode(denoise, z_0, sde, forward=True, t_min=1e-3, rtol=1e-6, atol=1e-6)
+    assert np.allclose(back, z_1, atol=1e-4)
+
+
+def test_flow_ode_solvers_agree(key):
+    noise = jax.random.normal(key, (16, 2))
+    sde = schedule.VPSDE()
+    denoise = gaussian_denoiser(sde.log_alpha_bar_at)
+    a, _ = samplers.flow_ode(denoise, noise, sde, rtol=1e-6, atol=1e-6)
+    b, _ = samplers.flow_ode(denoise, noise, sde, solver=diffrax.Dopri5(), rtol=1e-6, atol=1e-6)
+    assert np.allclose(a, b, atol=1e-4)
+
+
+def test_ddim_encode_then_decode_returns(key):
+    """The round trip's error shrinks with more steps, about in proportion."""
+    z_0 = MEAN + jax.random.normal(key, (256, 2)) @ CHOL.T
+    errors = []
+    for steps in (20, 100, 1000):
+        z_T = samplers.ddim_encode(DENOISE, z_0, S, num_steps=steps)
+        back = samplers.ddim(DENOISE, z_T, S, num_steps=steps)
+        errors.append(float(jnp.sqrt(jnp.mean((back - z_0) ** 2))))
+    assert errors[0] > 2 * errors[1] > 4 * errors[2]
+    assert errors[2] < 0.02
+    assert abs(float(z_T.std()) - 1.0) < 0.1
+
+
+def test_refined_encoding_inverts_each_step(key):
+    z_0 = MEAN + jax.random.normal(key, (64, 2)) @ CHOL.T
+
+    def error(refinements):
+        z_T = samplers.ddim_encode(DENOISE, z_0, S, num_steps=50, refinements=refinements)
+        back = samplers.ddim(DENOISE, z_T, S, num_steps=50)
+        return float(jnp.abs(back - z_0).max())
+
+    assert error(6) < 0.1 * error(0)
+
+
+def test_ddim_with_all_steps_and_eta_1_has_ancestral_posterior_steps(key):
+    """eta = 1 over all steps draws from q's posterior with the predicted z_0."""
+    s = schedule.linear(4, 0.05, 0.3)
+    z = jax.random.normal(key, (3, 2))
+    denoise = optimal_denoiser(s, 0.5)
+    got = samplers.ddim(denoise, z, s, num_steps=4, eta=1.0, key=key, trajectory=True)
+    t = jnp.full(3, 4)
+    mean, var = gaussian.q_posterior(
+        gaussian.predict_z0(z, t, denoise(z, t), s), z, t, s
+    )
+    draw = jax.random.normal(jax.random.split(key, 4)[0], z.shape)
+    assert np.allclose(got[1], mean + jnp.sqrt(var)[:, None] * draw, atol=1e-5)
+
+
+def test_trajectory_and_steps():
+    taus = samplers.ddim_steps(1000, 7)
+    assert taus[0] == 0
+    assert taus[-1] == 1000
+    assert np.all(np.diff(taus) > 100)
+    z = jnp.ones((2, 2))
+    path = samplers.ddim(DENOISE, z, S, num_steps=7, trajectory=True)
+    assert path.shape == (8, 2, 2)
+    assert np.array_equal(path[0], z)
+    assert np.allclose(path[-1], samplers.ddim(DENOISE, z, S, num_steps=7))
+
+
+def test_samplers_under_jit_vmap_and_grad(key):
+    z = jax.random.normal(key, (4, 3, 2))
+    run = jax.jit(jax.vmap(lambda z: samplers.ddim(DENOISE, z, S, num_steps=10)))
+    assert np.allclose(run(z)[1], samplers.ddim(DENOISE, z[1], S, num_steps=10), atol=1e-5)
+    g = jax.grad(lambda z: samplers.flow_ode(DENOISE, z, S)[0].sum())(z[0])
+    assert jnp.isfinite(g).all()
+    assert jnp.abs(g).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda z: samplers.ddim(DENOISE, z, S, num_steps=0), "DDIM steps is 0"),
+        (lambda z: samplers.ddim(DENOISE, z, S, num_steps=1001), "1 to 1000"),
+        (lambda z: samplers.ddim(DENOISE, z, S, num_steps=5, eta=0.5), "eta is 0.5"),
+        (lambda z: samplers.ancestral(DENOISE, z, jax.random.key(0), S, variance="x"), "variance"),
+        (lambda z: samplers.flow_ode(DENOISE, z, S, rtol=0.0), "rtol"),
+        (lambda z: samplers.flow_ode(DENOISE, z, S, t_min=0.0), "t_min"),
+    ],
+)
+def test_bad_arguments(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(jnp.ones((2, 2)))
