@@ -41,7 +41,7 @@ def batches(
         grain.MapDataset.range(lengths.pop())
         .seed(seed)
         .shuffle()
-        .repeat()
+        .repeat(2**31)  # endless in practice; grain's own endless repeat overflows at batch 1
         .batch(batch_size)
         .map(gather)
     )

@@ -123,6 +123,7 @@ def loss(
     weighting: str = "simple",
     sigma_0: float | None = None,
     diffusion_weight: float = 1.0,
+    num_t: int = 1,
     alignment: str = "kl",
     encoder_grad: Float[ArrayLike, ""] = 1.0,
     decoder_noise: float = 0.0,
@@ -142,6 +143,8 @@ def loss(
         constants are left out.
       sigma_0: std of q(z_0|x) where `encode` gives no sigma; None means sqrt(beta_1).
       diffusion_weight: w of the diffusion and alignment terms.
+      num_t: draws of (t, eps) for each example. The mean over them has the same expectation and
+        less noise, and costs only the noise predictor, not the encoder and decoder.
       alignment: see `terms`.
       encoder_grad: see `terms`; a traced value may rise from 0 to 1 as a warm-up.
       decoder_noise: std of noise added to the decoder's input alone.
@@ -149,8 +152,9 @@ def loss(
 
     Returns:
       The loss, and aux: scalars `reconstruction`, `chain`, `align`, `prior` (nats), `eps_mse`
-      (mean over dimensions), `latent_std`; and arrays `t` [B] and `loss_at_t` [B] (what the
-      sampled t contributes, before importance weights), which adaptive sampling of t needs.
+      (mean over dimensions), `latent_std`; and arrays `t` and `loss_at_t`, both
+      [num_t * B] (what each sampled t contributes, before importance weights), which adaptive
+      sampling of t needs.
 
     Raises:
       ValueError: unknown weighting or alignment, or sigma_0 <= 0.
@@ -166,34 +170,28 @@ def loss(
         mu, sigma = encoded
     else:
         mu, sigma = encoded, jnp.sqrt(schedule.beta[1]) if sigma_0 is None else sigma_0
-    num_steps, batch = schedule.num_steps, mu.shape[0]
+    num_steps, shape = schedule.num_steps, (num_t, mu.shape[0])
     if t_probs is None:
-        t = jax.random.randint(key_t, (batch,), 1, num_steps + 1)
-        importance = jnp.ones((batch,), mu.dtype)
+        t = jax.random.randint(key_t, shape, 1, num_steps + 1)
+        importance = jnp.ones(shape, mu.dtype)
     else:
-        t = 1 + jax.random.categorical(key_t, jnp.log(t_probs), shape=(batch,))
+        t = 1 + jax.random.categorical(key_t, jnp.log(t_probs), shape=shape)
         importance = 1.0 / (num_steps * t_probs[t - 1])
+    noise_0 = jax.random.normal(key_0, mu.shape, mu.dtype)
+    noise_t = jax.random.normal(key_eps, (num_t, *mu.shape), mu.dtype)
     extra = decoder_noise * jax.random.normal(key_dec, mu.shape, mu.dtype) if decoder_noise else 0.0
-    part = terms(
-        mu,
-        sigma,
-        denoise,
-        decode_logprob,
-        x,
-        t,
-        jax.random.normal(key_0, mu.shape, mu.dtype),
-        jax.random.normal(key_eps, mu.shape, mu.dtype),
-        schedule,
-        alignment=alignment,
-        encoder_grad=encoder_grad,
-        decoder_noise=extra,
-    )
+    options = {"alignment": alignment, "encoder_grad": encoder_grad, "decoder_noise": extra}
+
+    def at(t: Array, noise: Array) -> Terms:
+        return terms(mu, sigma, denoise, decode_logprob, x, t, noise_0, noise, schedule, **options)
+
+    # Only what depends on t is computed num_t times; z_0 and its decoding are shared.
+    part = jax.vmap(at)(t, noise_t)
+    constant: Array | float = 0.0
     if weighting == "elbo":
         constant = mu[0].size * reverse_variance_kl(schedule)
-    else:
-        constant = 0.0
-        if not predicted_sigma:
-            part = part._replace(variance=jnp.zeros_like(part.variance))
+    elif not predicted_sigma:
+        part = part._replace(variance=jnp.zeros_like(part.variance))
     sampled, fixed = weigh(part, t, schedule, weighting, diffusion_weight=diffusion_weight)
     at_one = (t == 1).astype(mu.dtype)
     aux = {
@@ -203,20 +201,20 @@ def loss(
         "prior": part.prior.mean(),
         "eps_mse": (importance * part.eps_error).mean() / mu[0].size,
         "latent_std": jnp.std(mu, axis=0).mean(),
-        "t": t,
-        "loss_at_t": jax.lax.stop_gradient(sampled),
+        "t": t.reshape(-1),
+        "loss_at_t": jax.lax.stop_gradient(sampled).reshape(-1),
     }
     return (importance * sampled + fixed).mean() + constant, aux
 
 
 def weigh(
     part: Terms,
-    t: Int[Array, " B"],
+    t: Int[Array, "*B"],
     schedule: Schedule,
     weighting: str,
     *,
     diffusion_weight: float = 1.0,
-) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
     """Splits the weighted loss into what the sampled t changes and what it does not, each [B].
 
     Averaged over t = 1..T, their sum under "elbo" is -ELBO but for the constant of

@@ -104,8 +104,9 @@ def loss(
     schedule: Schedule,
     *,
     weighting: str = "simple",
+    num_t: int = 1,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """The DDPM objective, averaged over the batch with one uniform t for each example.
+    """The DDPM objective, averaged over the batch and over `num_t` uniform t for each example.
 
     Args:
       weighting: "simple" is ||eps - eps_theta||^2 summed over dimensions (eq. 14); "elbo" is an
@@ -117,6 +118,7 @@ def loss(
     if weighting not in ("simple", "elbo"):
         raise ValueError(f"weighting is {weighting!r}, allowed: simple, elbo")
     key_t, key_eps = jax.random.split(key)
+    z_0 = jnp.repeat(z_0, num_t, axis=0)
     t = jax.random.randint(key_t, z_0.shape[:1], 1, schedule.num_steps + 1)
     eps = jax.random.normal(key_eps, z_0.shape, z_0.dtype)
     error = sum_trailing((eps - denoise(q_sample(z_0, t, eps, schedule), t)) ** 2)

@@ -59,7 +59,11 @@ class Schedule:
 
     def posterior_variance(self, t: Int[ArrayLike, "..."]) -> Float[Array, "..."]:
         """Variance of q(z_{t-1} | z_t, z_0) for t >= 1 (Ho et al., 2020, eq. 7); 0 at t = 1."""
-        return self.beta[t] * self.one_minus_alpha_bar[jnp.asarray(t) - 1] / self.one_minus_alpha_bar[t]
+        return (
+            self.beta[t]
+            * self.one_minus_alpha_bar[jnp.asarray(t) - 1]
+            / self.one_minus_alpha_bar[t]
+        )
 
     def log_alpha_bar_at(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
         """log(alpha_bar) at real t in [0, T]: linear between the steps."""

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 
@@ -23,7 +24,7 @@ class ResBlock(nnx.Module):
         c_out: int,
         *,
         cond_dim: int = 0,
-        dtype: jnp.dtype | None = None,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
         self.norm1 = group_norm(c_in, dtype, rngs)
@@ -50,7 +51,7 @@ def conv3(
     *,
     stride: int = 1,
     zero: bool = False,
-    dtype: jnp.dtype | None = None,
+    dtype: DTypeLike | None = None,
     rngs: nnx.Rngs,
 ) -> nnx.Conv:
     """3x3 convolution with padding; `zero` starts it at zero, so that a block is the identity."""
@@ -58,7 +59,7 @@ def conv3(
     return nnx.Conv(c_in, c_out, (3, 3), strides=stride, kernel_init=init, dtype=dtype, rngs=rngs)
 
 
-def group_norm(channels: int, dtype: jnp.dtype | None, rngs: nnx.Rngs) -> nnx.GroupNorm:
+def group_norm(channels: int, dtype: DTypeLike | None, rngs: nnx.Rngs) -> nnx.GroupNorm:
     """GroupNorm with the largest number of groups, at most 8, that divides the channels."""
     groups = max(g for g in range(1, 9) if channels % g == 0)
     return nnx.GroupNorm(channels, num_groups=groups, dtype=dtype, rngs=rngs)
@@ -83,7 +84,7 @@ class Encoder(nnx.Module):
         *,
         width: int,
         blocks: int = 1,
-        dtype: jnp.dtype | None = None,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
         """Args:
@@ -136,7 +137,7 @@ class Decoder(nnx.Module):
         *,
         width: int,
         blocks: int = 1,
-        dtype: jnp.dtype | None = None,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
         size, _, channels = image_shape

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 
@@ -36,7 +37,7 @@ class MLPSkipNet(nnx.Module):
         depth: int,
         time_dim: int = 64,
         time_scale: float = 1.0,
-        dtype: jnp.dtype | None = None,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
         """Args:

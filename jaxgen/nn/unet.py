@@ -7,6 +7,7 @@ decoder of Diffusion Autoencoders (Preechakul et al., 2022), which EDDPM uses fo
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxgen.nn.conv import ResBlock, conv3, depth_to_space, group_norm
@@ -16,7 +17,7 @@ from jaxgen.nn.mlp import timestep_embedding
 class SelfAttention(nnx.Module):
     """Single-head attention over all positions, added to the input."""
 
-    def __init__(self, channels: int, *, dtype: jnp.dtype | None, rngs: nnx.Rngs):
+    def __init__(self, channels: int, *, dtype: DTypeLike | None, rngs: nnx.Rngs):
         self.norm = group_norm(channels, dtype, rngs)
         self.qkv = nnx.Linear(channels, 3 * channels, dtype=dtype, rngs=rngs)
         self.out = nnx.Linear(
@@ -47,7 +48,7 @@ class UNet(nnx.Module):
         attention: bool = True,
         cond_dim: int = 0,
         time_scale: float = 1.0,
-        dtype: jnp.dtype | None = None,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
         """Args:

@@ -32,7 +32,16 @@ def to_arrays(tree: PyTree) -> dict[str, Any]:
     named = {path_name(path): leaf for path, leaf in leaves}
     if len(named) != len(leaves):
         raise ValueError("two arrays of the state share a name")
-    return {name: jax.random.key_data(a) if _is_key(a) else a for name, a in sorted(named.items())}
+    return {name: _raw(named[name]) for name in sorted(named)}
+
+
+def _raw(a: Any) -> Any:
+    """Key data of a typed key, or of its ShapeDtypeStruct; other arrays as they are."""
+    if not _is_key(a):
+        return a
+    if isinstance(a, jax.ShapeDtypeStruct):
+        return jax.eval_shape(jax.random.key_data, a)
+    return jax.random.key_data(a)
 
 
 def from_arrays(template: PyTree, arrays: dict[str, Any]) -> PyTree:
@@ -126,10 +135,9 @@ class Checkpointer:
         return None
 
     def _read(self, step: int, template: PyTree, where: dict[str, Any]) -> Any:
-        shapes = to_arrays(jax.eval_shape(lambda: template))
         target = {
             name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where[name])
-            for name, a in shapes.items()
+            for name, a in to_arrays(template).items()
         }
         read = self._manager.restore(
             step,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, Key, PyTree
+from jaxtyping import Array, Key, PyTree
 
 from jaxgen import mesh as mesh_lib
 
@@ -19,7 +19,7 @@ class TrainState:
     """Everything that a bit-for-bit resume needs, but for the data iterator.
 
     Attributes:
-      step: how many updates were made.
+      step: how many updates were made, an int32 scalar.
       model: the trained module, a pytree of parameters.
       ema: exponential moving average of `model`, or None.
       opt_state: of optax.
@@ -27,12 +27,13 @@ class TrainState:
       key: base key of the run; the key of a step is `fold_in(key, step)`, so each is used once.
     """
 
-    step: Int[Array, ""]
+    # Any: shapes and shardings stand in these places too.
+    step: Any
     model: PyTree
     ema: PyTree
     opt_state: PyTree
     extra: PyTree
-    key: Key[Array, ""]
+    key: Any
 
 
 def create(

@@ -250,12 +250,21 @@ def test_importance_sampling_of_t_is_unbiased(key):
     probs = jnp.arange(1, 13) / 78.0
     for weighting in eddpm.WEIGHTINGS:
         plain, _ = loss_of(W_ENC, x, key, weighting=weighting)
-        skewed, aux = loss_of(
-            W_ENC, x, jax.random.key(7), weighting=weighting, t_probs=probs
-        )
+        skewed, aux = loss_of(W_ENC, x, jax.random.key(7), weighting=weighting, t_probs=probs)
         assert skewed == pytest.approx(float(plain), rel=0.02)
         counts = np.bincount(np.asarray(aux["t"]), minlength=13)[1:]
         assert np.allclose(counts / n, probs, atol=5 * 0.5 / np.sqrt(n))
+
+
+def test_several_t_per_example_agree_in_mean_and_have_less_noise(key):
+    x = batch(key, 2_000)
+    keys = jax.random.split(key, 100)
+    one = jax.vmap(lambda k: loss_of(W_ENC, x, k)[0])(keys)
+    four = jax.vmap(lambda k: loss_of(W_ENC, x, k, num_t=4)[0])(keys)
+    error = float(jnp.sqrt((one.var() + four.var()) / 100))
+    assert abs(float(one.mean() - four.mean())) < 5 * error
+    # A quarter of the variance in t, for a ratio of two sample variances of 100 draws.
+    assert four.var() < 0.6 * one.var()
 
 
 def test_predicted_sigma_enters_every_term_that_holds_it(key):
@@ -267,9 +276,7 @@ def test_predicted_sigma_enters_every_term_that_holds_it(key):
             lambda x: (encode(x), sigma), denoise, decode_logprob, x, key, S, weighting="elbo"
         )[0]
 
-    fixed = eddpm.loss(
-        encode, denoise, decode_logprob, x, key, S, weighting="elbo", sigma_0=0.3
-    )[0]
+    fixed = eddpm.loss(encode, denoise, decode_logprob, x, key, S, weighting="elbo", sigma_0=0.3)[0]
     assert value(jnp.log(0.3)) == pytest.approx(float(fixed), rel=1e-5)
     assert jax.grad(value)(jnp.log(1e-3)) < 0  # too small a sigma pays the entropy term
 

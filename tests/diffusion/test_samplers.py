@@ -126,9 +126,7 @@ def test_ddim_with_all_steps_and_eta_1_has_ancestral_posterior_steps(key):
     denoise = optimal_denoiser(s, 0.5)
     got = samplers.ddim(denoise, z, s, num_steps=4, eta=1.0, key=key, trajectory=True)
     t = jnp.full(3, 4)
-    mean, var = gaussian.q_posterior(
-        gaussian.predict_z0(z, t, denoise(z, t), s), z, t, s
-    )
+    mean, var = gaussian.q_posterior(gaussian.predict_z0(z, t, denoise(z, t), s), z, t, s)
     draw = jax.random.normal(jax.random.split(key, 4)[0], z.shape)
     assert np.allclose(got[1], mean + jnp.sqrt(var)[:, None] * draw, atol=1e-5)
 
