@@ -18,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from jaxgen.diffusion import eddpm, gaussian, samplers, schedule, timesteps
-from jaxgen.nn import conv, mlp, unet, vae
+from jaxgen.nn import conv, mlp, renorm, unet, vae
 from jaxgen.train.state import parameter_count
 from jaxgen.train.step import Loss
 
@@ -85,17 +85,6 @@ class Autoencoder(nnx.Module):
         return mean, log_var
 
 
-def standardise(z: Vectors, norm: str) -> Vectors:
-    """Zero mean and unit variance of each latent dimension over the batch, or nothing.
-
-    Pins the scale of the latents, which the diffusion term alone would shrink to zero. The authors'
-    image code divides by recorded statistics of the latents for the same purpose.
-    """
-    if norm == "none":
-        return z
-    return (z - z.mean(0)) * jax.lax.rsqrt(z.var(0) + 1e-6)
-
-
 def decode_logprob(
     config: Config, model: Autoencoder, key: Key[Array, ""]
 ) -> Callable[[Images, Vectors], Float[Array, " B"]]:
@@ -160,14 +149,28 @@ class System:
 
 
 def eddpm_system(config: Config, shape: ImageShape) -> System:
+    """EDDPM: one loss for encoder, noise predictor and decoder.
+
+    The loss carries the running moments of the latents (`latent_norm`) and the history that
+    adaptive sampling of t needs. The authors' image code too divides the latents by recorded
+    statistics.
+    """
     chain = make_schedule(config)
     c = config.eddpm
 
-    def loss(model, history, batch, key, step):
+    def loss(model, extra, batch, key, step):
         key_loss, key_decoder = jax.random.split(key)
-        warm = jnp.minimum((step + 1.0) / c.encoder_warmup, 1.0) if c.encoder_warmup else 1.0
+        extra = dict(extra)
+        if c.encoder_warmup:
+            gradient = jnp.minimum((step + 1.0) / c.encoder_warmup, 1.0)
+        else:
+            gradient = 1.0
+        latent = model.encoder(batch["image"])
+        if config.model.latent_norm == "running":
+            latent, extra["moments"] = renorm.standardise(latent, extra["moments"])
+        probs = timesteps.probabilities(extra["history"], chain.num_steps) if c.adaptive_t else None
         value, aux = eddpm.loss(
-            lambda x: standardise(model.encoder(x), config.model.latent_norm),
+            lambda _: latent,
             model.mlp,
             decode_logprob(config, model, key_decoder),
             batch["image"],
@@ -176,21 +179,30 @@ def eddpm_system(config: Config, shape: ImageShape) -> System:
             weighting=c.weighting,
             sigma_0=c.sigma_0 or None,
             diffusion_weight=c.diffusion_weight,
+            num_t=c.num_t,
             alignment=c.alignment,
-            encoder_grad=warm,
+            encoder_grad=gradient,
             decoder_noise=c.decoder_noise,
-            t_probs=timesteps.probabilities(history, chain.num_steps) if c.adaptive_t else None,
+            t_probs=probs,
         )
         t, seen = aux.pop("t"), aux.pop("loss_at_t")
         if c.adaptive_t:
-            history = timesteps.update(history, t, seen, chain.num_steps)
-        return value, (aux, history)
+            extra["history"] = timesteps.update(extra["history"], t, seen, chain.num_steps)
+        return value, (aux, extra)
+
+    def extra():
+        state = {}
+        if config.model.latent_norm == "running":
+            state["moments"] = renorm.init(config.model.latent_dim)
+        if c.adaptive_t:
+            state["history"] = timesteps.init()
+        return state
 
     return System(
         "eddpm",
         lambda key: Autoencoder(config, shape, predict_variance=False, rngs=nnx.Rngs(key)),
         loss,
-        timesteps.init if c.adaptive_t else lambda: None,
+        extra,
     )
 
 
@@ -236,7 +248,7 @@ def latent_diffusion_system(config: Config) -> System:
         )
 
     def loss(model, extra, batch, key, step):
-        value, aux = gaussian.loss(model, batch["latent"], key, chain)
+        value, aux = gaussian.loss(model, batch["latent"], key, chain, num_t=config.eddpm.num_t)
         return value, (aux, extra)
 
     return System("two_stage", build, loss)
@@ -249,7 +261,13 @@ def ddpm_system(config: Config, shape: ImageShape) -> System:
     goal = parameter_count(jax.eval_shape(target.build, jax.random.key(0)))
 
     def build(key, width):
-        return unet.UNet(shape, width=width, dtype=dtype, rngs=nnx.Rngs(key))
+        return unet.UNet(
+            shape,
+            width=width,
+            multipliers=tuple(config.ddpm.multipliers),
+            dtype=dtype,
+            rngs=nnx.Rngs(key),
+        )
 
     def count(width):
         return parameter_count(jax.eval_shape(lambda k: build(k, width), jax.random.key(0)))
@@ -296,7 +314,7 @@ def decoder(config: Config, model: Autoencoder, shape: ImageShape) -> Callable[[
 
 def trained_eddpm(config: Config, shape: ImageShape, model: Autoencoder, train: Any) -> Trained:
     """Args:
-    train: train images; their latents give the statistics that `standardise` took from batches.
+    train: train images; their latents give the final moments.
     """
     chain = make_schedule(config)
     draw = sampler(config, chain)

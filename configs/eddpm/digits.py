@@ -23,10 +23,10 @@ def get_config() -> Config:
 
     config.model = Config()
     config.model.latent_dim = 32
-    config.model.latent_norm = "batch"  # none, batch
+    config.model.latent_norm = "running"  # none, running: standardised latents
     config.model.width = 16
     config.model.blocks = 1
-    config.model.denoiser_width = 256
+    config.model.denoiser_width = 384
     config.model.denoiser_depth = 4
     config.model.decoder = "gaussian"  # gaussian, bernoulli, diffusion
     config.model.decoder_std = 0.05
@@ -41,8 +41,9 @@ def get_config() -> Config:
     config.eddpm = Config()
     config.eddpm.weighting = "simple"  # simple, elbo
     config.eddpm.alignment = "kl"  # kl (the paper), joint (the exact bound)
-    config.eddpm.sigma_0 = 0.1  # 0: sqrt(beta_1)
-    config.eddpm.diffusion_weight = 1.0
+    config.eddpm.sigma_0 = 0.03  # 0: sqrt(beta_1)
+    config.eddpm.diffusion_weight = 0.2
+    config.eddpm.num_t = 4  # draws of t for each image; of the two-stage model too
     # The four options of Meshchaninov et al. (2026); all off here.
     config.eddpm.mse_weight = 0.0
     config.eddpm.encoder_warmup = 0
@@ -54,10 +55,13 @@ def get_config() -> Config:
     config.two_stage = Config()
     config.two_stage.beta = 1e-3  # of the autoencoder's KL term
 
+    config.ddpm = Config()
+    config.ddpm.multipliers = (1, 6)  # of the U-Net's width; the width follows from the parameters
+
     config.train = Config()
-    config.train.steps = 2000
-    config.train.batch_size = 128
-    config.train.learning_rate = 1e-3
+    config.train.steps = 2500
+    config.train.batch_size = 64
+    config.train.learning_rate = 2e-3
     config.train.schedule = "cosine"  # constant, cosine, rsqrt
     config.train.warmup = 100
     config.train.final = 0.02
