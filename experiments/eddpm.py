@@ -94,13 +94,9 @@ def validate(config: Config) -> None:
             "mesh.processes": c.at_least(1),
         },
     )
-    s = config.schedule
-    if s.kind != "vp_sde" and not s.beta_max < 1:
-        raise ConfigError("schedule.beta_max", s.beta_max, "below 1 (a beta is a variance share)")
-    try:
-        systems.make_schedule(config)
-    except ValueError as e:
-        raise ConfigError("schedule", dict(s), str(e)) from e
+    if config.schedule.kind != "vp_sde":
+        share = (lambda v: 0 < v < 1, "above 0 and below 1 (a share of the variance)")
+        c.check(config, {"schedule.beta_min": share, "schedule.beta_max": share})
     if config.train.batch_size % config.train.accumulate:
         raise ConfigError(
             "train.accumulate", config.train.accumulate, f"a divisor of {config.train.batch_size}"
@@ -165,6 +161,7 @@ class Study:
 def open_study(config: Config, workdir: pathlib.Path) -> Study:
     mesh = mesh_lib.make_mesh(mesh_shape(config))
     check_batch(config, mesh)
+    systems.make_schedule(config)
     d = config.data
     data = images.load(
         d.source,

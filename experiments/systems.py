@@ -18,6 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from jaxgen.diffusion import eddpm, gaussian, samplers, schedule, timesteps
+from jaxgen.errors import ConfigError
 from jaxgen.nn import conv, mlp, renorm, unet, vae
 from jaxgen.train.state import parameter_count
 from jaxgen.train.step import Loss
@@ -29,6 +30,7 @@ Vectors = Float[Array, "B D"]
 
 
 def make_schedule(config: Config) -> schedule.Schedule:
+    """The latent chain of `config.schedule`; `constant` takes `beta_max`."""
     c = config.schedule
     kwargs = {
         "linear": {"beta_min": c.beta_min, "beta_max": c.beta_max},
@@ -36,7 +38,10 @@ def make_schedule(config: Config) -> schedule.Schedule:
         "constant": {"beta": c.beta_max},
         "cosine": {},
     }
-    return schedule.make(c.kind, c.num_steps, **kwargs[c.kind])
+    try:
+        return schedule.make(c.kind, c.num_steps, **kwargs[c.kind])
+    except ValueError as e:
+        raise ConfigError("schedule", c.to_dict(), str(e)) from e
 
 
 def time_scale(config: Config) -> float:
@@ -61,7 +66,7 @@ class Autoencoder(nnx.Module):
                 shape,
                 width=m.width,
                 blocks=m.blocks,
-                multipliers=tuple(2**i for i in range(1 + conv.num_levels(shape[0]))),
+                multipliers=tuple(conv.multipliers(conv.num_levels(shape[0]))),
                 cond_dim=m.latent_dim,
                 dtype=dtype,
                 rngs=rngs,

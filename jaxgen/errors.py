@@ -14,3 +14,11 @@ class ConfigError(ValueError):
         """
         super().__init__(f"{field} is {value!r}, allowed: {allowed}")
         self.field = field
+
+
+class UsageError(ConfigError):
+    """The command line cannot be understood."""
+
+    def __init__(self, message: str):
+        ValueError.__init__(self, message)
+        self.field = "command line"

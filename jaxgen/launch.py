@@ -4,6 +4,7 @@ Exit codes: 0 done (or preempted, with everything saved), 1 the run failed (NaN,
 asked for something impossible; 1 and 2 print one line on stderr.
 """
 
+import glob
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from jaxgen import config as config_lib
-from jaxgen.errors import ConfigError
+from jaxgen.errors import ConfigError, UsageError
 from jaxgen.train.checkpoint import CheckpointError
 from jaxgen.train.loop import NonFinite, Preempted
 from jaxgen.train.writers import write_atomic
@@ -87,13 +88,22 @@ def parse(argv: list[str], modes: Mapping[str, Mode]) -> tuple[Config, str, str]
     flags.DEFINE_string("workdir", "", "Where the run's files go.", flag_values=values)
     flags.DEFINE_string("mode", "train", "One of: " + ", ".join(modes), flag_values=values)
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
+    for i, arg in enumerate(argv):
+        file = argv[i + 1] if arg == "--config" and i + 1 < len(argv) else arg
+        if arg == "--config" or arg.startswith("--config="):
+            file = file.removeprefix("--config=").split(":")[0]
+            if not pathlib.Path(file).is_file():
+                raise ConfigError("config", file, "an existing config file")
     try:
         rest = values(argv)
-    except FileNotFoundError as e:
-        raise ConfigError("config", str(e.filename or e), "an existing config file") from e
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, SyntaxError) as e:
-        message = " ".join(str(e).split())
-        raise ConfigError("command line", " ".join(argv[1:]), f"see the config file: {message}")
+    except (AttributeError, KeyError) as e:
+        # ml_collections names the last part of the path and what may have been meant.
+        name, *hint = str(e.args[0]).replace('"', "'").splitlines()
+        at = [a for a in argv if a.startswith("--config.") and f".{name.strip(chr(39))}" in a]
+        where = at[0] if at else "command line"
+        raise UsageError(f"{where}: no field {name} in the config; {' '.join(hint)}") from e
+    except (flags.Error, TypeError, ValueError, SyntaxError) as e:
+        raise UsageError(str(e)) from e
     if values.help:
         print(f"usage: {argv[0]} --config=FILE --workdir=DIR [--mode=...] [--config.x.y=value]")
         print(values.main_module_help() or values.get_help())
@@ -110,13 +120,18 @@ def parse(argv: list[str], modes: Mapping[str, Mode]) -> tuple[Config, str, str]
 def setup_devices(mesh: Config, mode: str) -> None:
     """Platform, forced host devices and processes, before jax touches a device."""
     if mode == "compile":
-        # libtpu asks a metadata server and its environment for a slice; there is none here.
-        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5p-8")
-        os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
-        os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
         jax.config.update("jax_platforms", "cpu")
+    if not (glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")):
+        # An installed libtpu (for --mode=compile) would ask a metadata server for a slice, and
+        # complain at length; here is none.
+        for name, value in {
+            "TPU_SKIP_MDS_QUERY": "1",
+            "TPU_WORKER_HOSTNAMES": "localhost",
+            "TPU_ACCELERATOR_TYPE": "v5p-8",
+            "TPU_STDERR_LOG_LEVEL": "3",
+            "TPU_MIN_LOG_LEVEL": "3",
+        }.items():
+            os.environ.setdefault(name, value)
     if mesh.host_devices:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", mesh.host_devices)

@@ -1,6 +1,6 @@
 """Convolutional encoder and decoder of images, and the decoder's likelihoods.
 
-Images are [B, H, W, C] with values in [0, 1]. Channels double each time the side halves.
+Images are [B, H, W, C] with values in [0, 1]. Channels double each time the side halves, up to 8x.
 """
 
 import jax
@@ -74,6 +74,11 @@ def num_levels(size: int) -> int:
     return levels
 
 
+def multipliers(levels: int) -> list[int]:
+    """Of the channels at each resolution, finest first: 1, 2, 4, 8, 8, .."""
+    return [min(2**i, 8) for i in range(levels + 1)]
+
+
 class Encoder(nnx.Module):
     """Image [B, H, W, C] to a vector [B, out_dim]."""
 
@@ -94,7 +99,7 @@ class Encoder(nnx.Module):
         """
         size, _, channels = image_shape
         levels = num_levels(size)
-        widths = [width * 2**i for i in range(levels + 1)]
+        widths = [width * m for m in multipliers(levels)]
         self.stem = conv3(channels, width, dtype=dtype, rngs=rngs)
         self.stages = nnx.List(
             [
@@ -142,7 +147,7 @@ class Decoder(nnx.Module):
     ):
         size, _, channels = image_shape
         levels = num_levels(size)
-        widths = [width * 2**i for i in range(levels, -1, -1)]
+        widths = [width * m for m in reversed(multipliers(levels))]
         self.start = (size // 2**levels, size // 2**levels, widths[0])
         self.stem = nnx.Linear(dim, int(np.prod(self.start)), dtype=dtype, rngs=rngs)
         self.stages = nnx.List(

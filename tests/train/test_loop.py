@@ -46,9 +46,7 @@ def fit(workdir, steps=40, *, save_every=10, loss=loss, shape=None, devices=1, *
         TX,
         pipeline.batches({"x": DATA}, 16, seed=1),
         jax.random.key(3),
-        loop.Options(
-            steps=steps, save_every=save_every, log_every=1, ema_decay=0.9, **options
-        ),
+        loop.Options(steps=steps, save_every=save_every, log_every=1, ema_decay=0.9, **options),
         workdir=pathlib.Path(workdir),
         mesh=mesh,
         extra=lambda: jnp.zeros(()),
@@ -156,7 +154,9 @@ def test_nan_stops_with_the_metric_named_and_keeps_the_last_checkpoint(tmp_path)
         aux["ratio"] = jnp.where(step >= 24, jnp.nan, 1.0)
         return value, (aux, extra)
 
-    with pytest.raises(loop.NonFinite, match=r"'ratio' is nan at step 25; the checkpoint of step 20"):
+    with pytest.raises(
+        loop.NonFinite, match=r"'ratio' is nan at step 25; the checkpoint of step 20"
+    ):
         fit(tmp_path, loss=poisoned)
     assert checkpoint.Checkpointer(tmp_path / "checkpoints" / "run").steps() == [10, 20]
 

@@ -1,0 +1,265 @@
+"""The command line as a user meets it: one clear line and exit code 2, or a finished run."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).parents[1]
+DIGITS = "--config=configs/eddpm/digits.py"
+TINY = [
+    "--config.train.steps=12",
+    "--config.train.save_every=5",
+    "--config.train.log_every=4",
+    "--config.train.batch_size=16",
+    "--config.classifier.steps=12",
+    "--config.classifier.width=4",
+    "--config.model.width=4",
+    "--config.model.denoiser_width=16",
+    "--config.model.denoiser_depth=2",
+    "--config.sample.steps=5",
+    "--config.sample.count=40",
+    "--config.ddpm.multipliers=(1,2)",
+]
+
+
+def command(*args):
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+    return [sys.executable, "-m", "experiments.eddpm", *args], {"cwd": ROOT, "env": env}
+
+
+def launch(*args, timeout=400):
+    argv, kwargs = command(*args)
+    return subprocess.run(argv, capture_output=True, text=True, timeout=timeout, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--config.trian.steps=3"], "no field 'trian' in the config; Did you mean 'train'"),
+        (["--config.train.steps=many"], "--config.train.steps=many"),
+        (["--config.train.steps=-5"], "train.steps is -5, allowed: at least 1"),
+        (
+            ["--config.schedule.beta_max=1.0"],
+            "schedule.beta_max is 1.0, allowed: above 0 and below",
+        ),
+        (["--config.schedule.num_steps=0"], "schedule.num_steps is 0"),
+        (
+            ["--config.train.batch_size=12", "--config.mesh.host_devices=8"],
+            "train.batch_size is 12, allowed: a multiple of 8",
+        ),
+        (["--config.mesh.data=3", "--config.mesh.host_devices=8"], "product 8"),
+        (["--config.train.accumulate=3"], "train.accumulate is 3"),
+        (["--config.data.source=folder", "--config.data.path=/no/where"], "'/no/where'"),
+        (["--config.model.decoder=gan"], "one of gaussian, bernoulli, diffusion"),
+        (["--config.systems=('gan',)"], "some of eddpm"),
+        (["--mode=fly"], "mode is 'fly', allowed: one of train, eval"),
+        (["--mode=eval"], "a trained workdir for --mode=eval"),
+        (["--colour=red"], "Unknown command line flag 'colour'"),
+        (["stray"], "'stray', allowed: flags only"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, args, message):
+    begin = time.monotonic()
+    done = launch(DIGITS, f"--workdir={tmp_path / 'w'}", *args)
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+    assert not (tmp_path / "w").exists()
+    assert time.monotonic() - begin < 30  # about 1.5 s on an idle machine
+
+
+def test_missing_config_and_workdir(tmp_path):
+    for args, message in [
+        (["--config=configs/none.py", "--workdir=x"], "an existing config file"),
+        ([f"--workdir={tmp_path}"], "config is None"),
+        ([DIGITS], "workdir is ''"),
+    ]:
+        done = launch(*args)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_unreadable_image_is_named(tmp_path):
+    for i in range(20):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(np.full((9, 9), i, np.uint8)).save(tmp_path / "images" / f"{i}.png")
+    (tmp_path / "images" / "7.png").write_bytes(b"not an image")
+    done = launch(
+        DIGITS,
+        f"--workdir={tmp_path / 'w'}",
+        "--config.data.source=folder",
+        f"--config.data.path={tmp_path / 'images'}",
+    )
+    assert done.returncode == 2
+    assert "7.png" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("study") / "w"
+    done = launch(DIGITS, f"--workdir={workdir}", *TINY)
+    assert done.returncode == 0, done.stderr
+    return workdir, done
+
+
+@pytest.mark.slow
+def test_whole_study_writes_its_report(finished):
+    workdir, done = finished
+    assert f"report: {workdir}/report.html" in done.stdout
+    results = json.loads((workdir / "results.json").read_text())
+    names = [r["system"] for r in results["systems"]]
+    assert names == ["EDDPM", "two-stage", "VAE (beta 1)", "VAE (beta 0.1)", "DDPM (pixels)"]
+    for row in results["systems"]:
+        for metric in ("reconstruction_mse", "frechet_test", "probe_accuracy"):
+            assert np.isfinite(row[metric])
+    counts = [r["parameters"] for r in results["systems"]]
+    assert max(counts) / min(counts) < 1.3
+    report = (workdir / "report.md").read_text()
+    pictures = re.findall(r"\]\((samples/[^)]+\.png)\)", report)
+    assert len(pictures) >= 16
+    for picture in pictures:
+        with Image.open(workdir / picture) as image:
+            assert np.asarray(image).std() > 0
+    page = (workdir / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == len(pictures)
+    assert (workdir / "metrics.jsonl").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_second_launch_resumes_eval_repeats_and_sample_adds(finished):
+    workdir, _ = finished
+    before = json.loads((workdir / "results.json").read_text())
+    trained = (workdir / "metrics.jsonl").read_text()
+    for mode in ("train", "eval"):
+        done = launch(DIGITS, f"--workdir={workdir}", *TINY, f"--mode={mode}")
+        assert done.returncode == 0, done.stderr
+        assert json.loads((workdir / "results.json").read_text()) == before
+        assert (workdir / "metrics.jsonl").read_text() == trained
+    done = launch(DIGITS, f"--workdir={workdir}", *TINY, "--mode=sample")
+    assert done.returncode == 0, done.stderr
+    assert np.load(workdir / "samples" / "EDDPM-new.npz")["samples"].shape == (40, 8, 8, 1)
+
+
+@pytest.mark.slow
+def test_workdir_of_another_config_is_refused(finished):
+    workdir, _ = finished
+    done = launch(DIGITS, f"--workdir={workdir}", *TINY, "--config.train.learning_rate=0.5")
+    assert done.returncode == 2
+    assert "train.learning_rate: 0.002 -> 0.5" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--config.model.decoder=diffusion", "--config.model.dtype=bfloat16"],
+        [
+            "--config.model.decoder=bernoulli",
+            "--config.eddpm.weighting=elbo",
+            "--config.eddpm.alignment=joint",
+            "--config.eddpm.mse_weight=1.0",
+            "--config.eddpm.encoder_warmup=5",
+            "--config.eddpm.adaptive_t=True",
+            "--config.eddpm.decoder_noise=0.1",
+            "--config.sample.sampler=ode",
+        ],
+        [
+            "--config.mesh.host_devices=8",
+            "--config.mesh.fsdp=2",
+            "--config.schedule.kind=cosine",
+            "--config.sample.sampler=ancestral",
+            "--config.schedule.num_steps=50",
+        ],
+    ],
+)
+def test_every_option_runs(tmp_path, args):
+    done = launch(
+        DIGITS, f"--workdir={tmp_path / 'w'}", *TINY, "--config.systems=('eddpm',)", *args
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "w" / "results.json").read_text())
+    assert np.isfinite(results["systems"][0]["frechet_test"])
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_exits_0(tmp_path):
+    args = [
+        DIGITS,
+        f"--workdir={tmp_path / 'w'}",
+        *TINY,
+        "--config.classifier.steps=2000000",
+        "--config.systems=('eddpm',)",
+    ]
+    argv, kwargs = command(*args)
+    child = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, **kwargs)
+    metrics = tmp_path / "w" / "metrics.jsonl"
+    for _ in range(600):
+        if metrics.exists() and metrics.stat().st_size:
+            break
+        time.sleep(0.2)
+    child.send_signal(signal.SIGTERM)
+    _, stderr = child.communicate(timeout=120)
+    assert child.returncode == 0, stderr
+    step = int(re.search(r"SIGTERM, saved step (\d+)", stderr).group(1))
+    assert (tmp_path / "w" / "checkpoints" / "classifier-0" / str(step)).is_dir()
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path):
+    """Two processes of two devices each, against one process: the same loss curve."""
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        port = s.getsockname()[1]
+    common = [DIGITS, *TINY, "--config.systems=('eddpm',)", "--config.mesh.fsdp=2"]
+    children = []
+    for i in range(2):
+        argv, kwargs = command(
+            *common,
+            f"--workdir={tmp_path / 'two'}",
+            "--config.mesh.processes=2",
+            f"--config.mesh.process_id={i}",
+            f"--config.mesh.coordinator=localhost:{port}",
+            "--config.mesh.host_devices=2",
+        )
+        children.append(subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, **kwargs))
+    outputs = [c.communicate(timeout=400)[1] for c in children]
+    assert [c.returncode for c in children] == [0, 0], outputs
+    one = launch(*common, f"--workdir={tmp_path / 'one'}", "--config.mesh.host_devices=4")
+    assert one.returncode == 0, one.stderr
+
+    def curve(name):
+        rows = [json.loads(r) for r in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        return [r["loss"] for r in rows if r["run"] == "eddpm-0"]
+
+    assert len(curve("one")) == 3
+    assert np.allclose(curve("one"), curve("two"), rtol=1e-4)
+    assert (tmp_path / "two" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_compiles_ahead_of_time_for_a_tpu_slice():
+    pytest.importorskip("libtpu")
+    done = launch(
+        DIGITS, "--mode=compile", "--config.mesh.topology=v5e:4x4", "--config.mesh.fsdp=2"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "topology v5e:4x4: 16 chips; mesh data 8, fsdp 2" in done.stdout
+    memory = float(re.search(r"memory per chip: ([\d,.]+) MiB", done.stdout).group(1))
+    assert 1 < memory < 16_000
+    assert re.search(r"FLOPs per step: \d", done.stdout)
+    assert re.search(r"all-reduce: [1-9]", done.stdout)

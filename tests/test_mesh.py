@@ -1,0 +1,80 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxgen import mesh as mesh_lib
+from jaxgen.errors import ConfigError
+
+
+def test_axis_sizes_fill_in_the_rest():
+    assert mesh_lib.axis_sizes({"data": -1, "fsdp": 2}, 8) == {
+        "data": 4,
+        "fsdp": 2,
+        "expert": 1,
+        "model": 1,
+    }
+
+
+@pytest.mark.parametrize("shape", [{"data": 3}, {"data": -1, "fsdp": 3}, {"data": 0}, {"data": 16}])
+def test_impossible_meshes(shape):
+    with pytest.raises(ConfigError, match="product 8"):
+        mesh_lib.axis_sizes(shape, 8)
+
+
+def test_rules_follow_name_rank_and_divisibility():
+    mesh = mesh_lib.make_mesh({"data": 2, "fsdp": 2, "model": 2})
+    spec = mesh_lib.partition_spec
+    assert spec("a/kernel", (6, 8), mesh) == P("fsdp", "model")
+    assert spec("a/kernel", (5, 8), mesh) == P(None, "model")
+    assert spec("conv/kernel", (3, 3, 4, 8), mesh) == P(None, None, None, "fsdp")
+    assert spec("wte/embedding", (10, 4), mesh) == P("model", "fsdp")
+    assert spec("a/bias", (8,), mesh) == P(None)
+    one = mesh_lib.make_mesh({"data": 1}, jax.devices()[:1])
+    assert spec("a/kernel", (6, 8), one) == P(None, None)
+
+
+def test_moments_follow_their_parameter():
+    import optax
+
+    mesh = mesh_lib.make_mesh({"data": 4, "fsdp": 2})
+    model = nnx.Linear(4, 6, rngs=nnx.Rngs(0))
+    where = mesh_lib.shardings(optax.adam(0.1).init(model), mesh)
+    assert where[0].mu.kernel.value.spec == P("fsdp", None)
+    assert where[0].count.spec == P()
+
+
+def test_put_batch_splits_rows_and_to_host_collects():
+    mesh = mesh_lib.make_mesh({"data": 4, "fsdp": 2})
+    x = np.arange(32.0).reshape(16, 2)
+    batch = mesh_lib.put_batch({"x": x}, mesh)["x"]
+    assert batch.addressable_shards[3].data.shape == (2, 2)
+    assert np.array_equal(mesh_lib.to_host(batch), x)
+
+
+def test_collectives_are_counted_with_their_bytes():
+    mesh = mesh_lib.make_mesh({"data": 8})
+    rows = NamedSharding(mesh, P("data"))
+    x = jax.ShapeDtypeStruct((16, 32), jnp.float32, sharding=rows)
+    compiled = (
+        jax.jit(lambda x: x.sum(0), out_shardings=NamedSharding(mesh, P())).lower(x).compile()
+    )
+    report = mesh_lib.compile_report(compiled)
+    assert report["collectives"] == {"all-reduce": {"count": 1, "bytes": 32 * 4}}
+    assert report["flops_per_chip"] > 0
+    assert report["argument_bytes_per_chip"] == 2 * 32 * 4
+
+
+def test_collectives_in_tuples_with_comments():
+    hlo = (
+        "  %all-reduce.3 = (f32[8,16]{1,0}, bf16[4]{0}, /*index=2*/f32[2]{0}) all-reduce(%a, %b)\n"
+        "  %ag = (f32[2,4]{1,0}, f32[16,4]{1,0}) all-gather-start(%c), dimensions={0}\n"
+        "  %done = f32[16,4]{1,0} all-gather-done(%ag)\n"
+    )
+    assert mesh_lib.collectives(hlo) == {
+        "all-reduce": {"count": 1, "bytes": 8 * 16 * 4 + 4 * 2 + 2 * 4},
+        "all-gather": {"count": 1, "bytes": 16 * 4 * 4},
+    }
