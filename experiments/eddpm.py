@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 from flax import nnx
@@ -26,6 +25,7 @@ from experiments import image_report, systems
 from jaxgen import config as config_lib
 from jaxgen import launch
 from jaxgen import mesh as mesh_lib
+from jaxgen.config import Config
 from jaxgen.data import images, pipeline
 from jaxgen.errors import ConfigError
 from jaxgen.metrics import frechet, probes
@@ -33,7 +33,6 @@ from jaxgen.nn import conv
 from jaxgen.train import loop, state, step
 from jaxgen.train.writers import image_grid, save_png, write_atomic
 
-Config = ml_collections.ConfigDict
 SYSTEMS = ("eddpm", "two_stage", "vae", "ddpm")
 
 
@@ -159,6 +158,7 @@ class Study:
 
 
 def open_study(config: Config, workdir: pathlib.Path) -> Study:
+    """Mesh and data, checked; from here on the workdir belongs to this config."""
     mesh = mesh_lib.make_mesh(mesh_shape(config))
     check_batch(config, mesh)
     systems.make_schedule(config)
@@ -181,6 +181,7 @@ def open_study(config: Config, workdir: pathlib.Path) -> Study:
 
 
 def mesh_shape(config: Config) -> dict[str, int]:
+    """Axis sizes as `config.mesh` has them."""
     return {axis: config.mesh[axis] for axis in mesh_lib.AXES}
 
 
@@ -282,6 +283,8 @@ def evaluate(
     samples = systems.in_batches(t.decode, latents)
     features = judge.features(samples)
     flat_train, flat_test = z_train.reshape(len(train), -1), z_test.reshape(len(test), -1)
+    assert train.label is not None
+    assert test.label is not None
     accuracy, probe = probes.linear_probe(flat_train, train.label, flat_test, test.label)
     row = {
         "parameters": state.parameter_count(model),
@@ -321,8 +324,8 @@ def run(config: Config, workdir: pathlib.Path, *, reuse: bool) -> None:
                 if reuse and path.exists() and not first:
                     rows.append(json.loads(path.read_text()))
                     continue
-                row, artefacts = evaluate(config, study.data, judge, model, trained)
-                row = {"system": label, "seed": seed, **row}
+                numbers, artefacts = evaluate(config, study.data, judge, model, trained)
+                row = {"system": label, "seed": seed, **numbers}
                 if jax.process_index() == 0:
                     write_atomic(path, json.dumps(row, indent=2) + "\n")
                 rows.append(row)
@@ -342,10 +345,12 @@ def run(config: Config, workdir: pathlib.Path, *, reuse: bool) -> None:
 
 
 def train(config: Config, workdir: pathlib.Path) -> None:
+    """Trains and evaluates whatever is not finished."""
     run(config, workdir, reuse=True)
 
 
 def evaluate_again(config: Config, workdir: pathlib.Path) -> None:
+    """Evaluates every system from its checkpoint."""
     run(config, workdir, reuse=False)
 
 

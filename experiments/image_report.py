@@ -6,16 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from experiments import systems
+from jaxgen.config import Config
 from jaxgen.data.images import Images
 from jaxgen.diffusion import gaussian, samplers
 from jaxgen.metrics import probes
 from jaxgen.train import report, writers
-
-Config = ml_collections.ConfigDict
 
 # Metric: (column title, higher is better). The first three decide the mean rank.
 RANKED = {
@@ -72,7 +70,8 @@ def write(
         f"{config.train.steps:,} steps of batch {config.train.batch_size} for every system, "
         f"{config.seeds} seed(s); ± is the standard deviation over seeds.\n",
         text,
-        f"Reconstruction and probes are on the test split. Fréchet distance: {config.sample.count:,} "
+        "Reconstruction and probes are on the test split. "
+        f"Fréchet distance: {config.sample.count:,} "
         "samples in the features of a classifier trained on the train split "
         f"(test accuracy {real['classifier_accuracy']:.3f}). **Floor**: real train against real test "
         f"is {real['frechet_floor']:.3g}. Nearest train MSE of real test images: "
@@ -221,7 +220,7 @@ def curves(workdir: pathlib.Path) -> str:
         for run in dict.fromkeys(r["run"] for r in rows):
             points = [(r["step"], r[metric]) for r in rows if r["run"] == run and metric in r]
             if points:
-                lines[run] = tuple(zip(*points, strict=True))
+                lines[run] = ([s for s, _ in points], [v for _, v in points])
         if lines:
             report.plot_curves(
                 workdir / "samples" / f"curve-{metric}.png", lines, x="step", y=metric

@@ -12,18 +12,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from jaxgen.config import Config
 from jaxgen.diffusion import eddpm, gaussian, samplers, schedule, timesteps
 from jaxgen.errors import ConfigError
 from jaxgen.nn import conv, mlp, renorm, unet, vae
 from jaxgen.train.state import parameter_count
 from jaxgen.train.step import Loss
 
-Config = ml_collections.ConfigDict
 ImageShape = tuple[int, int, int]
 Images = Float[Array, "B H W C"]
 Vectors = Float[Array, "B D"]
@@ -166,10 +165,8 @@ def eddpm_system(config: Config, shape: ImageShape) -> System:
     def loss(model, extra, batch, key, step):
         key_loss, key_decoder = jax.random.split(key)
         extra = dict(extra)
-        if c.encoder_warmup:
-            gradient = jnp.minimum((step + 1.0) / c.encoder_warmup, 1.0)
-        else:
-            gradient = 1.0
+        warm = (step + 1.0) / max(c.encoder_warmup, 1)
+        gradient = jnp.minimum(warm, 1.0) if c.encoder_warmup else 1.0
         latent = model.encoder(batch["image"])
         if config.model.latent_norm == "running":
             latent, extra["moments"] = renorm.standardise(latent, extra["moments"])
@@ -359,6 +356,7 @@ def in_batches(function: Callable[[Any], Any], rows: Any, *, batch: int = 512) -
 
 
 def trained_vae(config: Config, shape: ImageShape, model: Autoencoder) -> Trained:
+    """Its representation is the posterior mean."""
     decode = decoder(config, model, shape)
     return Trained(
         encode=jax.jit(lambda x: model.posterior(x)[0]),
@@ -376,6 +374,7 @@ def frozen_encoder(model: Autoencoder, train: Any) -> Callable[[Any], Any]:
 def trained_two_stage(
     config: Config, shape: ImageShape, model: Autoencoder, denoise: mlp.MLPSkipNet, train: Any
 ) -> Trained:
+    """Latents are standardised; decoding undoes it."""
     draw = sampler(config, make_schedule(config))
     mean, std = latent_statistics(lambda x: model.posterior(x)[0], train)
     decode = decoder(config, model, shape)
@@ -393,7 +392,7 @@ def trained_two_stage(
 
 
 def trained_ddpm(config: Config, shape: ImageShape, model: unet.UNet) -> Trained:
-    """Its representation is x_T by DDIM inversion; decoding, and so generation, is DDIM from there."""
+    """Its representation is x_T by DDIM inversion; decoding and generation are DDIM from there."""
     chain = pixel_schedule()
     steps = min(config.sample.steps, chain.num_steps)
 

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import ml_collections
 
 from jaxgen.errors import ConfigError
 
+Config: TypeAlias = ml_collections.ConfigDict
 Rule = tuple[Callable[[Any], bool], str]
 
 POSITIVE: Rule = (lambda v: v > 0, "above 0")
@@ -16,14 +17,16 @@ FRACTION: Rule = (lambda v: 0 <= v < 1, "at least 0 and below 1")
 
 
 def at_least(n: int) -> Rule:
+    """The number n or more."""
     return (lambda v: v >= n, f"at least {n}")
 
 
 def one_of(*values: Any) -> Rule:
+    """One of these values."""
     return (lambda v: v in values, "one of " + ", ".join(map(str, values)))
 
 
-def get(config: ml_collections.ConfigDict, path: str) -> Any:
+def get(config: Config, path: str) -> Any:
     """The value at a dotted path.
 
     Raises:
@@ -37,7 +40,7 @@ def get(config: ml_collections.ConfigDict, path: str) -> Any:
     return value
 
 
-def check(config: ml_collections.ConfigDict, rules: Mapping[str, Rule]) -> None:
+def check(config: Config, rules: Mapping[str, Rule]) -> None:
     """Applies a rule to each dotted field; the first that fails raises ConfigError."""
     for path, (test, allowed) in rules.items():
         value = get(config, path)
@@ -73,6 +76,6 @@ def differences(
     ]
 
 
-def to_json(config: ml_collections.ConfigDict) -> str:
+def to_json(config: Config) -> str:
     """Stable text of a config: sorted keys, tuples as lists."""
     return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"

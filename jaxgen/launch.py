@@ -13,17 +13,16 @@ import sys
 from collections.abc import Callable, Mapping
 
 import jax
-import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
 from jaxgen import config as config_lib
+from jaxgen.config import Config
 from jaxgen.errors import ConfigError, UsageError
 from jaxgen.train.checkpoint import CheckpointError
 from jaxgen.train.loop import NonFinite, Preempted
 from jaxgen.train.writers import write_atomic
 
-Config = ml_collections.ConfigDict
 Mode = Callable[[Config, pathlib.Path], None]
 
 # Fields that may change between launches on one workdir: they do not touch what is being trained.

@@ -14,8 +14,8 @@ from jaxtyping import install_import_hook
 
 _hook = install_import_hook("jaxgen", "beartype.beartype")
 
-import jax
-import pytest
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 
 @pytest.fixture

@@ -1,11 +1,10 @@
 """EDDPM on CelebA 64x64 for a TPU slice, with the paper's latent size and diffusion decoder."""
 
-import ml_collections
-
 from configs.eddpm import digits
+from jaxgen.config import Config
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config() -> Config:
     config = digits.get_config()
     config.systems = ("eddpm",)
 

@@ -55,10 +55,10 @@ def load(
     Raises:
       ConfigError: a missing folder, an unreadable image, an unknown source: what and where.
     """
-    readers = {"digits": _digits, "folder": _folder, "tfds": _tfds, "hf": _hf}
-    if source not in readers:
-        raise ConfigError("data.source", source, "one of " + ", ".join(readers))
-    if not (0 < test_fraction and 0 <= valid_fraction and valid_fraction + test_fraction < 1):
+    readers = {"folder": _folder, "tfds": _tfds, "hf": _hf}
+    if source != "digits" and source not in readers:
+        raise ConfigError("data.source", source, "one of digits, " + ", ".join(readers))
+    if test_fraction <= 0 or valid_fraction < 0 or valid_fraction + test_fraction >= 1:
         raise ConfigError(
             "data.valid_fraction, data.test_fraction",
             (valid_fraction, test_fraction),

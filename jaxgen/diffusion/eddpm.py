@@ -20,7 +20,7 @@ of `loss` follow Meshchaninov et al. (2026), arXiv 2605.07933, and are off by de
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -180,7 +180,11 @@ def loss(
     noise_0 = jax.random.normal(key_0, mu.shape, mu.dtype)
     noise_t = jax.random.normal(key_eps, (num_t, *mu.shape), mu.dtype)
     extra = decoder_noise * jax.random.normal(key_dec, mu.shape, mu.dtype) if decoder_noise else 0.0
-    options = {"alignment": alignment, "encoder_grad": encoder_grad, "decoder_noise": extra}
+    options: dict[str, Any] = {
+        "alignment": alignment,
+        "encoder_grad": encoder_grad,
+        "decoder_noise": extra,
+    }
 
     def at(t: Array, noise: Array) -> Terms:
         return terms(mu, sigma, denoise, decode_logprob, x, t, noise_0, noise, schedule, **options)

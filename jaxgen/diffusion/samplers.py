@@ -5,6 +5,7 @@ one `diffrax.diffeqsolve`, so each compiles once whatever the number of steps.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import diffrax
 import jax
@@ -190,7 +191,7 @@ def flow_ode(
     )
     steps = solution.stats["num_steps"]
     # First-same-as-last solvers reuse their last stage, and dt0=None costs two calls to start.
-    stages = solver.tableau.num_stages if isinstance(solver, diffrax.AbstractERK) else 1
-    per_step = stages - 1 if getattr(getattr(solver, "tableau", None), "fsal", False) else stages
+    tableau: Any = getattr(solver, "tableau", None)
+    per_step = 1 if tableau is None else tableau.num_stages - int(tableau.fsal)
     assert solution.ys is not None
     return solution.ys[-1], {"num_steps": steps, "nfe": steps * per_step + 2}

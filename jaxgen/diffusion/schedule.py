@@ -10,7 +10,7 @@ A discrete chain has steps t = 1..T. Arrays are indexed by t itself and have a s
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -155,7 +155,12 @@ def vp_sde(num_steps: int, beta_min: float = 0.1, beta_max: float = 20.0) -> Sch
     return VPSDE(beta_min, beta_max).discretise(num_steps)
 
 
-KINDS = {"linear": linear, "cosine": cosine, "constant": constant, "vp_sde": vp_sde}
+KINDS: dict[str, Callable[..., Schedule]] = {
+    "linear": linear,
+    "cosine": cosine,
+    "constant": constant,
+    "vp_sde": vp_sde,
+}
 
 
 def make(kind: str, num_steps: int, **kwargs: float) -> Schedule:

@@ -3,6 +3,8 @@
 Images are [B, H, W, C] with values in [0, 1]. Channels double each time the side halves, up to 8x.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,6 +41,7 @@ class ResBlock(nnx.Module):
     ) -> Float[Array, "B H W D"]:
         h = self.norm2(self.conv1(jax.nn.silu(self.norm1(x))))
         if self.cond is not None:
+            assert cond is not None
             scale, shift = jnp.split(self.cond(cond)[:, None, None, :], 2, axis=-1)
             h = h * (1.0 + scale) + shift
         h = self.conv2(jax.nn.silu(h))
@@ -108,10 +111,7 @@ class Encoder(nnx.Module):
             ]
         )
         self.downs = nnx.List(
-            [
-                conv3(a, b, stride=2, dtype=dtype, rngs=rngs)
-                for a, b in zip(widths[:-1], widths[1:], strict=True)
-            ]
+            [conv3(a, b, stride=2, dtype=dtype, rngs=rngs) for a, b in itertools.pairwise(widths)]
         )
         self.norm = group_norm(widths[-1], dtype, rngs)
         flat = widths[-1] * (size // 2**levels) ** 2
@@ -157,10 +157,7 @@ class Decoder(nnx.Module):
             ]
         )
         self.ups = nnx.List(
-            [
-                conv3(a, 4 * b, dtype=dtype, rngs=rngs)
-                for a, b in zip(widths[:-1], widths[1:], strict=True)
-            ]
+            [conv3(a, 4 * b, dtype=dtype, rngs=rngs) for a, b in itertools.pairwise(widths)]
         )
         self.norm = group_norm(widths[-1], dtype, rngs)
         self.out = conv3(widths[-1], channels, dtype=dtype, rngs=rngs)

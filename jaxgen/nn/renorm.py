@@ -18,7 +18,7 @@ class Moments(NamedTuple):
 
     mean: Float[Array, " D"]
     var: Float[Array, " D"]
-    count: Float[Array, ""]
+    updates: Float[Array, ""]
 
 
 def init(dim: int) -> Moments:
@@ -33,19 +33,19 @@ def standardise(
 
     The value is (h - mean_run) / std_run. Its gradient is that of batch normalisation times
     std_batch / std_run, so it is orthogonal to shifting or scaling all of h: no loss on the result
-    can shrink the latents. Early on, momentum is count / (count + 1), a plain average.
+    can shrink the latents. Early on, momentum is updates / (updates + 1), a plain average.
 
     Args:
       h: encoder outputs of the whole (global) batch.
       moments: from the step before; no gradient flows into it.
     """
     mean, var = h.mean(0), h.var(0)
-    keep = jnp.minimum(momentum, moments.count / (moments.count + 1.0))
+    keep = jnp.minimum(momentum, moments.updates / (moments.updates + 1.0))
     stop = jax.lax.stop_gradient
     new = Moments(
         keep * moments.mean + (1.0 - keep) * stop(mean),
         keep * moments.var + (1.0 - keep) * stop(var),
-        moments.count + 1.0,
+        moments.updates + 1.0,
     )
     std_run, std = jnp.sqrt(new.var + eps), jnp.sqrt(var + eps)
     z = (h - mean) / std * stop(std / std_run) + stop((mean - new.mean) / std_run)

@@ -112,6 +112,7 @@ class UNet(nnx.Module):
         time = timestep_embedding(t * self.time_scale, self.width)
         cond = self.time2(jax.nn.silu(self.time1(time)))
         if self.cond is not None:
+            assert z is not None
             cond = cond + self.cond(z)
         cond = jax.nn.silu(cond)
         h = self.stem(x.astype(self.dtype or x.dtype))

@@ -62,7 +62,7 @@ def make_step(
     ema_decay: float = 0.0,
     accumulate: int = 1,
     shardings: Any = None,
-) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, Array]]]:
+) -> Any:
     """The jitted step `(state, batch) -> (state, metrics)`; the state's buffers are donated.
 
     Args:

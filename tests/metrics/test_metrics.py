@@ -31,7 +31,7 @@ def test_frechet_of_known_gaussians():
 def test_frechet_with_singular_covariance():
     a = np.zeros((10, 3))
     a[:, 0] = np.arange(10)
-    assert frechet.frechet_distance(a, a + [0, 2, 0]) == pytest.approx(4.0)
+    assert frechet.frechet_distance(a, a + np.array([0, 2, 0])) == pytest.approx(4.0)
 
 
 @pytest.mark.parametrize("bad", [np.ones((1, 3)), np.full((5, 2), np.nan)])

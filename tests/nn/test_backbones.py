@@ -90,7 +90,7 @@ def test_unet_rejects_sides_that_do_not_halve():
 @pytest.mark.parametrize(
     "build",
     [
-        lambda d: make_mlp(d),
+        make_mlp,
         lambda d: conv.Encoder((8, 8, 1), 5, width=8, dtype=d, rngs=nnx.Rngs(0)),
         lambda d: unet.UNet((8, 8, 1), width=8, dtype=d, rngs=nnx.Rngs(0)),
     ],
