@@ -85,6 +85,9 @@ def validate(config: Config) -> None:
             "classifier.width": c.at_least(1),
             "classifier.features": c.at_least(2),
             "classifier.steps": c.at_least(1),
+            "classifier.learning_rate": c.POSITIVE,
+            "classifier.noise": c.NON_NEGATIVE,
+            "classifier.label_smoothing": c.FRACTION,
             "sample.sampler": c.one_of("ddim", "ancestral", "ode"),
             "sample.steps": c.at_least(1),
             "sample.eta": c.NON_NEGATIVE,
@@ -126,13 +129,19 @@ class Study:
     def shape(self) -> systems.ImageShape:
         return self.data["train"].image.shape[1:]  # type: ignore[return-value]
 
-    def fit(self, system: systems.System, seed: int, arrays: dict[str, Any], steps: int = 0) -> Any:
+    def fit(
+        self,
+        system: systems.System,
+        seed: int,
+        arrays: dict[str, Any],
+        *,
+        steps: int | None = None,
+        learning_rate: float | None = None,
+    ) -> Any:
         """Trains (or finishes, or just restores) a run; returns its EMA weights on the host."""
         t = self.config.train
-        steps = steps or t.steps
-        schedule = step.learning_rate(
-            t.schedule, t.learning_rate, steps=steps, warmup=t.warmup, final=t.final
-        )
+        steps, peak = steps or t.steps, learning_rate or t.learning_rate
+        schedule = step.learning_rate(t.schedule, peak, steps=steps, warmup=t.warmup, final=t.final)
         final = loop.fit(
             f"{system.name}-{seed}",
             system.build,
@@ -226,7 +235,9 @@ class Classifier(nnx.Module):
 
 
 def train_classifier(study: Study) -> Classifier:
-    """Trained on the train split with slightly noised images; one for all systems and seeds.
+    """Trained on the train split with noise and smoothed labels; one for all systems and seeds.
+
+    Smoothing bounds its logits, so that its features do not grow on the images it was trained on.
 
     Raises:
       ConfigError: if the data have no labels.
@@ -235,11 +246,13 @@ def train_classifier(study: Study) -> Classifier:
     if train.label is None:
         raise ConfigError("data", study.config.data.source, "data with labels, to train the judge")
     classes = int(train.label.max()) + 1
+    c = study.config.classifier
 
     def loss(model, extra, batch, key, _):
         x = batch["image"]
-        logits = model(x + 0.05 * jax.random.normal(key, x.shape))
-        value = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+        logits = model(x + c.noise * jax.random.normal(key, x.shape))
+        soft = optax.smooth_labels(jax.nn.one_hot(batch["label"], classes), c.label_smoothing)
+        value = optax.softmax_cross_entropy(logits, soft).mean()
         accuracy = (logits.argmax(-1) == batch["label"]).mean()
         return value, ({"accuracy": accuracy}, extra)
 
@@ -249,7 +262,7 @@ def train_classifier(study: Study) -> Classifier:
         loss,
     )
     arrays = {"image": train.image, "label": train.label}
-    return study.fit(system, 0, arrays, steps=study.config.classifier.steps)
+    return study.fit(system, 0, arrays, steps=c.steps, learning_rate=c.learning_rate)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -274,7 +274,10 @@ def ddpm_system(config: Config, shape: ImageShape) -> System:
     def count(width):
         return parameter_count(jax.eval_shape(lambda k: build(k, width), jax.random.key(0)))
 
-    width = min(range(8, 520, 4), key=lambda w: abs(count(w) - goal))
+    # The count grows about as the square of the width.
+    guess = round(16 * (goal / count(16)) ** 0.5 / 4) * 4
+    near = [max(4, w) for w in (guess - 4, guess, guess + 4)]
+    width = min(near, key=lambda w: abs(count(w) - goal))
     chain = pixel_schedule()
 
     def loss(model, extra, batch, key, step):

@@ -57,7 +57,7 @@ def get_config() -> Config:
     config.ddpm.multipliers = (1, 5)  # of the U-Net's width; the width follows from the parameters
 
     config.train = Config()
-    config.train.steps = 2000
+    config.train.steps = 1500
     config.train.batch_size = 64
     config.train.learning_rate = 3e-3
     config.train.schedule = "cosine"  # constant, cosine, rsqrt
@@ -76,13 +76,16 @@ def get_config() -> Config:
     config.classifier = Config()  # its features carry the Frechet distance
     config.classifier.width = 16
     config.classifier.features = 32
-    config.classifier.steps = 600
+    config.classifier.steps = 400
+    config.classifier.learning_rate = 1e-3
+    config.classifier.noise = 0.1  # std, added to its training images
+    config.classifier.label_smoothing = 0.1
 
     config.sample = Config()
     config.sample.sampler = "ddim"  # ddim, ancestral, ode
-    config.sample.steps = 50
+    config.sample.steps = 32
     config.sample.eta = 0.0
-    config.sample.count = 2000
+    config.sample.count = 1536
 
     config.mesh = Config()
     config.mesh.data = -1  # all devices that the other axes leave
