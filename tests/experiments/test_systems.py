@@ -56,8 +56,8 @@ def test_latents_do_not_shrink_whatever_the_encoder_scale(scale):
 
     s = jax.jit(init)(jax.random.key(0))
     f = step.make_step(system.loss, tx, ema_decay=0.9)
-    train = images.load("digits")["train"].image
-    it = pipeline.batches({"image": train}, 64, seed=0)
+    train = jnp.asarray(images.load("digits")["train"].image)
+    it = pipeline.batches({"image": np.asarray(train)}, 64, seed=0)
     for _ in range(60):
         s, _ = f(s, next(it))
     z, _ = systems.renorm.standardise(s.model.encoder(train), s.extra["moments"])
