@@ -135,7 +135,7 @@ def test_tfds_prepared_locally(tmp_path):
             return self.dataset_info_from_configs(
                 features=tfds.features.FeaturesDict(
                     {
-                        "image": tfds.features.Image(shape=(8, 8, 3)),
+                        "image": tfds.features.Tensor(shape=(8, 8, 3), dtype=np.uint8),
                         "label": tfds.features.ClassLabel(num_classes=2),
                     }
                 )
