@@ -124,6 +124,7 @@ class Study:
     workdir: pathlib.Path
     mesh: Mesh
     data: dict[str, images.Images]
+    may_train: bool = True
 
     @property
     def shape(self) -> systems.ImageShape:
@@ -141,9 +142,12 @@ class Study:
         """Trains (or finishes, or just restores) a run; returns its EMA weights on the host."""
         t = self.config.train
         steps, peak = steps or t.steps, learning_rate or t.learning_rate
+        name = f"{system.name}-{seed}"
+        if not self.may_train and not (self.workdir / "checkpoints" / name / str(steps)).is_dir():
+            raise ConfigError("workdir", str(self.workdir), f"one where {name} is trained")
         schedule = step.learning_rate(t.schedule, peak, steps=steps, warmup=t.warmup, final=t.final)
         final = loop.fit(
-            f"{system.name}-{seed}",
+            name,
             system.build,
             system.loss,
             step.optimizer(schedule, clip=t.clip, weight_decay=t.weight_decay),
@@ -166,7 +170,7 @@ class Study:
         return mesh_lib.to_host(final.model if final.ema is None else final.ema)
 
 
-def open_study(config: Config, workdir: pathlib.Path) -> Study:
+def open_study(config: Config, workdir: pathlib.Path, *, may_train: bool = True) -> Study:
     """Mesh and data, checked; from here on the workdir belongs to this config."""
     mesh = mesh_lib.make_mesh(mesh_shape(config))
     check_batch(config, mesh)
@@ -186,7 +190,7 @@ def open_study(config: Config, workdir: pathlib.Path) -> Study:
         if split != "valid" and len(part) < 10:
             raise ConfigError("data", len(part), f"at least 10 images in the {split} split")
     launch.write_config(workdir, config)
-    return Study(config, workdir, mesh, data)
+    return Study(config, workdir, mesh, data, may_train)
 
 
 def mesh_shape(config: Config) -> dict[str, int]:
@@ -323,9 +327,11 @@ def run(config: Config, workdir: pathlib.Path, *, reuse: bool) -> None:
     """Trains what is not trained, evaluates, and writes the report.
 
     Args:
-      reuse: take a finished system's numbers from `results/`, rather than evaluate it again.
+      reuse: take a finished system's numbers from `results/` where they were made with the same
+        `config.sample`. Without it everything is evaluated again, and nothing is trained.
     """
-    study = open_study(config, workdir)
+    setting = json.loads(config.sample.to_json())
+    study = open_study(config, workdir, may_train=reuse)
     judge_model = train_classifier(study)
     judge = Judge.of(judge_model, study.data)
     rows, shown = [], {}
@@ -335,12 +341,15 @@ def run(config: Config, workdir: pathlib.Path, *, reuse: bool) -> None:
                 path = workdir / "results" / f"{label.replace(' ', '_')}-{seed}.json"
                 first = seed == config.seed
                 if reuse and path.exists() and not first:
-                    rows.append(json.loads(path.read_text()))
-                    continue
+                    known = json.loads(path.read_text())
+                    if known["sample"] == setting:
+                        rows.append(known["row"])
+                        continue
                 numbers, artefacts = evaluate(config, study.data, judge, model, trained)
                 row = {"system": label, "seed": seed, **numbers}
                 if jax.process_index() == 0:
-                    write_atomic(path, json.dumps(row, indent=2) + "\n")
+                    text = json.dumps({"sample": setting, "row": row}, indent=2)
+                    write_atomic(path, text + "\n")
                 rows.append(row)
                 if first:
                     shown[label] = (trained, artefacts)
@@ -369,7 +378,7 @@ def evaluate_again(config: Config, workdir: pathlib.Path) -> None:
 
 def sample(config: Config, workdir: pathlib.Path) -> None:
     """Writes `samples/NAME-new.png` (a grid) and `samples/NAME-new.npz` for each system."""
-    study = open_study(config, workdir)
+    study = open_study(config, workdir, may_train=False)
     for name in config.systems:
         for label, _, trained in train_system(study, name, config.seed):
             key = jax.random.key(np.random.SeedSequence().generate_state(1)[0])

@@ -217,6 +217,9 @@ def test_sigterm_saves_and_exits_0(tmp_path):
     assert child.returncode == 0, stderr
     step = int(re.search(r"SIGTERM, saved step (\d+)", stderr).group(1))
     assert (tmp_path / "w" / "checkpoints" / "classifier-0" / str(step)).is_dir()
+    done = launch(*args, "--mode=eval")
+    assert done.returncode == 2
+    assert "one where classifier-0 is trained" in done.stderr
 
 
 @pytest.mark.slow

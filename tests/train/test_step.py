@@ -143,7 +143,7 @@ def run_curve(shape, devices):
     tx = step.optimizer(optax.constant_schedule(1e-3))
 
     def init(k):
-        return state.create(system.build, tx, k)
+        return state.create(system.build, tx, k, extra=system.extra)
 
     s, where = state.create_sharded(init, jax.random.key(0), mesh)
     f = step.make_step(system.loss, tx, ema_decay=0.99, shardings=where)
