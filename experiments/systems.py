@@ -48,6 +48,24 @@ def time_scale(config: Config) -> float:
     return 1000.0 / config.schedule.num_steps
 
 
+def compute_dtype(config: Config) -> jnp.dtype | None:
+    """None leaves float32 inputs and parameters as they are."""
+    return None if config.model.dtype == "float32" else jnp.dtype(config.model.dtype)
+
+
+def build_mlp(config: Config, rngs: nnx.Rngs) -> mlp.MLPSkipNet:
+    """The one MLP that every system on latents has, whatever its part in it."""
+    m = config.model
+    return mlp.MLPSkipNet(
+        m.latent_dim,
+        width=m.denoiser_width,
+        depth=m.denoiser_depth,
+        time_scale=time_scale(config),
+        dtype=compute_dtype(config),
+        rngs=rngs,
+    )
+
+
 class Autoencoder(nnx.Module):
     """Encoder, decoder and the MLP of a study on images; see the module docstring."""
 
@@ -55,7 +73,7 @@ class Autoencoder(nnx.Module):
         self, config: Config, shape: ImageShape, *, predict_variance: bool, rngs: nnx.Rngs
     ):
         m = config.model
-        dtype = jnp.dtype(m.dtype) if m.dtype != "float32" else None
+        dtype = compute_dtype(config)
         latents = m.latent_dim * (2 if predict_variance else 1)
         self.encoder = conv.Encoder(
             shape, latents, width=m.width, blocks=m.blocks, dtype=dtype, rngs=rngs
@@ -74,14 +92,7 @@ class Autoencoder(nnx.Module):
             self.decoder = conv.Decoder(
                 m.latent_dim, shape, width=m.width, blocks=m.blocks, dtype=dtype, rngs=rngs
             )
-        self.mlp = mlp.MLPSkipNet(
-            m.latent_dim,
-            width=m.denoiser_width,
-            depth=m.denoiser_depth,
-            time_scale=time_scale(config),
-            dtype=dtype,
-            rngs=rngs,
-        )
+        self.mlp = build_mlp(config, rngs)
 
     def posterior(self, x: Images) -> tuple[Vectors, Vectors]:
         """(mean, log variance) of q(z|x), where the encoder predicts both."""
@@ -237,28 +248,16 @@ def _vae_latent(model: Autoencoder, z: Vectors) -> Vectors:
 def latent_diffusion_system(config: Config) -> System:
     """The second stage of the two-stage model: DDPM on frozen, standardised latents."""
     chain = make_schedule(config)
-    m = config.model
-
-    def build(key):
-        return mlp.MLPSkipNet(
-            m.latent_dim,
-            width=m.denoiser_width,
-            depth=m.denoiser_depth,
-            time_scale=time_scale(config),
-            dtype=jnp.dtype(m.dtype) if m.dtype != "float32" else None,
-            rngs=nnx.Rngs(key),
-        )
 
     def loss(model, extra, batch, key, step):
         value, aux = gaussian.loss(model, batch["latent"], key, chain, num_t=config.eddpm.num_t)
         return value, (aux, extra)
 
-    return System("two_stage", build, loss)
+    return System("two_stage", lambda key: build_mlp(config, nnx.Rngs(key)), loss)
 
 
 def ddpm_system(config: Config, shape: ImageShape) -> System:
     """DDPM on pixels, with the U-Net width whose parameter count is nearest to EDDPM's."""
-    dtype = jnp.dtype(config.model.dtype) if config.model.dtype != "float32" else None
     target = eddpm_system(config, shape)
     goal = parameter_count(jax.eval_shape(target.build, jax.random.key(0)))
 
@@ -267,7 +266,7 @@ def ddpm_system(config: Config, shape: ImageShape) -> System:
             shape,
             width=width,
             multipliers=tuple(config.ddpm.multipliers),
-            dtype=dtype,
+            dtype=compute_dtype(config),
             rngs=nnx.Rngs(key),
         )
 
@@ -300,6 +299,18 @@ def sampler(config: Config, chain: schedule.Schedule) -> Callable[..., Any]:
     )
 
 
+def latent_sampler(config: Config, denoise: mlp.MLPSkipNet) -> Callable[..., Any]:
+    """(key, n) -> n latents from the configured chain and sampler, jitted."""
+    draw = sampler(config, make_schedule(config))
+
+    def sample(key: Key[Array, ""], n: int) -> Vectors:
+        key_start, key_steps = jax.random.split(key)
+        noise = jax.random.normal(key_start, (n, config.model.latent_dim))
+        return draw(denoise, noise, key_steps)
+
+    return jax.jit(sample, static_argnums=1)
+
+
 def decoder(config: Config, model: Autoencoder, shape: ImageShape) -> Callable[[Vectors], Images]:
     """z -> image in [0, 1]: the decoder's mean, or one DDIM run of the U-Net from fixed noise."""
     m = config.model
@@ -321,20 +332,14 @@ def trained_eddpm(config: Config, shape: ImageShape, model: Autoencoder, train: 
     """Args:
     train: train images; their latents give the final moments.
     """
-    chain = make_schedule(config)
-    draw = sampler(config, chain)
     mean, std = latent_statistics(model.encoder, train)
     if config.model.latent_norm == "none":
         mean, std = jnp.zeros_like(mean), jnp.ones_like(std)
 
-    def sample(key: Key[Array, ""], n: int) -> Vectors:
-        key_start, key_steps = jax.random.split(key)
-        return draw(model.mlp, jax.random.normal(key_start, (n, mean.shape[0])), key_steps)
-
     return Trained(
         encode=jax.jit(lambda x: (model.encoder(x) - mean) / std),
         decode=jax.jit(decoder(config, model, shape)),
-        sample_latent=jax.jit(sample, static_argnums=1),
+        sample_latent=latent_sampler(config, model.mlp),
         denoise=model.mlp,
     )
 
@@ -378,18 +383,13 @@ def trained_two_stage(
     config: Config, shape: ImageShape, model: Autoencoder, denoise: mlp.MLPSkipNet, train: Any
 ) -> Trained:
     """Latents are standardised; decoding undoes it."""
-    draw = sampler(config, make_schedule(config))
     mean, std = latent_statistics(lambda x: model.posterior(x)[0], train)
     decode = decoder(config, model, shape)
-
-    def sample(key: Key[Array, ""], n: int) -> Vectors:
-        key_start, key_steps = jax.random.split(key)
-        return draw(denoise, jax.random.normal(key_start, (n, mean.shape[0])), key_steps)
 
     return Trained(
         encode=frozen_encoder(model, train),
         decode=jax.jit(lambda z: decode(mean + std * z)),
-        sample_latent=jax.jit(sample, static_argnums=1),
+        sample_latent=latent_sampler(config, denoise),
         denoise=denoise,
     )
 
