@@ -79,7 +79,7 @@ class TorchEDDPM(nn.Module):
         self.enc1, self.enc2 = TorchBlock(w), TorchBlock(2 * w)
         self.down = nn.Conv2d(w, 2 * w, 3, stride=2)
         self.enc_norm = nn.GroupNorm(groups(2 * w), 2 * w, eps=1e-6)
-        self.enc_out = nn.Linear(2 * w * 16, d)
+        self.enc_out = nn.Linear(2 * w * 16, d, bias=False)  # standardised next
         self.dec_stem = nn.Linear(d, 2 * w * 16)
         self.dec1, self.dec2 = TorchBlock(2 * w), TorchBlock(w)
         self.up = nn.Conv2d(2 * w, 4 * w, 3, padding=1)
@@ -112,7 +112,8 @@ def copy_weights(model, ours: TorchEDDPM) -> None:
             weight = weight.T
         assert tuple(target.weight.shape) == weight.shape
         target.weight.data = torch.tensor(np.ascontiguousarray(weight))
-        target.bias.data = torch.tensor(np.asarray(source.bias[...]))
+        if target.bias is not None:
+            target.bias.data = torch.tensor(np.asarray(source.bias[...]))
 
     def block(target, source):
         for name in ("norm1", "conv1", "norm2", "conv2"):

@@ -14,10 +14,11 @@ from jaxgen import launch
 from jaxgen.config import Config
 from jaxgen.train import report
 
+WARMUP = "+ encoder warm-up (a third of the steps)"
 VARIANTS: dict[str, dict[str, object]] = {
     "digits config": {},
     "+ MSE term (weight 50)": {"eddpm.mse_weight": 50.0},
-    "+ encoder warm-up (a third of the steps)": {"eddpm.encoder_warmup": -3},
+    WARMUP: {},
     "+ adaptive t": {"eddpm.adaptive_t": True},
     "+ decoder-input noise (std 0.1)": {"eddpm.decoder_noise": 0.1},
     "one t for each image": {"eddpm.num_t": 1},
@@ -34,8 +35,8 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         variant = config.copy_and_resolve_references()
         variant.systems = ("eddpm",)
         variant.update_from_flattened_dict(changes)
-        if variant.eddpm.encoder_warmup < 0:
-            variant.eddpm.encoder_warmup = config.train.steps // -variant.eddpm.encoder_warmup
+        if label == WARMUP:
+            variant.eddpm.encoder_warmup = config.train.steps // 3
         folder = workdir / f"variant-{number}"
         judge = workdir / "variant-0" / "checkpoints" / "classifier-0"
         if number and judge.exists() and not folder.exists():

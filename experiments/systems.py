@@ -76,7 +76,14 @@ class Autoencoder(nnx.Module):
         dtype = compute_dtype(config)
         latents = m.latent_dim * (2 if predict_variance else 1)
         self.encoder = conv.Encoder(
-            shape, latents, width=m.width, blocks=m.blocks, dtype=dtype, rngs=rngs
+            shape,
+            latents,
+            width=m.width,
+            blocks=m.blocks,
+            # A bias before standardisation has no gradient but rounding, which Adam would amplify.
+            out_bias=predict_variance or m.latent_norm == "none",
+            dtype=dtype,
+            rngs=rngs,
         )
         if m.decoder == "diffusion":
             self.decoder: nnx.Module = unet.UNet(

@@ -92,6 +92,7 @@ class Encoder(nnx.Module):
         *,
         width: int,
         blocks: int = 1,
+        out_bias: bool = True,
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
@@ -99,6 +100,7 @@ class Encoder(nnx.Module):
         image_shape: (H, W, C), H = W.
         width: channels at full resolution.
         blocks: residual blocks at each resolution.
+        out_bias: of the last layer; superfluous where the vector is standardised afterwards.
         """
         size, _, channels = image_shape
         levels = num_levels(size)
@@ -115,7 +117,7 @@ class Encoder(nnx.Module):
         )
         self.norm = group_norm(widths[-1], dtype, rngs)
         flat = widths[-1] * (size // 2**levels) ** 2
-        self.out = nnx.Linear(flat, out_dim, dtype=dtype, rngs=rngs)
+        self.out = nnx.Linear(flat, out_dim, use_bias=out_bias, dtype=dtype, rngs=rngs)
 
     def features(self, x: Float[Array, "B H W C"]) -> Float[Array, "B F"]:
         """What the last linear layer sees."""
