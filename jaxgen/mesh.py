@@ -72,7 +72,9 @@ def path_name(path: tuple[Any, ...]) -> str:
     for entry in path:
         part = getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", None)))
         parts.append(str(part))
-    return "/".join(p for p in parts if p != "value")
+    if parts and parts[-1] == "value":
+        parts.pop()
+    return "/".join(parts)
 
 
 def partition_spec(

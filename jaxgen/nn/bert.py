@@ -1,0 +1,138 @@
+"""BERT (Devlin et al., 2019): a bidirectional encoder, with its masked-language-model head."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxgen.nn import transformer
+from jaxgen.nn.transformer import Spec, Transformer
+
+
+@dataclasses.dataclass(frozen=True)
+class BertSpec:
+    """`pooler` and `mlm` say which heads there are; `types` is the number of segments."""
+
+    vocab_size: int
+    max_positions: int
+    stack: Spec
+    types: int = 2
+    pooler: bool = True
+    mlm: bool = False
+
+
+def spec(
+    vocab_size: int,
+    *,
+    width: int,
+    depth: int,
+    heads: int,
+    max_positions: int,
+    mlp_width: int = 0,
+    types: int = 2,
+    pooler: bool = False,
+    mlm: bool = False,
+    **options: Any,
+) -> BertSpec:
+    """BERT's shape; `options` are further fields of `transformer.Spec`.
+
+    Raises:
+      ValueError: if the heads do not divide the width.
+    """
+    if width % heads:
+        raise ValueError(f"heads is {heads}, allowed: a divisor of the width {width}")
+    shape = {"causal": False, "pre_norm": False, "norm_eps": 1e-12, "activation": "gelu"}
+    stack = Spec(
+        width=width,
+        depth=depth,
+        heads=heads,
+        head_dim=width // heads,
+        mlp_width=mlp_width or 4 * width,
+        **{**shape, **options},
+    )
+    return BertSpec(vocab_size, max_positions, stack, types, pooler, mlm)
+
+
+class Bert(nnx.Module):
+    """Tokens to hidden states; `pooled` and `mlm_logits` where the spec has those heads."""
+
+    def __init__(self, spec: BertSpec, *, rngs: nnx.Rngs):
+        self.spec = spec
+        s = spec.stack
+        init = nnx.initializers.normal(s.init_std)
+        self.tokens = nnx.Embed(spec.vocab_size, s.width, embedding_init=init, rngs=rngs)
+        self.positions = nnx.Embed(spec.max_positions, s.width, embedding_init=init, rngs=rngs)
+        self.types = nnx.Embed(spec.types, s.width, embedding_init=init, rngs=rngs)
+        self.norm = transformer.make_norm(s, rngs)
+        self.stack = Transformer(s, rngs=rngs)
+        self.pooler = (
+            transformer.make_linear(s, s.width, s.width, True, rngs) if spec.pooler else None
+        )
+        self.mlm = MLMHead(spec, rngs=rngs) if spec.mlm else None
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        *,
+        mask: Bool[Array, "B T"] | None = None,
+        types: Int[Array, "B T"] | None = None,
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "B T D"]:
+        """Last hidden states. `mask`: which tokens are real. `key` switches dropout on."""
+        key_embed, key_stack = transformer.split_key(key, 2)
+        h = self.tokens.embedding[...][tokens]
+        h = h + self.positions.embedding[...][: tokens.shape[1]]
+        h = h + self.types.embedding[...][jnp.zeros_like(tokens) if types is None else types]
+        h = transformer.dropout(self.norm(h), self.spec.stack.dropout, key_embed)
+        return self.stack(h, mask=mask, key=key_stack)[0]
+
+    def pooled(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B D"]:
+        """tanh of a linear layer on the first position.
+
+        Raises:
+          ValueError: for a model without a pooler.
+        """
+        if self.pooler is None:
+            raise ValueError("this model has no pooler, allowed: a spec with pooler=True")
+        return jnp.tanh(self.pooler(hidden[:, 0]))
+
+    def mlm_logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """Logits of every token, by the tied embedding.
+
+        Raises:
+          ValueError: for a model without the head.
+        """
+        if self.mlm is None:
+            raise ValueError("this model has no MLM head, allowed: a spec with mlm=True")
+        return self.mlm(hidden, self.tokens.embedding[...])
+
+
+class MLMHead(nnx.Module):
+    """Transform, norm, and the transposed embedding with a bias."""
+
+    def __init__(self, spec: BertSpec, *, rngs: nnx.Rngs):
+        s = spec.stack
+        self.activation = s.activation
+        self.transform = transformer.make_linear(s, s.width, s.width, True, rngs)
+        self.norm = transformer.make_norm(s, rngs)
+        self.bias = nnx.Param(jnp.zeros(spec.vocab_size))
+
+    def __call__(self, h: Float[Array, "B T D"], embedding: Float[Array, "V D"]) -> Array:
+        h = self.norm(transformer.ACTIVATIONS[self.activation](self.transform(h)))
+        return (h @ embedding.T.astype(h.dtype)).astype(jnp.float32) + self.bias[...]
+
+
+def mean_pool(hidden: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
+    """Mean of the real positions."""
+    weight = mask[..., None].astype(hidden.dtype)
+    return (hidden * weight).sum(1) / jnp.maximum(weight.sum(1), 1.0)
+
+
+def sentence_embedding(
+    model: Bert, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]
+) -> Float[Array, "B D"]:
+    """Mean-pooled states of unit length, as Sentence-BERT has them (Reimers and Gurevych, 2019)."""
+    pooled = mean_pool(model(tokens, mask=mask), mask)
+    return pooled / jnp.maximum(jnp.linalg.norm(pooled, axis=-1, keepdims=True), 1e-12)
