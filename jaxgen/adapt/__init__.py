@@ -1,0 +1,1 @@
+"""Adapting trained models: low-rank updates."""

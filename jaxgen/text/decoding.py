@@ -1,0 +1,294 @@
+"""Decoding under jit: greedy, sampling with temperature, top-k and top-p, and beam search.
+
+Everything works on a `step` function and its cache, so any autoregressive model decodes:
+
+    step(cache, tokens [N]) -> (logits [N, V] of the next token, cache)
+
+`prompt` and `prompt_seq2seq` make that function, a filled cache and the first logits for the models
+of `jaxgen.nn`. Loops are `lax.while_loop`s that end when every row has met its end-of-text token.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+
+from jaxgen.nn.gpt2 import GPT
+from jaxgen.nn.t5 import T5
+
+Step = Callable[[PyTree, Int[Array, " N"]], tuple[Float[Array, "N V"], PyTree]]
+
+
+class Start(NamedTuple):
+    """Where decoding begins: the step function, its cache, and logits [B, V] of the first token."""
+
+    step: Step
+    cache: PyTree
+    logits: Array
+
+
+class Decoded(NamedTuple):
+    """Tokens [B, T], padded after the end, their number (the end-of-text token counts) and score.
+
+    The score is the log-probability of the tokens under the model; for beam search it is divided
+    by length ** length_penalty.
+    """
+
+    tokens: Int[Array, "B T"]
+    lengths: Int[Array, " B"]
+    scores: Float[Array, " B"]
+
+
+def prompt(
+    model: GPT,
+    tokens: Int[Array, "B P"],
+    *,
+    max_tokens: int,
+    mask: Bool[Array, "B P"] | None = None,
+    prefix: Float[Array, "B L S D"] | None = None,
+    added: Float[Array, "B D"] | None = None,
+) -> Start:
+    """Reads a prompt.
+
+    Args:
+      tokens: shorter prompts are padded on the left.
+      max_tokens: room in the cache for what will be decoded.
+      mask: which tokens are real.
+      prefix: see `GPT.hidden`.
+      added: see `GPT.hidden`; added to decoded tokens too.
+
+    Raises:
+      ValueError: if prompt and answer exceed the model's positions.
+    """
+    batch, length = tokens.shape
+    limit = model.spec.max_positions
+    if length + max_tokens > limit:
+        raise ValueError(
+            f"prompt of {length} and max_tokens {max_tokens} are {length + max_tokens}, "
+            f"allowed: {limit} positions"
+        )
+    slots = 0 if prefix is None else prefix.shape[2]
+    cache = model.make_cache(batch, slots + length + max_tokens)
+    h, cache = model.hidden(tokens, mask=mask, prefix=prefix, added=added, cache=cache)
+
+    def step(state: Any, token: Int[Array, " N"]) -> tuple[Array, Any]:
+        cache, extra = state
+        logits, cache = model(token[:, None], cache=cache, added=extra)
+        return logits[:, 0], (cache, extra)
+
+    return Start(step, (cache, added), model.logits(h[:, -1:])[:, 0])
+
+
+def prompt_seq2seq(
+    model: T5,
+    source: Int[Array, "B M"],
+    *,
+    max_tokens: int,
+    mask: Bool[Array, "B M"] | None = None,
+    start: int = 0,
+) -> Start:
+    """Encodes a source (padded on the right) and reads the decoder's start token."""
+    batch = source.shape[0]
+    memory = model.encode(source, mask=mask)
+    seen = jnp.ones(source.shape, bool) if mask is None else mask
+    first = jnp.full((batch, 1), start, jnp.int32)
+    cache = model.make_cache(batch, 1 + max_tokens)
+    logits, filled = model.decode(first, memory, memory_mask=seen, cache=cache)
+
+    def step(state: Any, token: Int[Array, " N"]) -> tuple[Array, Any]:
+        cache, seen = state
+        logits, cache = model.decode(token[:, None], memory_mask=seen, cache=cache)
+        return logits[:, 0], (cache, seen)
+
+    return Start(step, (filled, seen), logits[:, 0])
+
+
+def filter_logits(
+    logits: Float[Array, "N V"], *, top_k: int = 0, top_p: float = 1.0
+) -> Float[Array, "N V"]:
+    """-inf for all but the k likeliest tokens, and outside the smallest set of probability p.
+
+    Args:
+      top_k: 0 keeps all (Fan et al., 2018).
+      top_p: 1.0 keeps all (Holtzman et al., 2020); the likeliest token always stays.
+    """
+    if top_k:
+        threshold = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][:, -1:]
+        logits = jnp.where(logits < threshold, -jnp.inf, logits)
+    if top_p < 1.0:
+        ordered = jnp.sort(logits, -1, descending=True)
+        probs = jax.nn.softmax(ordered, -1)
+        before = jnp.cumsum(probs, -1) - probs
+        last = jnp.sum(before < top_p, -1, keepdims=True) - 1
+        threshold = jnp.take_along_axis(ordered, last, -1)
+        logits = jnp.where(logits < threshold, -jnp.inf, logits)
+    return logits
+
+
+def _decode(
+    start: Start,
+    choose: Callable[[Array, Array], Int[Array, " N"]],
+    *,
+    max_tokens: int,
+    eos: int,
+    pad: int,
+) -> Decoded:
+    batch = start.logits.shape[0]
+
+    def body(carry: Any) -> Any:
+        i, out, lengths, scores, done, logits, cache = carry
+        token = jnp.where(done, pad, choose(logits, i)).astype(jnp.int32)
+        logp = jax.nn.log_softmax(logits)
+        taken = jnp.take_along_axis(logp, token[:, None], -1)[:, 0]
+        scores = scores + jnp.where(done, 0.0, taken)
+        lengths = lengths + ~done
+        out = jax.lax.dynamic_update_slice(out, token[:, None], (0, i))
+        done = done | (token == eos)
+        # The last token's successor is not needed, but the loop body is the same for all.
+        logits, cache = start.step(cache, token)
+        return i + 1, out, lengths, scores, done, logits, cache
+
+    def unfinished(carry: Any) -> Array:
+        return (carry[0] < max_tokens) & ~carry[4].all()
+
+    first = (
+        jnp.zeros((), jnp.int32),
+        jnp.full((batch, max_tokens), pad, jnp.int32),
+        jnp.zeros(batch, jnp.int32),
+        jnp.zeros(batch),
+        jnp.zeros(batch, bool),
+        start.logits,
+        start.cache,
+    )
+    _, out, lengths, scores, *_ = jax.lax.while_loop(unfinished, body, first)
+    return Decoded(out, lengths, scores)
+
+
+def greedy(start: Start, *, max_tokens: int, eos: int = -1, pad: int = 0) -> Decoded:
+    """The likeliest token at each step. `eos` -1 never ends a row early."""
+    return _decode(
+        start, lambda logits, _: logits.argmax(-1), max_tokens=max_tokens, eos=eos, pad=pad
+    )
+
+
+def sample(
+    start: Start,
+    key: Key[Array, ""],
+    *,
+    max_tokens: int,
+    eos: int = -1,
+    pad: int = 0,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+) -> Decoded:
+    """Draws each token from the filtered distribution at this temperature.
+
+    Raises:
+      ValueError: temperature not above 0, top_k negative, or top_p outside (0, 1].
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature is {temperature}, allowed: above 0 (or use greedy)")
+    if top_k < 0:
+        raise ValueError(f"top_k is {top_k}, allowed: 0 or more")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p is {top_p}, allowed: above 0 and at most 1")
+
+    def choose(logits: Array, i: Array) -> Array:
+        kept = filter_logits(logits / temperature, top_k=top_k, top_p=top_p)
+        return jax.random.categorical(jax.random.fold_in(key, i), kept)
+
+    return _decode(start, choose, max_tokens=max_tokens, eos=eos, pad=pad)
+
+
+_NEVER = -1e9  # score of a hypothesis that is not there
+
+
+def beam(
+    start: Start,
+    *,
+    beams: int,
+    max_tokens: int,
+    eos: int = -1,
+    pad: int = 0,
+    length_penalty: float = 1.0,
+) -> Decoded:
+    """Beam search; the best finished hypothesis of each row, by log p / length ** length_penalty.
+
+    The rules are those of transformers' `generate` with early_stopping=False, so its tokens are the
+    same: of the 2 x beams best continuations the unfinished ones go on, finished ones count only
+    among the first `beams`, and a row stops when its best running hypothesis, scored at its present
+    length, is below its worst finished one.
+
+    Raises:
+      ValueError: fewer than 1 beam, or more than the vocabulary allows.
+    """
+    batch, vocab = start.logits.shape
+    if not 1 <= beams <= vocab // 2:
+        raise ValueError(f"beams is {beams}, allowed: 1 to {vocab // 2}")
+    rows = jnp.arange(batch)[:, None]
+
+    def spread(a: Array) -> Array:
+        """Each row `beams` times."""
+        return jnp.repeat(a, beams, 0) if jnp.ndim(a) else a
+
+    def reorder(cache: PyTree, origin: Int[Array, "B K"]) -> PyTree:
+        flat = (rows * beams + origin).reshape(-1)
+        return jax.tree.map(lambda a: a[flat] if jnp.ndim(a) else a, cache)
+
+    def gather(a: Array, index: Array) -> Array:
+        return a[rows, index]
+
+    def body(carry: Any) -> Any:
+        i, running, scores, done, done_scores, is_done, open_, logits, cache, _ = carry
+        logp = jax.nn.log_softmax(logits.astype(jnp.float32)).reshape(batch, beams, vocab)
+        total = (logp + scores[..., None]).reshape(batch, beams * vocab)
+        best, index = jax.lax.top_k(total, 2 * beams)
+        origin, token = index // vocab, (index % vocab).astype(jnp.int32)
+        text = gather(running, origin).at[:, :, i].set(token)
+        ends = (token == eos) | (i + 1 >= max_tokens)
+
+        going, keep = jax.lax.top_k(best + ends * _NEVER, beams)
+        running = gather(text, keep)
+
+        final = best / (i + 1.0) ** length_penalty
+        final += ~open_[:, None] * _NEVER
+        final += ~(ends & (jnp.arange(2 * beams) < beams)) * _NEVER
+        merged = jnp.concatenate([done_scores, final], 1)
+        finished = jnp.concatenate([is_done, ends & (jnp.arange(2 * beams) < beams)], 1)
+        done_scores, keep_done = jax.lax.top_k(merged, beams)
+        done = gather(jnp.concatenate([done, text], 1), keep_done)
+        is_done = gather(finished, keep_done)
+
+        hope = going[:, :1] / (i + 1.0) ** length_penalty
+        worst = jnp.where(is_done, done_scores.min(1, keepdims=True), _NEVER)
+        open_ = open_ & (hope > worst).any(1)
+        cache = reorder(cache, gather(origin, keep))
+        logits, cache = start.step(cache, running[:, :, i].reshape(-1))
+        return i + 1, running, going, done, done_scores, is_done, open_, logits, cache, ends.all()
+
+    def unfinished(carry: Any) -> Array:
+        i, open_, all_end = carry[0], carry[6], carry[9]
+        return (i < max_tokens) & open_.any() & ~all_end
+
+    blank = jnp.full((batch, beams, max_tokens), pad, jnp.int32)
+    first = (
+        jnp.zeros((), jnp.int32),
+        blank,
+        jnp.where(jnp.arange(beams) == 0, 0.0, _NEVER) * jnp.ones((batch, 1)),
+        blank,
+        jnp.full((batch, beams), _NEVER),
+        jnp.zeros((batch, beams), bool),
+        jnp.ones(batch, bool),
+        spread(start.logits),
+        jax.tree.map(spread, start.cache),
+        jnp.zeros((), bool),
+    )
+    _, _, _, done, done_scores, *_ = jax.lax.while_loop(unfinished, body, first)
+    tokens = done[:, 0]
+    hit = tokens == eos
+    lengths = jnp.where(hit.any(-1), hit.argmax(-1) + 1, max_tokens)
+    inside = jnp.arange(max_tokens) < lengths[:, None]
+    return Decoded(jnp.where(inside, tokens, pad), lengths, done_scores[:, 0])
