@@ -1,0 +1,114 @@
+"""Greedy decoding at GPT-2-small's shape, against transformers' generate.
+
+    pip install -e '.[parity]' && python benchmarks/decoding.py
+
+Both sides run in this process, in turns, on the same random weights (saved by us, loaded by
+transformers), in float32, with caches: 64 prompt tokens, 128 new ones. The bound is the time to read
+every weight once a token at the bandwidth measured here by summing a large array.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import transformers
+from flax import nnx
+
+from jaxgen.nn import gpt2, hf
+from jaxgen.text import decoding
+
+
+def seconds(f, repeats: int) -> list[float]:
+    out = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        f()
+        out.append(time.perf_counter() - begin)
+    return out
+
+
+def bandwidth() -> float:
+    """Bytes per second of reading 400 MB."""
+    a = jnp.ones(100_000_000)
+    total = jax.jit(jnp.sum)
+    total(a).block_until_ready()
+    return a.nbytes / statistics.median(seconds(lambda: total(a).block_until_ready(), 7))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--prompt", type=int, default=64)
+    parser.add_argument("--new", type=int, default=128)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
+    args = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    spec = gpt2.spec(50_257, width=768, depth=12, heads=12, max_positions=1024, dropout=0.1)
+    model = jax.jit(lambda: gpt2.GPT(spec, rngs=nnx.Rngs(0)))()
+    size = sum(a.nbytes for a in jax.tree.leaves(model)) - model.positions.embedding.nbytes
+    with tempfile.TemporaryDirectory() as folder:
+        hf.save(model, folder)
+        theirs = transformers.GPT2LMHeadModel.from_pretrained(folder).eval()
+    rate = bandwidth()
+    print(
+        f"jax {jax.__version__}, transformers {transformers.__version__}, torch {torch.__version__}, "
+        f"{torch.get_num_threads()} threads; weights {size / 1e6:.0f} MB, read at "
+        f"{rate / 1e9:.1f} GB/s: at least {size / rate * 1e3:.1f} ms a token"
+    )
+
+    def ours(new):
+        def run(model, tokens):
+            return decoding.greedy(
+                decoding.prompt(model, tokens, max_tokens=new), max_tokens=new
+            ).tokens
+
+        return jax.jit(run)
+
+    full, short = ours(args.new), ours(1)
+    for batch in args.batches:
+        tokens = np.random.default_rng(0).integers(0, 50_257, (batch, args.prompt))
+        x, torch_x = jnp.asarray(tokens, jnp.int32), torch.tensor(tokens)
+
+        def generate(new, torch_x=torch_x):
+            with torch.no_grad():
+                return theirs.generate(
+                    torch_x,
+                    attention_mask=torch.ones_like(torch_x),
+                    max_new_tokens=new,
+                    min_new_tokens=new,
+                    do_sample=False,
+                    pad_token_id=0,
+                )
+
+        same = np.asarray(full(model, x)) == generate(args.new)[:, args.prompt :].numpy()
+        short(model, x)
+        times = {"ours": ([], []), "transformers": ([], [])}
+        for _ in range(args.rounds):
+            for name, run in (
+                ("ours", lambda n, x=x: (full if n > 1 else short)(model, x).block_until_ready()),
+                ("transformers", generate),
+            ):
+                for i, new in enumerate((args.new, 1)):
+                    times[name][i].extend(seconds(lambda new=new, run=run: run(new), 1))
+        ratios = [b / a for a, b in zip(times["ours"][0], times["transformers"][0], strict=True)]
+        print(f"batch {batch}: tokens equal {same.mean():.1%}")
+        for name, (whole, first) in times.items():
+            total, prefill = statistics.median(whole), statistics.median(first)
+            token = (total - prefill) / (args.new - 1)
+            print(
+                f"  {name}: total {total:.3f} s, prefill and first token {prefill * 1e3:.0f} ms, "
+                f"then {token * 1e3:.2f} ms a token ({size / token / 1e9:.1f} GB/s of weights)"
+            )
+        print(
+            f"  transformers / ours: {statistics.median(ratios):.2f}x "
+            f"(min {min(ratios):.2f}, max {max(ratios):.2f}, {len(ratios)} pairs)"
+        )
+
+
+if __name__ == "__main__":
+    main()
