@@ -125,12 +125,11 @@ class GPT(nnx.Module):
     def logits(self, h: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         if self.head is not None:
             return self.head(h).astype(jnp.float32)
-        return jnp.einsum(
-            "BTD,VD->BTV",
-            h,
-            self.tokens.embedding[...].astype(h.dtype),
-            preferred_element_type=jnp.float32,
-        )
+        table = self.tokens.embedding[...].astype(h.dtype)
+        f32 = jnp.float32
+        if h.shape[1] == 1:  # XLA's CPU matmul is nearly twice as fast with the few rows on the right
+            return jnp.einsum("VD,BD->VB", table, h[:, 0], preferred_element_type=f32).T[:, None]
+        return jnp.einsum("BTD,VD->BTV", h, table, preferred_element_type=f32)
 
     def make_cache(self, batch: int, size: int) -> Cache:
         return transformer.make_cache(self.spec.stack, batch, size)

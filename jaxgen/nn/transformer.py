@@ -98,12 +98,13 @@ class Cache:
     """Keys and values of what was read so far; fixed size, so one compilation serves all steps.
 
     Attributes:
-      keys: one [B, S, H, K] a layer.
+      keys: one [B, H, S, K] a layer: heads come before slots, so that each head's keys lie together
+        and a step reads them without a transposed copy of the whole cache.
       values: like `keys`.
       mask: [B, S], which slots hold a real position.
       length: how many slots are filled, the same for all rows.
       read: [B], how many real tokens are in it; prefix slots and padding do not count.
-      cross: keys and values of the encoder's output, one pair a layer, or None.
+      cross: keys and values of the encoder's output, one pair [B, H, M, K] a layer, or None.
     """
 
     keys: list[Array]
@@ -116,7 +117,7 @@ class Cache:
 
 def make_cache(spec: Spec, batch: int, size: int) -> Cache:
     """An empty cache of `size` slots."""
-    shape = (batch, size, spec.heads, spec.head_dim)
+    shape = (batch, spec.heads, size, spec.head_dim)
     dtype = jnp.dtype(spec.dtype)
     return Cache(
         [jnp.zeros(shape, dtype) for _ in range(spec.depth)],
@@ -162,6 +163,30 @@ def attend(
         logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
     weights = dropout(jax.nn.softmax(logits, -1).astype(v.dtype), rate, key)
     return jnp.einsum("BHTS,BSHK->BTHK", weights, v)
+
+
+def attend_cached(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B H S K"],
+    v: Float[Array, "B H S K"],
+    mask: Bool[Array, "#B #H #T S"] | None,
+    bias: Float[Array, "#B H T S"] | None,
+    *,
+    scale: float,
+) -> Float[Array, "B T H K"]:
+    """`attend` over keys and values as a cache holds them, without dropout."""
+    logits = jnp.einsum("BTHK,BHSK->BHTS", q, k, preferred_element_type=jnp.float32) * scale
+    if bias is not None:
+        logits += bias
+    if mask is not None:
+        logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(logits, -1).astype(v.dtype)
+    return jnp.einsum("BHTS,BHSK->BTHK", weights, v)
+
+
+def heads_first(x: Float[Array, "B S H K"]) -> Float[Array, "B H S K"]:
+    """The layout of a cache."""
+    return x.swapaxes(1, 2)
 
 
 def rotate(x: Float[Array, "B T H K"], positions: Int[Array, "#B T"]) -> Float[Array, "B T H K"]:
@@ -250,15 +275,21 @@ class Attention(nnx.Module):
     def mix(
         self,
         q: Float[Array, "B T H K"],
-        k: Float[Array, "B S H K"],
-        v: Float[Array, "B S H K"],
+        k: Float[Array, "B _ _ K"],
+        v: Float[Array, "B _ _ K"],
         mask: Array | None,
         bias: Array | None,
         key: Key[Array, ""] | None,
+        *,
+        cached: bool = False,
     ) -> Float[Array, "B T D"]:
+        """`cached`: k and v are [B, H, S, K], as a cache has them."""
         spec = self.spec
         scale = spec.head_dim**-0.5 if spec.scale is None else spec.scale
-        out = attend(q, k, v, mask, bias, scale=scale, rate=spec.dropout, key=key)
+        if cached:
+            out = attend_cached(q, k, v, mask, bias, scale=scale)
+        else:
+            out = attend(q, k, v, mask, bias, scale=scale, rate=spec.dropout, key=key)
         return self.out(out.reshape(*out.shape[:2], -1))
 
 
@@ -344,24 +375,27 @@ class Block(nnx.Module):
             slot = prefix.reshape(*prefix.shape[:2], spec.heads, spec.head_dim).astype(k.dtype)
             k, v = jnp.concatenate([slot, k], 1), jnp.concatenate([slot, v], 1)
         if cached is not None:
-            start = (0, scope.offset, 0, 0)
-            k = jax.lax.dynamic_update_slice(cached[0], k.astype(cached[0].dtype), start)
-            v = jax.lax.dynamic_update_slice(cached[1], v.astype(cached[1].dtype), start)
+            start = (0, 0, scope.offset, 0)
+            new_k, new_v = heads_first(k), heads_first(v)
+            k = jax.lax.dynamic_update_slice(cached[0], new_k.astype(cached[0].dtype), start)
+            v = jax.lax.dynamic_update_slice(cached[1], new_v.astype(cached[1].dtype), start)
         mask = scope.mask
         if not (isinstance(window, int) and window == 0):
             near = (scope.age < window) | (jnp.asarray(window) == 0)
             mask = near[None, None] if mask is None else mask & near
-        out = self.attention.mix(q, k, v, mask, scope.bias, keys[0])
+        out = self.attention.mix(q, k, v, mask, scope.bias, keys[0], cached=cached is not None)
         h = h + dropout(out, spec.dropout, keys[1])
         if not spec.pre_norm:
             h = self.norm1(h)
         if self.cross is not None:
             x = self.norm_cross(h) if spec.pre_norm else h
+            stored = cross_kv is not None
             if cross_kv is None:
                 if scope.memory is None:
                     raise ValueError("memory is None, allowed: the encoder's output [B, M, D]")
                 cross_kv = self.cross.memory(scope.memory)
-            out = self.cross.mix(self.cross.queries(x), *cross_kv, scope.memory_mask, None, keys[2])
+            q = self.cross.queries(x)
+            out = self.cross.mix(q, *cross_kv, scope.memory_mask, None, keys[2], cached=stored)
             h = h + dropout(out, spec.dropout, keys[3])
             if not spec.pre_norm:
                 h = self.norm_cross(h)
@@ -435,7 +469,8 @@ class Transformer(nnx.Module):
         if memory is not None:
             memory = memory.astype(spec.dtype)
             if cache is not None:
-                cross = [block.cross.memory(memory) for block in self.blocks]
+                both = [block.cross.memory(memory) for block in self.blocks]
+                cross = [(heads_first(k), heads_first(v)) for k, v in both]
         scope = Scope(
             mask=seen,
             age=age,

@@ -140,8 +140,8 @@ def _decode(
     def body(carry: Any) -> Any:
         i, out, lengths, scores, done, logits, cache = carry
         token = jnp.where(done, pad, choose(logits, i)).astype(jnp.int32)
-        logp = jax.nn.log_softmax(logits)
-        taken = jnp.take_along_axis(logp, token[:, None], -1)[:, 0]
+        chosen = jnp.take_along_axis(logits, token[:, None], -1)[:, 0]
+        taken = chosen - jax.nn.logsumexp(logits, -1)
         scores = scores + jnp.where(done, 0.0, taken)
         lengths = lengths + ~done
         out = jax.lax.dynamic_update_slice(out, token[:, None], (0, i))
