@@ -9,7 +9,7 @@ digits config adds to the paper: several t for each image, a wider q(z_0|x), sta
 import pathlib
 import shutil
 
-from experiments import eddpm, image_report
+from experiments import eddpm, image_report, image_study
 from jaxgen import launch
 from jaxgen.config import Config
 from jaxgen.train import report
@@ -41,11 +41,11 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         judge = workdir / "variant-0" / "checkpoints" / "classifier-0"
         if number and judge.exists() and not folder.exists():
             shutil.copytree(judge, folder / "checkpoints" / "classifier-0")
-        study = eddpm.open_study(variant, folder)
-        judged = eddpm.Judge.of(eddpm.train_classifier(study), study.data)
+        study = eddpm.open_eddpm(variant, folder)
+        judged = image_study.Judge.train(study)
         for seed in range(config.seed, config.seed + config.seeds):
             for _, model, trained in eddpm.train_system(study, "eddpm", seed):
-                numbers, _ = eddpm.evaluate(variant, study.data, judged, model, trained)
+                numbers, _ = image_study.evaluate(study, judged, label, model, trained, seed)
                 rows.append({"system": label, "seed": seed, **numbers})
     table, ranks = image_report.table(rows)
     launch.write_config(workdir, config)

@@ -1,9 +1,9 @@
-"""The models that the EDDPM study compares, on one backbone.
+"""The models on latents that the EDDPM study compares, on one backbone and for any kind of data.
 
 All share the encoder, the decoder and an MLP of one size, so they have the same number of
 parameters: the MLP predicts noise in EDDPM and in the two-stage model, and stands between z and the
-decoder in the VAE, where it gives N(0, I) the same capacity to become a latent. The pixel DDPM is a
-U-Net of the width that comes closest in parameters.
+decoder in the VAE, where it gives N(0, I) the same capacity to become a latent. What a kind of data
+brings (networks, likelihood, decoding) is a `Domain`: `image_study` and `sequence_study` make one.
 """
 
 import dataclasses
@@ -14,18 +14,68 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
 from jaxgen.config import Config
 from jaxgen.diffusion import eddpm, gaussian, samplers, schedule, timesteps
 from jaxgen.errors import ConfigError
-from jaxgen.nn import conv, mlp, renorm, unet, vae
-from jaxgen.train.state import parameter_count
+from jaxgen.nn import mlp, renorm, vae
 from jaxgen.train.step import Loss
 
-ImageShape = tuple[int, int, int]
-Images = Float[Array, "B H W C"]
 Vectors = Float[Array, "B D"]
+Logprob = Callable[[PyTree, Vectors], Float[Array, " B"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Domain:
+    """What one kind of data brings to the systems below.
+
+    Attributes:
+      build: (predict_variance, rngs) -> a module with `encoder` (x -> [B, D], or [B, 2 D] for mean
+        and log variance) and `mlp`, the noise predictor.
+      logprob: (model, key) -> a function (x, z) -> log p(x|z) [B] in nats; `key` for likelihoods
+        that are estimates, or that drop something.
+      decode: model -> a function z -> x, deterministic.
+      x: batch -> x, what encoder and likelihood see.
+      auxiliary: (model, latent, batch) -> a further loss of the autoencoder, or None.
+    """
+
+    build: Callable[[bool, nnx.Rngs], Any]
+    logprob: Callable[[Any, Key[Array, ""]], Logprob]
+    decode: Callable[[Any], Callable[[Vectors], Any]]
+    x: Callable[[PyTree], PyTree] = lambda batch: batch
+    auxiliary: Callable[[Any, Vectors, PyTree], Array] | None = None
+
+    def auxiliary_loss(self, model: Any, latent: Vectors, batch: PyTree) -> dict[str, Array]:
+        """The auxiliary loss under the name it is logged by; empty where there is none."""
+        return {} if self.auxiliary is None else {"auxiliary": self.auxiliary(model, latent, batch)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What evaluation needs of a trained system; all are jitted functions of arrays.
+
+    Attributes:
+      encode: x -> representation [B, ...].
+      decode: representation -> x.
+      sample_latent: (key, n) -> representations [n, ...].
+      denoise: noise predictor on latents, where the system has one.
+    """
+
+    encode: Callable[[Any], Any]
+    decode: Callable[[Any], Any]
+    sample_latent: Callable[[Key[Array, ""], int], Any]
+    denoise: Callable[..., Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """One training run: how to build the model, its loss, and its batches of arrays."""
+
+    name: str
+    build: Callable[[Key[Array, ""]], Any]
+    loss: Loss
+    extra: Callable[[], Any] = lambda: None
 
 
 def make_schedule(config: Config) -> schedule.Schedule:
@@ -66,111 +116,21 @@ def build_mlp(config: Config, rngs: nnx.Rngs) -> mlp.MLPSkipNet:
     )
 
 
-class Autoencoder(nnx.Module):
-    """Encoder, decoder and the MLP of a study on images; see the module docstring."""
+def encoder_bias(config: Config, predict_variance: bool) -> bool:
+    """Whether an encoder's last layer has a bias.
 
-    def __init__(
-        self, config: Config, shape: ImageShape, *, predict_variance: bool, rngs: nnx.Rngs
-    ):
-        m = config.model
-        dtype = compute_dtype(config)
-        latents = m.latent_dim * (2 if predict_variance else 1)
-        self.encoder = conv.Encoder(
-            shape,
-            latents,
-            width=m.width,
-            blocks=m.blocks,
-            # A bias before standardisation has no gradient but rounding, which Adam would amplify.
-            out_bias=predict_variance or m.latent_norm == "none",
-            dtype=dtype,
-            rngs=rngs,
-        )
-        if m.decoder == "diffusion":
-            self.decoder: nnx.Module = unet.UNet(
-                shape,
-                width=m.width,
-                blocks=m.blocks,
-                multipliers=tuple(conv.multipliers(conv.num_levels(shape[0]))),
-                cond_dim=m.latent_dim,
-                dtype=dtype,
-                rngs=rngs,
-            )
-        else:
-            self.decoder = conv.Decoder(
-                m.latent_dim, shape, width=m.width, blocks=m.blocks, dtype=dtype, rngs=rngs
-            )
-        self.mlp = build_mlp(config, rngs)
-
-    def posterior(self, x: Images) -> tuple[Vectors, Vectors]:
-        """(mean, log variance) of q(z|x), where the encoder predicts both."""
-        mean, log_var = jnp.split(self.encoder(x), 2, -1)
-        return mean, log_var
-
-
-def decode_logprob(
-    config: Config, model: Autoencoder, key: Key[Array, ""]
-) -> Callable[[Images, Vectors], Float[Array, " B"]]:
-    """log p(x|z) of the configured decoder, plus the optional MSE term; `key` as in `loss`."""
-    m = config.model
-
-    def logprob(x: Images, z: Vectors) -> Float[Array, " B"]:
-        if m.decoder == "diffusion":
-            return _diffusion_logprob(model.decoder, x, z, key) * (0.5 / m.decoder_std**2)
-        out = model.decoder(z)
-        if m.decoder == "bernoulli":
-            value, mean = conv.bernoulli_logprob(x, out), jax.nn.sigmoid(out)
-        else:
-            value, mean = conv.gaussian_logprob(x, out, m.decoder_std), out
-        if config.eddpm.mse_weight:
-            value -= config.eddpm.mse_weight * gaussian.sum_trailing((x - mean) ** 2)
-        return value
-
-    return logprob
-
-
-def pixel_schedule() -> schedule.Schedule:
-    """Of diffusion on pixels: the pixel DDPM and the diffusion decoder."""
-    return schedule.linear(1000)
-
-
-def _diffusion_logprob(net: Any, x: Images, z: Vectors, key: Key[Array, ""]) -> Array:
-    """-||eps - eps_theta(x_t, t, z)||^2 at one random t: the simple bound of the U-Net decoder."""
-    chain = pixel_schedule()
-    key_t, key_eps = jax.random.split(key)
-    t = jax.random.randint(key_t, x.shape[:1], 1, chain.num_steps + 1)
-    eps = jax.random.normal(key_eps, x.shape, x.dtype)
-    x_t = gaussian.q_sample(2.0 * x - 1.0, t, eps, chain)
-    return -gaussian.sum_trailing((eps - net(x_t, t, z)) ** 2)
-
-
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """What evaluation needs of a trained system; all are jitted functions of arrays.
-
-    Attributes:
-      encode: x [B, H, W, C] -> representation [B, ...].
-      decode: representation -> x.
-      sample_latent: (key, n) -> representations [n, ...].
-      denoise: noise predictor on latents, where the system has one.
+    Before standardisation it has no gradient but rounding, which Adam would amplify.
     """
-
-    encode: Callable[[Any], Any]
-    decode: Callable[[Any], Any]
-    sample_latent: Callable[[Key[Array, ""], int], Any]
-    denoise: Callable[..., Any] | None = None
+    return predict_variance or config.model.latent_norm == "none"
 
 
-@dataclasses.dataclass(frozen=True)
-class System:
-    """One training run: how to build the model, its loss, and its batches of arrays."""
-
-    name: str
-    build: Callable[[Key[Array, ""]], Any]
-    loss: Loss
-    extra: Callable[[], Any] = lambda: None
+def posterior(model: Any, x: PyTree) -> tuple[Vectors, Vectors]:
+    """(mean, log variance) of q(z|x), where the encoder predicts both."""
+    mean, log_var = jnp.split(model.encoder(x), 2, -1)
+    return mean, log_var
 
 
-def eddpm_system(config: Config, shape: ImageShape) -> System:
+def eddpm_system(config: Config, domain: Domain) -> System:
     """EDDPM: one loss for encoder, noise predictor and decoder.
 
     The loss carries the running moments of the latents (`latent_norm`) and the history that
@@ -182,18 +142,18 @@ def eddpm_system(config: Config, shape: ImageShape) -> System:
 
     def loss(model, extra, batch, key, step):
         key_loss, key_decoder = jax.random.split(key)
-        extra = dict(extra)
+        extra, x = dict(extra), domain.x(batch)
         warm = (step + 1.0) / max(c.encoder_warmup, 1)
         gradient = jnp.minimum(warm, 1.0) if c.encoder_warmup else 1.0
-        latent = model.encoder(batch["image"])
+        latent = model.encoder(x)
         if config.model.latent_norm == "running":
             latent, extra["moments"] = renorm.standardise(latent, extra["moments"])
         probs = timesteps.probabilities(extra["history"], chain.num_steps) if c.adaptive_t else None
         value, aux = eddpm.loss(
             lambda _: latent,
             model.mlp,
-            decode_logprob(config, model, key_decoder),
-            batch["image"],
+            domain.logprob(model, key_decoder),
+            x,
             key_loss,
             chain,
             weighting=c.weighting,
@@ -208,7 +168,8 @@ def eddpm_system(config: Config, shape: ImageShape) -> System:
         t, seen = aux.pop("t"), aux.pop("loss_at_t")
         if c.adaptive_t:
             extra["history"] = timesteps.update(extra["history"], t, seen, chain.num_steps)
-        return value, (aux, extra)
+        more = domain.auxiliary_loss(model, latent, batch)
+        return value + sum(more.values()), (aux | more, extra)
 
     def extra():
         state = {}
@@ -218,37 +179,41 @@ def eddpm_system(config: Config, shape: ImageShape) -> System:
             state["history"] = timesteps.init()
         return state
 
-    return System(
-        "eddpm",
-        lambda key: Autoencoder(config, shape, predict_variance=False, rngs=nnx.Rngs(key)),
-        loss,
-        extra,
-    )
+    return System("eddpm", lambda key: domain.build(False, nnx.Rngs(key)), loss, extra)
 
 
-def vae_system(config: Config, shape: ImageShape, beta: float, *, with_mlp: bool) -> System:
-    """A VAE; `with_mlp` puts the MLP between z and the decoder, else it is left untrained."""
+def vae_system(config: Config, domain: Domain, beta: float, *, with_mlp: bool) -> System:
+    """A VAE; `with_mlp` puts the MLP between z and the decoder, else it is left untrained.
+
+    `vae.anneal_steps` raises beta linearly from 0, and `vae.free_bits` leaves that many nats of each
+    dimension free (Li et al., 2020, Optimus); both are 0 for the two-stage autoencoder.
+    """
+    anneal, free_bits = (config.vae.anneal_steps, config.vae.free_bits) if with_mlp else (0, 0.0)
 
     def loss(model, extra, batch, key, step):
         key_loss, key_decoder = jax.random.split(key)
-        logprob = decode_logprob(config, model, key_decoder)
+        x = domain.x(batch)
+        logprob = domain.logprob(model, key_decoder)
+        mean, log_var = posterior(model, x)
         value, aux = vae.loss(
-            model.posterior,
+            lambda _: (mean, log_var),
             lambda x, z: logprob(x, _vae_latent(model, z) if with_mlp else z),
-            batch["image"],
+            x,
             key_loss,
-            beta=beta,
+            beta=beta * jnp.minimum(step / anneal, 1.0) if anneal else beta,
+            free_bits=free_bits,
         )
-        return value, (aux, extra)
+        more = domain.auxiliary_loss(model, mean, batch)
+        return value + sum(more.values()), (aux | more, extra)
 
     return System(
         f"vae_beta{beta:g}" if with_mlp else "two_stage_autoencoder",
-        lambda key: Autoencoder(config, shape, predict_variance=True, rngs=nnx.Rngs(key)),
+        lambda key: domain.build(True, nnx.Rngs(key)),
         loss,
     )
 
 
-def _vae_latent(model: Autoencoder, z: Vectors) -> Vectors:
+def _vae_latent(model: Any, z: Vectors) -> Vectors:
     return z + model.mlp(z, jnp.zeros(z.shape[:1]))
 
 
@@ -261,36 +226,6 @@ def latent_diffusion_system(config: Config) -> System:
         return value, (aux, extra)
 
     return System("two_stage", lambda key: build_mlp(config, nnx.Rngs(key)), loss)
-
-
-def ddpm_system(config: Config, shape: ImageShape) -> System:
-    """DDPM on pixels, with the U-Net width whose parameter count is nearest to EDDPM's."""
-    target = eddpm_system(config, shape)
-    goal = parameter_count(jax.eval_shape(target.build, jax.random.key(0)))
-
-    def build(key, width):
-        return unet.UNet(
-            shape,
-            width=width,
-            multipliers=tuple(config.ddpm.multipliers),
-            dtype=compute_dtype(config),
-            rngs=nnx.Rngs(key),
-        )
-
-    def count(width):
-        return parameter_count(jax.eval_shape(lambda k: build(k, width), jax.random.key(0)))
-
-    # The count grows about as the square of the width.
-    guess = round(16 * (goal / count(16)) ** 0.5 / 4) * 4
-    near = [max(4, w) for w in (guess - 4, guess, guess + 4)]
-    width = min(near, key=lambda w: abs(count(w) - goal))
-    chain = pixel_schedule()
-
-    def loss(model, extra, batch, key, step):
-        value, aux = gaussian.loss(model, 2.0 * batch["image"] - 1.0, key, chain)
-        return value, (aux, extra)
-
-    return System("ddpm", lambda key: build(key, width), loss)
 
 
 def sampler(config: Config, chain: schedule.Schedule) -> Callable[..., Any]:
@@ -318,26 +253,37 @@ def latent_sampler(config: Config, denoise: mlp.MLPSkipNet) -> Callable[..., Any
     return jax.jit(sample, static_argnums=1)
 
 
-def decoder(config: Config, model: Autoencoder, shape: ImageShape) -> Callable[[Vectors], Images]:
-    """z -> image in [0, 1]: the decoder's mean, or one DDIM run of the U-Net from fixed noise."""
-    m = config.model
-    chain = pixel_schedule()
-
-    def decode(z: Vectors) -> Images:
-        if m.decoder == "diffusion":
-            noise = jax.random.normal(jax.random.key(0), (z.shape[0], *shape))
-            steps = min(config.sample.steps, chain.num_steps)
-            x = samplers.ddim(lambda x, t: model.decoder(x, t, z), noise, chain, num_steps=steps)
-            return jnp.clip(0.5 + 0.5 * x, 0.0, 1.0)
-        out = model.decoder(z)
-        return jnp.clip(jax.nn.sigmoid(out) if m.decoder == "bernoulli" else out, 0.0, 1.0)
-
-    return decode
+def latent_statistics(
+    encode: Callable[[Any], Vectors], x: PyTree, *, batch: int = 512
+) -> tuple[Array, Array]:
+    """Mean and standard deviation [D] of the latents of all rows of x."""
+    z = in_batches(jax.jit(encode), x, batch=batch)
+    return jnp.asarray(z.mean(0)), jnp.asarray(np.maximum(z.std(0), 1e-3))
 
 
-def trained_eddpm(config: Config, shape: ImageShape, model: Autoencoder, train: Any) -> Trained:
+def in_batches(function: Callable[[Any], Any], rows: PyTree, *, batch: int = 512) -> np.ndarray:
+    """Applies a jitted function to all rows in equal batches (the last one padded), on the host.
+
+    Args:
+      rows: an array [N, ...], or a pytree of such.
+    """
+    rows = jax.tree.map(np.asarray, rows)
+    count = len(jax.tree.leaves(rows)[0])
+
+    def part(a: np.ndarray, start: int) -> np.ndarray:
+        piece = a[start : start + batch]
+        return np.concatenate([piece, np.repeat(piece[-1:], batch - len(piece), 0)])
+
+    out = [
+        np.asarray(function(jax.tree.map(lambda a, i=i: part(a, i), rows)))[: count - i]
+        for i in range(0, count, batch)
+    ]
+    return np.concatenate(out)
+
+
+def trained_eddpm(config: Config, domain: Domain, model: Any, train: PyTree) -> Trained:
     """Args:
-    train: train images; their latents give the final moments.
+    train: x of the train split; their latents give the final moments.
     """
     mean, std = latent_statistics(model.encoder, train)
     if config.model.latent_norm == "none":
@@ -345,76 +291,46 @@ def trained_eddpm(config: Config, shape: ImageShape, model: Autoencoder, train: 
 
     return Trained(
         encode=jax.jit(lambda x: (model.encoder(x) - mean) / std),
-        decode=jax.jit(decoder(config, model, shape)),
+        decode=jax.jit(domain.decode(model)),
         sample_latent=latent_sampler(config, model.mlp),
         denoise=model.mlp,
     )
 
 
-def latent_statistics(
-    encode: Callable[[Any], Vectors], images: Any, *, batch: int = 512
-) -> tuple[Array, Array]:
-    """Mean and standard deviation [D] of the latents of all images."""
-    z = in_batches(jax.jit(encode), images, batch=batch)
-    return jnp.asarray(z.mean(0)), jnp.asarray(np.maximum(z.std(0), 1e-3))
-
-
-def in_batches(function: Callable[[Any], Any], rows: Any, *, batch: int = 512) -> np.ndarray:
-    """Applies a jitted function to all rows in equal batches (the last one padded), on the host."""
-    rows = np.asarray(rows)
-    out = []
-    for i in range(0, len(rows), batch):
-        part = rows[i : i + batch]
-        padded = np.concatenate([part, np.repeat(part[-1:], batch - len(part), 0)])
-        out.append(np.asarray(function(padded))[: len(part)])
-    return np.concatenate(out)
-
-
-def trained_vae(config: Config, shape: ImageShape, model: Autoencoder) -> Trained:
+def trained_vae(config: Config, domain: Domain, model: Any) -> Trained:
     """Its representation is the posterior mean."""
-    decode = decoder(config, model, shape)
+    decode = domain.decode(model)
     return Trained(
-        encode=jax.jit(lambda x: model.posterior(x)[0]),
+        encode=jax.jit(lambda x: posterior(model, x)[0]),
         decode=jax.jit(lambda z: decode(_vae_latent(model, z))),
         sample_latent=lambda key, n: jax.random.normal(key, (n, config.model.latent_dim)),
     )
 
 
-def frozen_encoder(model: Autoencoder, train: Any) -> Callable[[Any], Any]:
-    """Standardised posterior means of the first stage."""
-    mean, std = latent_statistics(lambda x: model.posterior(x)[0], train)
-    return jax.jit(lambda x: (model.posterior(x)[0] - mean) / std)
+@dataclasses.dataclass(frozen=True)
+class FirstStage:
+    """The frozen autoencoder of the two-stage model, with its latents standardised."""
+
+    model: Any
+    mean: Array
+    std: Array
+
+    @classmethod
+    def of(cls, model: Any, train: PyTree) -> "FirstStage":
+        return cls(model, *latent_statistics(lambda x: posterior(model, x)[0], train))
+
+    def encode(self, x: PyTree) -> Vectors:
+        return (posterior(self.model, x)[0] - self.mean) / self.std
 
 
 def trained_two_stage(
-    config: Config, shape: ImageShape, model: Autoencoder, denoise: mlp.MLPSkipNet, train: Any
+    config: Config, domain: Domain, first: FirstStage, denoise: mlp.MLPSkipNet
 ) -> Trained:
     """Latents are standardised; decoding undoes it."""
-    mean, std = latent_statistics(lambda x: model.posterior(x)[0], train)
-    decode = decoder(config, model, shape)
-
+    decode = domain.decode(first.model)
     return Trained(
-        encode=frozen_encoder(model, train),
-        decode=jax.jit(lambda z: decode(mean + std * z)),
+        encode=jax.jit(first.encode),
+        decode=jax.jit(lambda z: decode(first.mean + first.std * z)),
         sample_latent=latent_sampler(config, denoise),
         denoise=denoise,
-    )
-
-
-def trained_ddpm(config: Config, shape: ImageShape, model: unet.UNet) -> Trained:
-    """Its representation is x_T by DDIM inversion; decoding and generation are DDIM from there."""
-    chain = pixel_schedule()
-    steps = min(config.sample.steps, chain.num_steps)
-
-    def decode(z: Images) -> Images:
-        x = samplers.ddim(model, z, chain, num_steps=steps)
-        return jnp.clip(0.5 + 0.5 * x, 0.0, 1.0)
-
-    def encode(x: Images) -> Images:
-        return samplers.ddim_encode(model, 2.0 * x - 1.0, chain, num_steps=steps)
-
-    return Trained(
-        encode=jax.jit(encode),
-        decode=jax.jit(decode),
-        sample_latent=lambda key, n: jax.random.normal(key, (n, *shape)),
     )

@@ -10,6 +10,7 @@ def get_config() -> Config:
     config.systems = ("eddpm", "two_stage", "vae", "ddpm")
 
     config.data = Config()
+    config.data.kind = "images"
     config.data.source = "digits"  # digits, folder, tfds, hf
     config.data.name = ""
     config.data.path = ""
@@ -50,6 +51,8 @@ def get_config() -> Config:
 
     config.vae = Config()
     config.vae.betas = (1.0, 0.1)
+    config.vae.anneal_steps = 0  # beta rises linearly from 0 over this many steps
+    config.vae.free_bits = 0.0  # nats of each dimension that cost nothing
     config.two_stage = Config()
     config.two_stage.beta = 1e-3  # of the autoencoder's KL term
 

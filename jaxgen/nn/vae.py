@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, PyTree
 
 
@@ -20,13 +21,16 @@ def loss(
     x: PyTree,
     key: Key[Array, ""],
     *,
-    beta: float = 1.0,
+    beta: Float[ArrayLike, ""] = 1.0,
+    free_bits: float = 0.0,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """-log p(x|z) + beta KL, batch mean, in nats; beta as in Higgins et al. (2017).
 
     Args:
       encode: x -> (mu, log_var).
       decode_logprob: (x, z) -> log p(x|z) [B].
+      beta: may be traced, to be annealed.
+      free_bits: nats of each dimension's batch-mean KL that cost nothing (Kingma et al., 2016).
 
     Returns:
       The loss and {"reconstruction", "kl", "latent_std"}.
@@ -34,6 +38,7 @@ def loss(
     mu, log_var = encode(x)
     z = mu + jnp.exp(0.5 * log_var) * jax.random.normal(key, mu.shape, mu.dtype)
     reconstruction = -decode_logprob(x, z).mean()
-    kl = kl_to_standard_normal(mu, log_var).sum(-1).mean()
-    aux = {"reconstruction": reconstruction, "kl": kl, "latent_std": jnp.std(mu, axis=0).mean()}
-    return reconstruction + beta * kl, aux
+    kl = kl_to_standard_normal(mu, log_var).mean(0)
+    cost = jnp.maximum(kl, free_bits).sum() if free_bits else kl.sum()
+    aux = {"reconstruction": reconstruction, "kl": kl.sum(), "latent_std": jnp.std(mu, axis=0).mean()}
+    return reconstruction + beta * cost, aux

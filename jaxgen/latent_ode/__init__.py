@@ -1,0 +1,1 @@
+"""Moving latents along gradients: ascent now, ODE operators on text later."""

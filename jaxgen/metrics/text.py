@@ -1,0 +1,91 @@
+"""Measures of generated and reconstructed text. Strings or token ids in, plain numbers out."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+from numpy import ndarray
+
+
+def bleu(outputs: Sequence[str], references: Sequence[str], *, tokenize: str = "none") -> float:
+    """Corpus BLEU-4 of sacrebleu (Post, 2018), 0 to 100.
+
+    Args:
+      tokenize: sacrebleu's name; "none" for text that is split by spaces already, "13a" for prose.
+    """
+    import sacrebleu
+
+    # force: text that is tokenised already is meant.
+    return float(
+        sacrebleu.corpus_bleu(list(outputs), [list(references)], tokenize=tokenize, force=True).score
+    )
+
+
+def self_bleu(texts: Sequence[str], *, count: int = 200, references: int = 500) -> float:
+    """Mean BLEU-4 of the first `count` texts against others (Zhu et al., 2018); high means alike.
+
+    Args:
+      references: each text is compared with at most this many others; the value grows with it.
+    """
+    import sacrebleu
+
+    metric = sacrebleu.BLEU(tokenize="none", effective_order=True, force=True)
+    scores = []
+    for i, text in enumerate(texts[:count]):
+        others = [*texts[:i], *texts[i + 1 :]][:references]
+        scores.append(metric.sentence_score(text, list(others)).score)
+    return float(np.mean(scores)) if scores else 0.0
+
+
+def distinct_n(texts: Sequence[str], n: int) -> float:
+    """Distinct n-grams over all n-grams, words split by spaces (Li et al., 2016)."""
+    grams = Counter(
+        tuple(words[i : i + n])
+        for words in map(str.split, texts)
+        for i in range(len(words) - n + 1)
+    )
+    return len(grams) / max(sum(grams.values()), 1)
+
+
+def token_accuracy(
+    outputs: Int[ndarray, "N T"], targets: Int[ndarray, "N T"], mask: Bool[ndarray, "N T"]
+) -> float:
+    """Share of real target positions where the output has the same token."""
+    return float((outputs == targets)[mask].mean())
+
+
+def exact_match(outputs: Sequence[Any], targets: Sequence[Any]) -> float:
+    """Share of outputs that equal their target."""
+    return float(np.mean([a == b for a, b in zip(outputs, targets, strict=True)]))
+
+
+def nll(
+    logits: Float[Array, "B T V"], targets: Int[Array, "B T"], mask: Bool[Array, "B T"]
+) -> tuple[Float[Array, " B"], Int[Array, " B"]]:
+    """Negative log-likelihood of each row in nats, and its number of real tokens."""
+    chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
+    each = jax.nn.logsumexp(logits, -1) - chosen
+    return jnp.where(mask, each, 0.0).sum(-1), mask.sum(-1)
+
+
+def perplexity(
+    score: Callable[[Any], tuple[Any, Any]], rows: Any, *, batch: int = 256
+) -> float:
+    """exp of the mean negative log-likelihood of a token.
+
+    Args:
+      score: a batch of rows -> (nll [B], number of tokens [B]), such as a jitted `nll`.
+      rows: an array [N, ...]; the last batch is padded by its last row, which is not counted.
+    """
+    total, count = 0.0, 0
+    for start in range(0, len(rows), batch):
+        part = rows[start : start + batch]
+        padded = np.concatenate([part, np.repeat(part[-1:], batch - len(part), 0)])
+        value, tokens = score(padded)
+        total += float(np.asarray(value)[: len(part)].astype(np.float64).sum())
+        count += int(np.asarray(tokens)[: len(part)].sum())
+    return float(np.exp(total / max(count, 1)))
