@@ -103,10 +103,10 @@ def train_system(study: Study, name: str, seed: int) -> list[tuple[str, Any, sys
         return done
     autoencoder = systems.vae_system(config, domain, config.two_stage.beta, with_mlp=False)
     model = study.fit(autoencoder, seed, arrays)
-    first = systems.FirstStage.of(model, train)
+    first = systems.FirstStage.of(domain, model, train)
     latents = systems.in_batches(jax.jit(first.encode), train)
     net = study.fit(systems.latent_diffusion_system(config), seed, {"latent": latents})
-    return [("two-stage", model, systems.trained_two_stage(config, domain, first, net))]
+    return [("two-stage", model, systems.trained_two_stage(config, first, net))]
 
 
 def run(config: Config, workdir: pathlib.Path, *, reuse: bool) -> None:
@@ -158,7 +158,7 @@ def sample(config: Config, workdir: pathlib.Path) -> None:
     for name in config.systems:
         for label, _, trained in train_system(study, name, config.seed):
             key = jax.random.key(np.random.SeedSequence().generate_state(1)[0])
-            x = systems.in_batches(trained.decode, trained.sample_latent(key, config.sample.count))
+            x = trained.generate(key, config.sample.count)
             stem = workdir / "samples" / f"{label.replace(' ', '_')}-new"
             print(f"samples: {KINDS[config.data.kind].save_samples(study, stem, x)}")
 
@@ -183,9 +183,7 @@ def compile_step(config: Config, _: pathlib.Path) -> None:
         lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), template, where
     )
     rows = NamedSharding(mesh, mesh_lib.BATCH)
-    batch = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=rows), shapes
-    )
+    batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=rows), shapes)
     train_step = step.make_step(
         system.loss, tx, ema_decay=t.ema_decay, accumulate=t.accumulate, shardings=where
     )

@@ -47,7 +47,7 @@ RULES: dict[str, config_lib.Rule] = {
 }
 
 
-def load(config: Config) -> dict[str, images.Images]:
+def load(config: Config, _: pathlib.Path) -> dict[str, images.Images]:
     """Train, valid and test images of `config.data`."""
     d = config.data
     data = images.load(
@@ -92,6 +92,7 @@ def make_domain(config: Config, shape: ImageShape) -> systems.Domain:
         build=lambda predict_variance, rngs: Autoencoder(
             config, shape, predict_variance=predict_variance, rngs=rngs
         ),
+        encode=lambda model, x: model.encoder(x),
         logprob=functools.partial(decode_logprob, config),
         decode=functools.partial(decoder, config, shape=shape),
         x=lambda batch: batch["image"],
@@ -147,9 +148,7 @@ class Autoencoder(nnx.Module):
         self.mlp = systems.build_mlp(config, rngs)
 
 
-def decode_logprob(
-    config: Config, model: Autoencoder, key: Key[Array, ""]
-) -> systems.Logprob:
+def decode_logprob(config: Config, model: Autoencoder, key: Key[Array, ""]) -> systems.Logprob:
     """log p(x|z) of the configured decoder, plus the optional MSE term; `key` as in `loss`."""
     m = config.model
 
@@ -168,7 +167,6 @@ def decode_logprob(
     return logprob
 
 
-
 def pixel_schedule() -> schedule.Schedule:
     """Of diffusion on pixels: the pixel DDPM and the diffusion decoder."""
     return schedule.linear(1000)
@@ -182,7 +180,6 @@ def _diffusion_logprob(net: Any, x: Images, z: systems.Vectors, key: Key[Array, 
     eps = jax.random.normal(key_eps, x.shape, x.dtype)
     x_t = gaussian.q_sample(2.0 * x - 1.0, t, eps, chain)
     return -gaussian.sum_trailing((eps - net(x_t, t, z)) ** 2)
-
 
 
 def ddpm_system(config: Config, shape: ImageShape) -> systems.System:
@@ -215,8 +212,9 @@ def ddpm_system(config: Config, shape: ImageShape) -> systems.System:
     return systems.System("ddpm", lambda key: build(key, width), loss)
 
 
-
-def decoder(config: Config, model: Autoencoder, shape: ImageShape) -> Callable[[systems.Vectors], Images]:
+def decoder(
+    config: Config, model: Autoencoder, shape: ImageShape
+) -> Callable[[systems.Vectors], Images]:
     """z -> image in [0, 1]: the decoder's mean, or one DDIM run of the U-Net from fixed noise."""
     m = config.model
     chain = pixel_schedule()
@@ -231,7 +229,6 @@ def decoder(config: Config, model: Autoencoder, shape: ImageShape) -> Callable[[
         return jnp.clip(jax.nn.sigmoid(out) if m.decoder == "bernoulli" else out, 0.0, 1.0)
 
     return decode
-
 
 
 def trained_ddpm(config: Config, shape: ImageShape, model: unet.UNet) -> systems.Trained:
@@ -249,7 +246,7 @@ def trained_ddpm(config: Config, shape: ImageShape, model: unet.UNet) -> systems
     return systems.Trained(
         encode=jax.jit(encode),
         decode=jax.jit(decode),
-        sample_latent=lambda key, n: jax.random.normal(key, (n, *shape)),
+        sample=lambda key, n: jax.random.normal(key, (n, *shape)),
     )
 
 
@@ -327,11 +324,11 @@ def evaluate(
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """The row of numbers of one trained system, and the samples and latents behind it."""
     config, train, test = study.config, study.data["train"], study.data["test"]
+    assert t.decode is not None
     z_train = systems.in_batches(t.encode, train.image)
     z_test = systems.in_batches(t.encode, test.image)
     restored = systems.in_batches(t.decode, z_test)
-    latents = t.sample_latent(jax.random.key(config.seed + 1_000_003), config.sample.count)
-    samples = systems.in_batches(t.decode, latents)
+    samples = t.generate(jax.random.key(config.seed + 1_000_003), config.sample.count)
     features = judge.features(samples)
     flat_train, flat_test = z_train.reshape(len(train), -1), z_test.reshape(len(test), -1)
     assert train.label is not None

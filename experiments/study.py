@@ -113,19 +113,22 @@ class Study:
             workdir=self.workdir,
             mesh=self.mesh,
             extra=system.extra,
+            pretrained=system.pretrained,
         )
         return mesh_lib.to_host(final.model if final.ema is None else final.ema)
 
 
-def open_study(config: Config, workdir: pathlib.Path, load: Any, *, may_train: bool = True) -> Study:
+def open_study(
+    config: Config, workdir: pathlib.Path, load: Any, *, may_train: bool = True
+) -> Study:
     """Mesh and data, checked; from here on the workdir belongs to this config.
 
     Args:
-      load: config -> data.
+      load: (config, workdir) -> data.
     """
     mesh = mesh_lib.make_mesh(mesh_shape(config))
     check_batch(config, mesh)
     systems.make_schedule(config)
-    data = load(config)
+    data = load(config, workdir)
     launch.write_config(workdir, config)
     return Study(config, workdir, mesh, data, may_train)

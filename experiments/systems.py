@@ -31,20 +31,28 @@ class Domain:
     """What one kind of data brings to the systems below.
 
     Attributes:
-      build: (predict_variance, rngs) -> a module with `encoder` (x -> [B, D], or [B, 2 D] for mean
-        and log variance) and `mlp`, the noise predictor.
+      build: (predict_variance, rngs) -> the module, with a noise predictor `mlp` in it.
+      encode: (model, x) -> [B, D], or [B, 2 D] for mean and log variance.
       logprob: (model, key) -> a function (x, z) -> log p(x|z) [B] in nats; `key` for likelihoods
         that are estimates, or that drop something.
       decode: model -> a function z -> x, deterministic.
       x: batch -> x, what encoder and likelihood see.
       auxiliary: (model, latent, batch) -> a further loss of the autoencoder, or None.
+      pretrained: fresh model -> the model with weights from files, or None.
     """
 
     build: Callable[[bool, nnx.Rngs], Any]
+    encode: Callable[[Any, PyTree], Vectors]
     logprob: Callable[[Any, Key[Array, ""]], Logprob]
     decode: Callable[[Any], Callable[[Vectors], Any]]
     x: Callable[[PyTree], PyTree] = lambda batch: batch
     auxiliary: Callable[[Any, Vectors, PyTree], Array] | None = None
+    pretrained: Callable[[Any], Any] | None = None
+
+    def posterior(self, model: Any, x: PyTree) -> tuple[Vectors, Vectors]:
+        """(mean, log variance) of q(z|x), where the encoder predicts both."""
+        mean, log_var = jnp.split(self.encode(model, x), 2, -1)
+        return mean, log_var
 
     def auxiliary_loss(self, model: Any, latent: Vectors, batch: PyTree) -> dict[str, Array]:
         """The auxiliary loss under the name it is logged by; empty where there is none."""
@@ -57,25 +65,34 @@ class Trained:
 
     Attributes:
       encode: x -> representation [B, ...].
-      decode: representation -> x.
-      sample_latent: (key, n) -> representations [n, ...].
+      decode: representation -> x; None where the system cannot reconstruct.
+      sample: (key, n) -> n latents, or n x where there is no `decode`.
       denoise: noise predictor on latents, where the system has one.
     """
 
     encode: Callable[[Any], Any]
-    decode: Callable[[Any], Any]
-    sample_latent: Callable[[Key[Array, ""], int], Any]
+    decode: Callable[[Any], Any] | None
+    sample: Callable[[Key[Array, ""], int], Any]
     denoise: Callable[..., Any] | None = None
+
+    def generate(self, key: Key[Array, ""], n: int) -> np.ndarray:
+        """n new x, on the host."""
+        drawn = self.sample(key, n)
+        return np.asarray(drawn) if self.decode is None else in_batches(self.decode, drawn)
 
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """One training run: how to build the model, its loss, and its batches of arrays."""
+    """One training run: how to build the model, its loss, and its batches of arrays.
+
+    `pretrained` puts weights from files into a fresh model.
+    """
 
     name: str
     build: Callable[[Key[Array, ""]], Any]
     loss: Loss
     extra: Callable[[], Any] = lambda: None
+    pretrained: Callable[[Any], Any] | None = None
 
 
 def make_schedule(config: Config) -> schedule.Schedule:
@@ -124,12 +141,6 @@ def encoder_bias(config: Config, predict_variance: bool) -> bool:
     return predict_variance or config.model.latent_norm == "none"
 
 
-def posterior(model: Any, x: PyTree) -> tuple[Vectors, Vectors]:
-    """(mean, log variance) of q(z|x), where the encoder predicts both."""
-    mean, log_var = jnp.split(model.encoder(x), 2, -1)
-    return mean, log_var
-
-
 def eddpm_system(config: Config, domain: Domain) -> System:
     """EDDPM: one loss for encoder, noise predictor and decoder.
 
@@ -145,7 +156,7 @@ def eddpm_system(config: Config, domain: Domain) -> System:
         extra, x = dict(extra), domain.x(batch)
         warm = (step + 1.0) / max(c.encoder_warmup, 1)
         gradient = jnp.minimum(warm, 1.0) if c.encoder_warmup else 1.0
-        latent = model.encoder(x)
+        latent = domain.encode(model, x)
         if config.model.latent_norm == "running":
             latent, extra["moments"] = renorm.standardise(latent, extra["moments"])
         probs = timesteps.probabilities(extra["history"], chain.num_steps) if c.adaptive_t else None
@@ -179,7 +190,9 @@ def eddpm_system(config: Config, domain: Domain) -> System:
             state["history"] = timesteps.init()
         return state
 
-    return System("eddpm", lambda key: domain.build(False, nnx.Rngs(key)), loss, extra)
+    return System(
+        "eddpm", lambda key: domain.build(False, nnx.Rngs(key)), loss, extra, domain.pretrained
+    )
 
 
 def vae_system(config: Config, domain: Domain, beta: float, *, with_mlp: bool) -> System:
@@ -194,7 +207,7 @@ def vae_system(config: Config, domain: Domain, beta: float, *, with_mlp: bool) -
         key_loss, key_decoder = jax.random.split(key)
         x = domain.x(batch)
         logprob = domain.logprob(model, key_decoder)
-        mean, log_var = posterior(model, x)
+        mean, log_var = domain.posterior(model, x)
         value, aux = vae.loss(
             lambda _: (mean, log_var),
             lambda x, z: logprob(x, _vae_latent(model, z) if with_mlp else z),
@@ -210,6 +223,7 @@ def vae_system(config: Config, domain: Domain, beta: float, *, with_mlp: bool) -
         f"vae_beta{beta:g}" if with_mlp else "two_stage_autoencoder",
         lambda key: domain.build(True, nnx.Rngs(key)),
         loss,
+        pretrained=domain.pretrained,
     )
 
 
@@ -285,14 +299,14 @@ def trained_eddpm(config: Config, domain: Domain, model: Any, train: PyTree) -> 
     """Args:
     train: x of the train split; their latents give the final moments.
     """
-    mean, std = latent_statistics(model.encoder, train)
+    mean, std = latent_statistics(lambda x: domain.encode(model, x), train)
     if config.model.latent_norm == "none":
         mean, std = jnp.zeros_like(mean), jnp.ones_like(std)
 
     return Trained(
-        encode=jax.jit(lambda x: (model.encoder(x) - mean) / std),
+        encode=jax.jit(lambda x: (domain.encode(model, x) - mean) / std),
         decode=jax.jit(domain.decode(model)),
-        sample_latent=latent_sampler(config, model.mlp),
+        sample=latent_sampler(config, model.mlp),
         denoise=model.mlp,
     )
 
@@ -301,9 +315,9 @@ def trained_vae(config: Config, domain: Domain, model: Any) -> Trained:
     """Its representation is the posterior mean."""
     decode = domain.decode(model)
     return Trained(
-        encode=jax.jit(lambda x: posterior(model, x)[0]),
+        encode=jax.jit(lambda x: domain.posterior(model, x)[0]),
         decode=jax.jit(lambda z: decode(_vae_latent(model, z))),
-        sample_latent=lambda key, n: jax.random.normal(key, (n, config.model.latent_dim)),
+        sample=lambda key, n: jax.random.normal(key, (n, config.model.latent_dim)),
     )
 
 
@@ -311,26 +325,28 @@ def trained_vae(config: Config, domain: Domain, model: Any) -> Trained:
 class FirstStage:
     """The frozen autoencoder of the two-stage model, with its latents standardised."""
 
+    domain: Domain
     model: Any
     mean: Array
     std: Array
 
     @classmethod
-    def of(cls, model: Any, train: PyTree) -> "FirstStage":
-        return cls(model, *latent_statistics(lambda x: posterior(model, x)[0], train))
+    def of(cls, domain: Domain, model: Any, train: PyTree) -> "FirstStage":
+        """Args: as of `trained_eddpm`."""
+        return cls(
+            domain, model, *latent_statistics(lambda x: domain.posterior(model, x)[0], train)
+        )
 
     def encode(self, x: PyTree) -> Vectors:
-        return (posterior(self.model, x)[0] - self.mean) / self.std
+        return (self.domain.posterior(self.model, x)[0] - self.mean) / self.std
 
 
-def trained_two_stage(
-    config: Config, domain: Domain, first: FirstStage, denoise: mlp.MLPSkipNet
-) -> Trained:
+def trained_two_stage(config: Config, first: FirstStage, denoise: mlp.MLPSkipNet) -> Trained:
     """Latents are standardised; decoding undoes it."""
-    decode = domain.decode(first.model)
+    decode = first.domain.decode(first.model)
     return Trained(
         encode=jax.jit(first.encode),
         decode=jax.jit(lambda z: decode(first.mean + first.std * z)),
-        sample_latent=latent_sampler(config, denoise),
+        sample=latent_sampler(config, denoise),
         denoise=denoise,
     )

@@ -46,10 +46,28 @@ _ADJECTIVES = (
     ("awful", "bland", "cold", "dirty", "rude", "stale", "terrible", "greasy", "boring", "broken"),
     ("great", "fresh", "warm", "clean", "kind", "tasty", "wonderful", "crisp", "lovely", "bright"),
 )
-_NOUNS = (
-    "soup bread staff service room music table menu coffee view pizza salad garden hotel kitchen "
-    "dessert breakfast waiter owner bar"
-).split()
+_NOUNS = [
+    "soup",
+    "bread",
+    "staff",
+    "service",
+    "room",
+    "music",
+    "table",
+    "menu",
+    "coffee",
+    "view",
+    "pizza",
+    "salad",
+    "garden",
+    "hotel",
+    "kitchen",
+    "dessert",
+    "breakfast",
+    "waiter",
+    "owner",
+    "bar",
+]
 _PLACES = (
     "",
     "at the market",

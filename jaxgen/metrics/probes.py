@@ -29,6 +29,25 @@ def linear_probe(
     return float(probe.score(z_test, y_test)), probe
 
 
+def ridge_probe(
+    z_train: Float[ndarray, "N D"],
+    y_train: Float[ndarray, " N"],
+    z_test: Float[ndarray, "M D"],
+    y_test: Float[ndarray, " M"],
+    *,
+    alpha: float = 1.0,
+) -> tuple[float, float, Any]:
+    """R^2 and Spearman correlation of ridge regression on standardised latents, and the pipeline."""
+    from scipy.stats import spearmanr
+    from sklearn.linear_model import Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    probe = make_pipeline(StandardScaler(), Ridge(alpha=alpha)).fit(z_train, y_train)
+    rank = spearmanr(probe.predict(z_test), y_test).statistic
+    return float(probe.score(z_test, y_test)), float(rank), probe
+
+
 def knn_accuracy(
     z_train: Float[ndarray, "N D"],
     y_train: Int[ndarray, " N"],

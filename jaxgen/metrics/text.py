@@ -21,7 +21,9 @@ def bleu(outputs: Sequence[str], references: Sequence[str], *, tokenize: str = "
 
     # force: text that is tokenised already is meant.
     return float(
-        sacrebleu.corpus_bleu(list(outputs), [list(references)], tokenize=tokenize, force=True).score
+        sacrebleu.corpus_bleu(
+            list(outputs), [list(references)], tokenize=tokenize, force=True
+        ).score
     )
 
 
@@ -72,9 +74,7 @@ def nll(
     return jnp.where(mask, each, 0.0).sum(-1), mask.sum(-1)
 
 
-def perplexity(
-    score: Callable[[Any], tuple[Any, Any]], rows: Any, *, batch: int = 256
-) -> float:
+def perplexity(score: Callable[[Any], tuple[Any, Any]], rows: Any, *, batch: int = 256) -> float:
     """exp of the mean negative log-likelihood of a token.
 
     Args:

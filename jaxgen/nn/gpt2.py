@@ -127,7 +127,9 @@ class GPT(nnx.Module):
             return self.head(h).astype(jnp.float32)
         table = self.tokens.embedding[...].astype(h.dtype)
         f32 = jnp.float32
-        if h.shape[1] == 1:  # XLA's CPU matmul is nearly twice as fast with the few rows on the right
+        if (
+            h.shape[1] == 1
+        ):  # XLA's CPU matmul is nearly twice as fast with the few rows on the right
             return jnp.einsum("VD,BD->VB", table, h[:, 0], preferred_element_type=f32).T[:, None]
         return jnp.einsum("BTD,VD->BTV", h, table, preferred_element_type=f32)
 

@@ -256,37 +256,79 @@ def _activation(name: str) -> str:
     return ACTIVATION_NAMES[name]
 
 
-KINDS: dict[str, tuple[Callable[..., Any], Callable[..., Model]]] = {
-    "gpt2": (_gpt_spec, gpt2.GPT),
-    "gpt_neo": (_gpt_spec, gpt2.GPT),
-    "bert": (_bert_spec, bert.Bert),
-    "t5": (_t5_spec, t5.T5),
+KINDS: dict[str, Callable[..., Any]] = {
+    "gpt2": _gpt_spec,
+    "gpt_neo": _gpt_spec,
+    "bert": _bert_spec,
+    "t5": _t5_spec,
 }
 
 
-def read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
-    """All tensors of a folder, from one file or from the shards of its index.
+def tensor_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The safetensors files of a folder: one, or the shards of its index.
 
     Raises:
-      ConfigError: no such file, or one that cannot be read; it names the file.
+      ConfigError: names the file that is missing or cannot be read.
     """
     index = folder / "model.safetensors.index.json"
     files = ["model.safetensors"]
     if index.is_file():
-        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    out = {}
-    for name in files:
-        path = folder / name
-        if not path.is_file():
-            raise ConfigError("folder", str(path), "a folder with safetensors weights")
         try:
-            # bfloat16 has no numpy type of its own; the flax framework reads it as ml_dtypes.
-            with safe_open(path, framework="flax") as f:
-                for key in f.keys():  # noqa: SIM118
-                    out[key] = np.asarray(f.get_tensor(key))
-        except (SafetensorError, OSError) as e:
-            raise ConfigError("folder", str(path), f"a readable safetensors file ({e})") from e
+            files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (json.JSONDecodeError, KeyError, AttributeError) as e:
+            raise ConfigError("folder", str(index), f"an index with a weight_map ({e})") from e
+    for name in files:
+        if not (folder / name).is_file():
+            raise ConfigError("folder", str(folder / name), "a folder with safetensors weights")
+    return [folder / name for name in files]
+
+
+def _open(path: pathlib.Path) -> Any:
+    try:
+        # bfloat16 has no numpy type of its own; the flax framework reads it as ml_dtypes.
+        return safe_open(path, framework="flax")
+    except (SafetensorError, OSError) as e:
+        raise ConfigError("folder", str(path), f"a readable safetensors file ({e})") from e
+
+
+def read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
+    """All tensors of a folder.
+
+    Raises:
+      ConfigError: no such file, or one that cannot be read; it names the file.
+    """
+    out = {}
+    for path in tensor_files(folder):
+        with _open(path) as f:
+            for key in f.keys():  # noqa: SIM118
+                out[key] = np.asarray(f.get_tensor(key))
     return out
+
+
+def read_spec(folder: str | pathlib.Path, **options: Any) -> Any:
+    """The spec of the model in a folder, without its weights; arguments and errors as in `load`."""
+    folder = pathlib.Path(folder)
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ConfigError("folder", str(folder), "a folder with config.json")
+    try:
+        config = json.loads(path.read_text())
+    except json.JSONDecodeError as e:
+        raise ConfigError("folder", str(path), f"readable JSON ({e})") from e
+    kind = config.get("model_type")
+    if kind not in KINDS:
+        raise ConfigError("model_type", kind, "one of " + ", ".join(KINDS))
+    names: set[str] = set()
+    for file in tensor_files(folder):
+        with _open(file) as f:
+            names |= set(f.keys())
+    return KINDS[kind](config, names, options)
+
+
+def make(spec: Any, *, rngs: nnx.Rngs) -> Model:
+    """A fresh model of a spec."""
+    classes = {gpt2.GPTSpec: gpt2.GPT, bert.BertSpec: bert.Bert, t5.T5Spec: t5.T5}
+    return classes[type(spec)](spec, rngs=rngs)
 
 
 def load(folder: str | pathlib.Path, **options: Any) -> Model:
@@ -300,19 +342,9 @@ def load(folder: str | pathlib.Path, **options: Any) -> Model:
       ConfigError: not such a folder, an unknown model type, or weights that do not fit; the message
         lists missing, unexpected and mis-shaped names.
     """
-    folder = pathlib.Path(folder)
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ConfigError("folder", str(folder), "a folder with config.json")
-    config = json.loads(path.read_text())
-    kind = config.get("model_type")
-    if kind not in KINDS:
-        raise ConfigError("model_type", kind, "one of " + ", ".join(KINDS))
-    tensors = read_tensors(folder)
-    make_spec, make_model = KINDS[kind]
-    spec = make_spec(config, set(tensors), options)
-    model = jax.eval_shape(lambda: make_model(spec, rngs=nnx.Rngs(0)))
-    return fill(model, tensors)
+    spec = read_spec(folder, **options)
+    model = jax.eval_shape(lambda: make(spec, rngs=nnx.Rngs(0)))
+    return fill(model, read_tensors(pathlib.Path(folder)))
 
 
 def fill(model: Any, tensors: Mapping[str, np.ndarray]) -> Any:

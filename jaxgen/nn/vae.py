@@ -40,5 +40,9 @@ def loss(
     reconstruction = -decode_logprob(x, z).mean()
     kl = kl_to_standard_normal(mu, log_var).mean(0)
     cost = jnp.maximum(kl, free_bits).sum() if free_bits else kl.sum()
-    aux = {"reconstruction": reconstruction, "kl": kl.sum(), "latent_std": jnp.std(mu, axis=0).mean()}
+    aux = {
+        "reconstruction": reconstruction,
+        "kl": kl.sum(),
+        "latent_std": jnp.std(mu, axis=0).mean(),
+    }
     return reconstruction + beta * cost, aux

@@ -86,6 +86,7 @@ def fit(
     workdir: pathlib.Path,
     mesh: Mesh,
     extra: Callable[[], PyTree] = lambda: None,
+    pretrained: Callable[[PyTree], PyTree] | None = None,
 ) -> state_lib.TrainState:
     """Trains to `options.steps`, continuing from the newest checkpoint of `name` in `workdir`.
 
@@ -93,6 +94,7 @@ def fit(
       name: of the run; names its folder under `checkpoints/` and its rows in `metrics.jsonl`.
       build: key -> module.
       loss: see `jaxgen.train.step.Loss`.
+      pretrained: fresh model -> model with weights from files; used at step 0 only.
       data: an iterator of batches with `get_state` and `set_state` (`jaxgen.data.pipeline`).
 
     Returns:
@@ -113,6 +115,8 @@ def fit(
     restored = checkpoints.restore(template, where)
     if restored is None:
         state, where = state_lib.create_sharded(init, key, mesh)
+        if pretrained is not None:
+            state = state_lib.replace_model(state, pretrained(state.model), where)
     else:
         state, data_state = restored
         data.set_state(data_state)

@@ -66,6 +66,14 @@ def create_sharded(
     return jax.jit(init, out_shardings=where)(key), where
 
 
+def replace_model(state: TrainState, model: PyTree, shardings: TrainState) -> TrainState:
+    """The state with other parameters (and an EMA that starts at them), placed as before."""
+    placed = jax.device_put(model, shardings.model)
+    ema = None if state.ema is None else jax.device_put(model, shardings.ema)
+    # Donated buffers must not be shared.
+    return dataclasses.replace(state, model=placed, ema=jax.tree.map(jnp.copy, ema))
+
+
 def parameter_count(model: PyTree) -> int:
     """The number of scalars in all arrays of a module (or of its ShapeDtypeStructs)."""
     return sum(int(a.size) for a in jax.tree.leaves(model))

@@ -1,0 +1,121 @@
+"""Sequences to one latent vector and back: a BERT encoder, and two decoders that read z.
+
+`LatentGPT` is autoregressive: z enters GPT-2 as one memory slot of every layer and as a vector added
+to every embedding (Li et al., 2020, Optimus; also Liu et al., 2024, EDDPM). `ParallelDecoder` predicts
+all positions at once from z, as protein autoencoders do (Castro et al., 2022, ReLSO).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxgen.nn import bert, gpt2, transformer
+from jaxgen.nn.transformer import Spec, Transformer
+from jaxgen.text import decoding
+
+
+class SequenceEncoder(nnx.Module):
+    """BERT, the mean over real positions, and a linear layer."""
+
+    def __init__(
+        self,
+        spec: bert.BertSpec,
+        out_dim: int,
+        *,
+        pad: int,
+        out_bias: bool = True,
+        rngs: nnx.Rngs,
+    ):
+        """Args:
+        pad: id of padding.
+        out_bias: of the last layer; superfluous where the vector is standardised afterwards.
+        """
+        self.pad = pad
+        self.bert = bert.Bert(spec, rngs=rngs)
+        self.out = nnx.Linear(spec.stack.width, out_dim, use_bias=out_bias, rngs=rngs)
+
+    def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B D"]:
+        mask = tokens != self.pad
+        return self.out(bert.mean_pool(self.bert(tokens, mask=mask), mask).astype(jnp.float32))
+
+
+def until_end(tokens: Int[Array, "B T"], end: int) -> Bool[Array, "B T"]:
+    """Positions up to each row's first end token, that one included."""
+    hit = tokens == end
+    return jnp.cumsum(hit, -1) - hit == 0
+
+
+class LatentGPT(nnx.Module):
+    """p(tokens | z) by GPT-2."""
+
+    def __init__(self, spec: gpt2.GPTSpec, dim: int, *, rngs: nnx.Rngs):
+        """Args:
+        dim: size of z.
+        """
+        s = spec.stack
+        self.gpt = gpt2.GPT(spec, rngs=rngs)
+        self.memory = nnx.Linear(dim, s.depth * s.width, use_bias=False, rngs=rngs)
+        self.added = nnx.Linear(dim, s.width, use_bias=False, rngs=rngs)
+
+    def condition(self, z: Float[Array, "B Z"]) -> dict[str, Array]:
+        """Arguments of the GPT that carry z."""
+        s = self.gpt.spec.stack
+        slots = self.memory(z).reshape(z.shape[0], s.depth, 1, s.width)
+        return {"prefix": slots, "added": self.added(z)}
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        z: Float[Array, "B Z"],
+        *,
+        begin: int,
+        hide: int = 0,
+        hide_rate: float = 0.0,
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "B T V"]:
+        """Logits of every token given those before it.
+
+        Args:
+          begin: id put in front.
+          hide: id that replaces a share `hide_rate` of the tokens on the input side, so that the
+            decoder has to read z (Bowman et al., 2016, word dropout).
+          key: for hiding and for the stack's dropout; None switches both off.
+        """
+        key_hide, key_drop = transformer.split_key(key, 2)
+        if key_hide is not None and hide_rate:
+            hidden = jax.random.bernoulli(key_hide, hide_rate, tokens.shape)
+            tokens = jnp.where(hidden, hide, tokens)
+        shifted = jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=begin)
+        use = key_drop if self.gpt.spec.stack.dropout else None
+        return self.gpt(shifted, key=use, **self.condition(z))[0]
+
+    def start(self, z: Float[Array, "B Z"], *, begin: int, max_tokens: int) -> decoding.Start:
+        """Where decoding of z begins, for `jaxgen.text.decoding`."""
+        tokens = jnp.full((z.shape[0], 1), begin, jnp.int32)
+        return decoding.prompt(self.gpt, tokens, max_tokens=max_tokens, **self.condition(z))
+
+
+class ParallelDecoder(nnx.Module):
+    """p(tokens | z) = prod_i p(token_i | z): a bidirectional transformer over positions and z."""
+
+    def __init__(self, spec: Spec, vocab: int, length: int, dim: int, *, rngs: nnx.Rngs):
+        """Args:
+        vocab: number of classes at each position, padding included.
+        length: T of all sequences.
+        dim: size of z.
+        """
+        init = nnx.initializers.normal(1.0)
+        self.positions = nnx.Embed(length, spec.width, embedding_init=init, rngs=rngs)
+        self.latent = nnx.Linear(dim, spec.width, rngs=rngs)
+        self.memory = nnx.Linear(dim, 4 * spec.width, rngs=rngs)
+        self.stack = Transformer(spec, rngs=rngs)
+        self.head = nnx.Linear(spec.width, vocab, rngs=rngs)
+
+    def __call__(self, z: Float[Array, "B Z"]) -> Float[Array, "B T V"]:
+        """Logits of every position, padding included."""
+        h = self.positions.embedding[...] + self.latent(z)[:, None]
+        # z also stands in front as four tokens, so that attention can read parts of it.
+        slots = self.memory(z).reshape(z.shape[0], 4, -1)
+        h, _ = self.stack(jnp.concatenate([slots, h], 1))
+        return self.head(h[:, 4:]).astype(jnp.float32)
