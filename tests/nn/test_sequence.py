@@ -1,0 +1,92 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxgen.nn import bert, gpt2, sequence, vae
+from jaxgen.nn.transformer import Spec
+from jaxgen.text import decoding
+
+V, T, D = 11, 7, 5
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    spec = gpt2.spec(V, width=16, depth=2, heads=2, max_positions=T + 1, init_std=0.3)
+    return sequence.LatentGPT(spec, D, rngs=nnx.Rngs(0))
+
+
+def tokens(rows=4, seed=0):
+    return jax.random.randint(jax.random.key(seed), (rows, T), 4, V)
+
+
+def test_encoder_ignores_padding():
+    spec = bert.spec(V, width=16, depth=2, heads=2, max_positions=12)
+    encoder = sequence.SequenceEncoder(spec, D, pad=0, rngs=nnx.Rngs(0))
+    x = tokens()
+    longer = jnp.pad(x, ((0, 0), (0, 5)))
+    assert np.allclose(encoder(x), encoder(longer), atol=1e-5)
+    assert float(jnp.abs(encoder(x)[0] - encoder(x)[1]).max()) > 1e-3
+
+
+def test_positions_until_the_end():
+    x = jnp.asarray([[5, 3, 3, 0], [3, 5, 5, 5], [5, 5, 5, 5]])
+    want = [[True, True, False, False], [True, False, False, False], [True] * 4]
+    assert sequence.until_end(x, 3).tolist() == want
+
+
+def test_decoder_reads_z_and_only_the_past(decoder):
+    x, z = tokens(), jax.random.normal(jax.random.key(1), (4, D))
+    base = decoder(x, z, begin=2)
+    assert base.shape == (4, T, V)
+    later = x.at[:, 4].set((x[:, 4] + 1) % V)
+    changed = np.abs(np.asarray(decoder(later, z, begin=2) - base)).max((0, 2))
+    assert changed[:5].max() < 1e-6
+    assert changed[5:].min() > 1e-5
+    assert np.abs(decoder(x, z + 1, begin=2) - base).max() > 1e-3
+
+
+def test_decoding_agrees_with_teacher_forcing(decoder):
+    """Greedy tokens, fed back, are the argmax of the logits; the score is their log-probability."""
+    z = jax.random.normal(jax.random.key(2), (6, D))
+    got = decoding.greedy(decoder.start(z, begin=2, max_tokens=T), max_tokens=T)
+    logits = decoder(got.tokens, z, begin=2)
+    assert np.array_equal(logits.argmax(-1), got.tokens)
+    logp = jnp.take_along_axis(jax.nn.log_softmax(logits), got.tokens[..., None], -1)
+    assert np.allclose(logp[..., 0].sum(-1), got.scores, atol=1e-4)
+
+
+def test_hidden_tokens_do_not_reach_the_decoder(decoder):
+    x, z = tokens(), jax.random.normal(jax.random.key(3), (4, D))
+    key = jax.random.key(4)
+    all_hidden = decoder(x, z, begin=2, hide=1, hide_rate=1.0, key=key)
+    other = decoder(tokens(seed=9), z, begin=2, hide=1, hide_rate=1.0, key=key)
+    assert np.array_equal(all_hidden, other)
+    assert np.array_equal(decoder(x, z, begin=2, hide=1, hide_rate=0.9), decoder(x, z, begin=2))
+
+
+def test_parallel_decoder_has_a_place_for_every_position():
+    stack = Spec(width=16, depth=1, heads=2, head_dim=8, mlp_width=32, causal=False)
+    decoder = sequence.ParallelDecoder(stack, V, T, D, rngs=nnx.Rngs(0))
+    z = jax.random.normal(jax.random.key(0), (3, D))
+    logits = decoder(z)
+    assert logits.shape == (3, T, V)
+    assert np.allclose(decoder(z[1:2])[0], logits[1], atol=1e-5)
+    assert float(jnp.std(logits, axis=1).mean()) > 1e-2
+
+
+def test_free_bits_cost_what_they_leave():
+    mu, log_var = jnp.zeros((4, 3)), jnp.asarray([[0.0, 0.5, 2.0]] * 4)
+    kl = np.asarray(vae.kl_to_standard_normal(mu, log_var)).mean(0)
+    value, aux = vae.loss(
+        lambda x: (mu, log_var),
+        lambda x, z: jnp.zeros(4),
+        None,
+        jax.random.key(0),
+        beta=2.0,
+        free_bits=0.5,
+    )
+    assert float(value) == pytest.approx(2.0 * np.maximum(kl, 0.5).sum(), rel=1e-6)
+    assert float(aux["kl"]) == pytest.approx(kl.sum(), rel=1e-6)
+    assert kl[1] < 0.5 < kl[2]
