@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from configs.eddpm import digits
-from experiments import systems
+from experiments import image_study, systems
 from jaxgen.data import images
 from jaxgen.diffusion import samplers
 from jaxgen.train import state, step
@@ -232,7 +232,7 @@ def main() -> None:
     args = parser.parse_args()
     config = digits.get_config()
     chain = systems.make_schedule(config)
-    system = systems.eddpm_system(config, SHAPE)
+    system = systems.eddpm_system(config, image_study.make_domain(config, SHAPE))
     tx = step.optimizer(optax.constant_schedule(1e-3), clip=config.train.clip)
     s = jax.jit(lambda k: state.create(system.build, tx, k, extra=system.extra))(jax.random.key(0))
     model = jax.tree.map(jnp.copy, s.model)

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -29,7 +30,7 @@ class Proteins:
     def __len__(self) -> int:
         return len(self.text)
 
-    def take(self, index: Iterable[int]) -> "Proteins":
+    def take(self, index: Any) -> "Proteins":
         """These rows."""
         index = np.asarray(list(index), np.int64)
         return Proteins([self.text[i] for i in index], self.value[index])

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ class Lines:
     def __len__(self) -> int:
         return len(self.text)
 
-    def take(self, index: Iterable[int]) -> "Lines":
+    def take(self, index: Any) -> "Lines":
         """These rows."""
         index = np.asarray(list(index), np.int64)
         label = None if self.label is None else self.label[index]
@@ -206,7 +206,8 @@ def _from_rows(rows: Any, text_field: str, label_field: str) -> Lines:
         raise ConfigError("data", 0, "at least one row")
     for field in filter(None, (text_field, label_field)):
         if field not in rows[0]:
-            raise ConfigError("data.text_field, data.label_field", field, sorted(rows[0]))
+            known = "one of " + ", ".join(sorted(rows[0]))
+            raise ConfigError("data.text_field, data.label_field", field, known)
     text, labels = [], []
     for i in range(len(rows)):
         row = rows[i]

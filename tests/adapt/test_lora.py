@@ -135,9 +135,7 @@ def test_peft_reads_what_we_write_and_we_read_it_back(name, model, tokens, tmp_p
     hf.save(model, tmp_path / "base")
     lora.save_peft(wrapped, tmp_path / "adapter")
     cls = (
-        transformers.GPT2LMHeadModel
-        if name == "gpt2"
-        else transformers.T5ForConditionalGeneration
+        transformers.GPT2LMHeadModel if name == "gpt2" else transformers.T5ForConditionalGeneration
     )
     base = cls.from_pretrained(tmp_path / "base")
     theirs = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()

@@ -5,12 +5,16 @@ import pytest
 
 from configs.eddpm import celeba64, digits
 from experiments import eddpm as study
-from experiments import image_report, systems
+from experiments import image_report, image_study, systems
 from jaxgen.errors import ConfigError
 from jaxgen.train import report
 from jaxgen.train.state import parameter_count
 
 SHAPE = (8, 8, 1)
+
+
+def domain(config):
+    return image_study.make_domain(config, SHAPE)
 
 
 def count(system):
@@ -19,10 +23,10 @@ def count(system):
 
 def test_all_systems_have_about_the_same_number_of_parameters():
     config = digits.get_config()
-    goal = count(systems.eddpm_system(config, SHAPE))
-    vae = count(systems.vae_system(config, SHAPE, 1.0, with_mlp=True))
-    stages = count(systems.vae_system(config, SHAPE, 1.0, with_mlp=False))
-    ddpm = count(systems.ddpm_system(config, SHAPE))
+    goal = count(systems.eddpm_system(config, domain(config)))
+    vae = count(systems.vae_system(config, domain(config), 1.0, with_mlp=True))
+    stages = count(systems.vae_system(config, domain(config), 1.0, with_mlp=False))
+    ddpm = count(image_study.ddpm_system(config, SHAPE))
     assert stages == vae  # the two-stage MLP is counted once, in the first stage's module
     for other in (vae, ddpm):
         assert abs(other / goal - 1) < 0.1
@@ -45,7 +49,7 @@ def test_latents_do_not_shrink_whatever_the_encoder_scale(scale):
     config.model.width = 8
     config.model.denoiser_width = 32
     config.eddpm.diffusion_weight = 100.0
-    system = systems.eddpm_system(config, SHAPE)
+    system = systems.eddpm_system(config, domain(config))
     tx = step.optimizer(optax.constant_schedule(3e-3))
 
     def init(k):
@@ -79,7 +83,7 @@ def test_nearest_mse_against_brute_force():
     rng = np.random.default_rng(0)
     a, b = rng.random((7, 3, 3, 1)), rng.random((9, 3, 3, 1))
     want = np.mean([min(((x - y) ** 2).mean() for y in b) for x in a])
-    assert study.nearest_mse(a, b) == pytest.approx(want)
+    assert image_study.nearest_mse(a, b) == pytest.approx(want)
 
 
 def test_in_batches_pads_and_cuts():

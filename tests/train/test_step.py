@@ -132,14 +132,14 @@ def run_curve(shape, devices):
     if devices in _cache and devices == 1:
         return _cache[devices]
     from configs.eddpm import digits
-    from experiments import systems
+    from experiments import image_study, systems
     from jaxgen.data import images, pipeline
 
     config = digits.get_config()
     config.model.denoiser_width = 64
     config.model.width = 8
     mesh = mesh_lib.make_mesh(shape, jax.devices()[:devices])
-    system = systems.eddpm_system(config, (8, 8, 1))
+    system = systems.eddpm_system(config, image_study.make_domain(config, (8, 8, 1)))
     tx = step.optimizer(optax.constant_schedule(1e-3))
 
     def init(k):

@@ -1,0 +1,129 @@
+import gzip
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxgen.data import corpora, text
+from jaxgen.errors import ConfigError
+
+
+def write(path, lines):
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_files_give_labels_by_place_and_splits_by_hash(tmp_path):
+    write(tmp_path / "a.0", [f"bad  meal {i}" for i in range(300)] + ["", "  "])
+    (tmp_path / "a.1.gz").write_bytes(gzip.compress(b"\n".join(b"good %d" % i for i in range(200))))
+    parts = text.load("files", path=str(tmp_path), train=("a.0", "a.1.gz"), test_fraction=0.2)
+    assert sum(map(len, parts.values())) == 500
+    for part in parts.values():
+        assert [t.startswith("good") for t in part.text] == part.label.astype(bool).tolist()
+    # 500 draws at 0.2: standard deviation 9; four of them are allowed.
+    assert abs(len(parts["test"]) - 100) < 36
+    again = text.load("files", path=str(tmp_path), train=("a.1.gz", "a.0"), test_fraction=0.2)
+    assert set(again["test"].text) == set(parts["test"].text)
+
+
+def test_held_out_files_lose_what_training_knows(tmp_path):
+    write(tmp_path / "train", [f"sentence {i}" for i in range(50)])
+    write(tmp_path / "test", ["sentence 3", "sentence 99"])
+    parts = text.load(
+        "files", path=str(tmp_path), train=("train",), test=("test",), valid_fraction=0.0
+    )
+    assert parts["test"].text == ["sentence 99"]
+    assert len(parts["train"]) == 50
+    assert parts["train"].label is None
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
+def test_tables(tmp_path, kind):
+    rows = [{"review": f"text {i}", "stars": "high" if i % 3 else "low"} for i in range(40)]
+    path = tmp_path / f"t.{kind}"
+    if kind == "jsonl":
+        write(path, [json.dumps(r) for r in rows])
+    elif kind == "parquet":
+        import datasets
+
+        datasets.Dataset.from_list(rows).to_parquet(path)
+    else:
+        sep = "," if kind == "csv" else "\t"
+        write(path, [sep.join(("review", "stars"))] + [sep.join(r.values()) for r in rows])
+    options = {"text_field": "review", "label_field": "stars"}
+    parts = text.load("table", path=str(tmp_path), train=(path.name,), **options)
+    found = {t: y for p in parts.values() for t, y in zip(p.text, p.label, strict=True)}
+    assert found == {r["review"]: int(r["stars"] == "low") for r in rows}
+    with pytest.raises(ConfigError, match=r"'missing'.*review"):
+        text.load("table", path=str(tmp_path), train=(path.name,), text_field="missing")
+
+
+def test_hub_folder_through_datasets(tmp_path):
+    write(tmp_path / "train.csv", ["text,label", *(f"line {i},{i % 2}" for i in range(30))])
+    parts = text.load("hf", name=str(tmp_path), label_field="label")
+    assert sum(map(len, parts.values())) == 30
+    assert set(parts["train"].label.tolist()) == {0, 1}
+
+
+def test_bad_files_are_named(tmp_path):
+    (tmp_path / "latin").write_bytes(b"caf\xe9 au lait\n")
+    (tmp_path / "empty").write_text("\n\n")
+    (tmp_path / "broken.gz").write_bytes(b"not gzip")
+    for name, message in [
+        ("none", "none', allowed: an existing"),
+        ("latin", "latin.*UTF-8"),
+        ("empty", "empty.*at least one sentence"),
+        ("broken.gz", r"broken\.gz"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            text.load("files", path=str(tmp_path), train=(name,))
+    with pytest.raises(ConfigError, match=r"data\.source is 'web'"):
+        text.load("web")
+    with pytest.raises(ConfigError, match="at least one file name"):
+        text.load("files", path=str(tmp_path))
+    with pytest.raises(ConfigError, match="sum below 1"):
+        text.load("grammar", limit=10, test_fraction=1.2)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31))
+def test_the_grammar_reads_back_what_it_wrote(seed):
+    for review in corpora.grammar(50, seed=seed):
+        assert corpora.parse(review.text) == review
+
+
+def test_the_grammar_is_even_and_seeded():
+    rows = corpora.grammar(6000, seed=1)
+    assert rows == corpora.grammar(6000, seed=1)
+    assert rows != corpora.grammar(6000, seed=2)
+    for field, classes in (("sentiment", 2), ("tense", 3), ("formality", 2), ("person", 3)):
+        share = np.bincount([getattr(r, field) for r in rows], minlength=classes) / 6000
+        # Standard deviation of a share at most 0.0065; four of them are allowed.
+        assert np.abs(share - 1 / classes).max() < 0.026
+    with pytest.raises(ValueError, match="count is 0"):
+        corpora.grammar(0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "honestly , i loved the awful soup !",  # verb and adjective disagree
+        "honestly , i loved the great soup tomorrow !",  # past verb, future time
+        "indeed , i loved the great soup !",  # formal opener, informal end
+        "indeed , i loved the great .",
+        "indeed , i will loved the great soup .",
+        "",
+    ],
+)
+def test_the_grammar_rejects(wrong):
+    assert corpora.parse(wrong) is None
+
+
+def test_english_prose_needs_no_network():
+    lines = corpora.english()
+    assert len(lines) > 1000
+    assert all(4 <= len(line.split()) <= 60 for line in lines)
+    words = {w for line in lines for w in line.split()}
+    assert {"the", "statement", "object"} <= words
+    assert not any("  " in line or line != line.lower() for line in lines)

@@ -1,0 +1,226 @@
+"""The study on text and proteins: small whole runs in this process, and its parts."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from configs.eddpm import antibody, grammar, peptides, yelp, yelp_paper
+from experiments import eddpm as study
+from experiments import sequence_report, sequence_study, systems
+from jaxgen.data import corpora
+from jaxgen.errors import ConfigError
+from jaxgen.nn import bert, gpt2, hf
+from jaxgen.text import tokenizers
+from jaxgen.train.state import parameter_count
+
+TINY = {
+    "train.steps": 6,
+    "train.save_every": 3,
+    "train.log_every": 3,
+    "train.batch_size": 16,
+    "train.warmup": 2,
+    "model.encoder_width": 16,
+    "model.encoder_depth": 1,
+    "model.encoder_heads": 2,
+    "model.decoder_width": 16,
+    "model.decoder_depth": 1,
+    "model.decoder_heads": 2,
+    "model.latent_dim": 8,
+    "model.denoiser_width": 16,
+    "model.denoiser_depth": 2,
+    "judge.width": 16,
+    "judge.depth": 1,
+    "judge.heads": 2,
+    "judge.steps": 6,
+    "judge.reverse_steps": 4,
+    "judge.test_rows": 40,
+    "judge.probe_rows": 100,
+    "sample.count": 30,
+    "sample.steps": 4,
+    "ascent.count": 8,
+    "ascent.steps": 3,
+    "data.limit": 400,
+    "vae.betas": (1.0,),
+}
+
+
+def tiny(module, **changes):
+    config = module.get_config()
+    config.update_from_flattened_dict(TINY | changes)
+    study.validate(config)
+    return config
+
+
+def test_shipped_configs_are_valid():
+    for module in (grammar, yelp, yelp_paper, peptides, antibody):
+        study.validate(module.get_config())
+
+
+def test_autoencoders_have_the_same_number_of_parameters():
+    v = sequence_study.Vocabulary(50, 50, 12, 2, 3, 1, 0)
+    domain = sequence_study.make_domain(grammar.get_config(), v)
+    config = grammar.get_config()
+    counts = [
+        parameter_count(jax.eval_shape(system.build, jax.random.key(0)))
+        for system in (
+            systems.eddpm_system(config, domain),
+            systems.vae_system(config, domain, 1.0, with_mlp=True),
+            systems.vae_system(config, domain, 1e-3, with_mlp=False),
+        )
+    ]
+    assert counts[1] == counts[2]
+    assert abs(counts[0] / counts[1] - 1) < 0.02
+
+
+@pytest.mark.slow
+def test_text_run_reports_all_three_capabilities_and_resumes(tmp_path, capsys):
+    config = tiny(grammar)
+    study.train(config, tmp_path)
+    assert "report: " in capsys.readouterr().out
+    results = json.loads((tmp_path / "results.json").read_text())
+    rows = {r["system"]: r for r in results["systems"]}
+    assert list(rows) == ["EDDPM", "two-stage", "VAE (beta 1)", "LM"]
+    for name, row in rows.items():
+        for metric in ("generation", "probe_accuracy", "self_bleu", "distinct_2", "grammatical"):
+            assert np.isfinite(row[metric]), (name, metric)
+        assert row["generation"] ** 2 == pytest.approx(row["sample_ppl"] * row["reverse_ppl"])
+        assert ("bleu" in row) == (name != "LM")
+    assert set(results["mean_rank"]) == {"EDDPM", "two-stage", "VAE (beta 1)"}
+    assert results["real"]["grammatical"] == 1.0
+    report = (tmp_path / "report.md").read_text()
+    assert report.count("Interpolation") == 15
+    assert (tmp_path / "tokenizer" / "tokenizer.json").exists()
+    trained = (tmp_path / "metrics.jsonl").read_text()
+    study.evaluate_again(config, tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text())["systems"] == results["systems"]
+    assert (tmp_path / "metrics.jsonl").read_text() == trained
+    config.systems = ("eddpm",)
+    study.sample(config, tmp_path)
+    assert len((tmp_path / "samples" / "EDDPM-new.txt").read_text().split("\n")) == 31
+
+
+@pytest.mark.slow
+def test_long_proteins_of_another_alphabet_run(tmp_path):
+    rng = np.random.default_rng(0)
+    letters = list("ACDEFGHIKLMNPQRSTVWYX*")
+    rows = ["".join(rng.choice(letters, 237)) for _ in range(150)]
+    table = "\n".join(["seq,score", *(f"{s},{rng.normal():.4f}" for s in rows)])
+    (tmp_path / "gfp.csv").write_text(table + "\n")
+    config = tiny(
+        peptides,
+        **{
+            "data.source": "csv",
+            "data.path": str(tmp_path),
+            "data.train": ("gfp.csv",),
+            "systems": ("eddpm", "vae"),
+        },
+    )
+    study.train(config, tmp_path / "w")
+    results = json.loads((tmp_path / "w" / "results.json").read_text())
+    for row in results["systems"]:
+        assert {"token_accuracy", "valid", "novel", "predicted_value", "probe_r2"} <= set(row)
+    report = (tmp_path / "w" / "report.md").read_text()
+    assert "gradient ascent" in report
+    assert "ODE" in report
+    (tmp_path / "gfp.csv").write_text(table + "\nACD\n")
+    with pytest.raises(ConfigError, match=r"gfp\.csv, line 152"):
+        study.train(config, tmp_path / "w2")
+    assert not (tmp_path / "w2").exists()
+
+
+def test_pretrained_folders_fill_encoder_and_decoder(tmp_path):
+    """Two tokenizers, two checkpoints: the fresh model gets their weights, bit for bit."""
+    lines = [r.text for r in corpora.grammar(200)]
+    read = bert.Bert(bert.spec(90, width=16, depth=1, heads=2, max_positions=32), rngs=nnx.Rngs(1))
+    write = gpt2.GPT(gpt2.spec(140, width=16, depth=2, heads=2, max_positions=40), rngs=nnx.Rngs(2))
+    for name, model, kind, size in (
+        ("bert", read, "wordpiece", 90),
+        ("gpt", write, "word", 140),
+    ):
+        hf.save(model, tmp_path / name)
+        tokenizer = tokenizers.train(lines, kind=kind, vocab_size=size)
+        tokenizer.save_pretrained(tmp_path / name)
+    config = tiny(
+        grammar,
+        **{
+            "model.encoder_path": str(tmp_path / "bert"),
+            "model.decoder_path": str(tmp_path / "gpt"),
+        },
+    )
+    data = sequence_study.load(config, tmp_path / "w")
+    train = data["train"]
+    assert train.vocabulary.source_size == 90
+    assert train.x["source"].shape == train.x["target"].shape
+    assert not np.array_equal(train.x["source"], train.x["target"])
+    domain = sequence_study.make_domain(config, train.vocabulary)
+    model = domain.pretrained(domain.build(False, nnx.Rngs(0)))
+    for ours, theirs in ((model.encoder.bert, read), (model.decoder.gpt, write)):
+        same = jax.tree.map(lambda a, b: bool((a == b).all()), ours, theirs)
+        assert all(jax.tree.leaves(same))
+    x = {k: jnp.asarray(a[:3]) for k, a in train.x.items()}
+    z = domain.encode(model, x)
+    logp = domain.logprob(model, jax.random.key(0))(x, z)
+    assert z.shape == (3, 8)
+    assert logp.shape == (3,)
+    assert (logp < 0).all()
+
+
+def test_valid_proteins_have_gaps_at_the_ends_only():
+    assert sequence_study.valid_protein("JJACDEJ", 3, 5)
+    assert not sequence_study.valid_protein("JACJDEJ", 3, 6)
+    assert not sequence_study.valid_protein("JACJ", 3, 6)
+    assert not sequence_study.valid_protein("ACDEFGH", 3, 6)
+
+
+def test_nearest_distance_against_brute_force():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 4, (37, 6)), rng.integers(0, 4, (23, 6))
+    want = [min((x != y).sum() for y in b) for x in a]
+    assert sequence_report.nearest_distance(a, b).tolist() == want
+
+
+def test_padding_weighs_less_where_asked():
+    """The parallel decoder's likelihood, by hand, with padding at weight 0.8."""
+    config = tiny(peptides)
+    v = sequence_study.Vocabulary(6, 6, 5, 0, 0, 0, 0)
+    x = {"target": jnp.asarray([[1, 2, 0, 0, 0], [3, 4, 5, 1, 2]])}
+    x["source"] = x["target"]
+    domain = sequence_study.make_domain(config, v)
+    model = domain.build(False, nnx.Rngs(0))
+    z = jax.random.normal(jax.random.key(0), (2, 8))
+    logp = jax.nn.log_softmax(model.decoder(z))
+    chosen = np.take_along_axis(np.asarray(logp), np.asarray(x["target"])[..., None], -1)[..., 0]
+    weight = np.where(np.asarray(x["target"]) == 0, 0.8, 1.0)
+    got = domain.logprob(model, jax.random.key(1))(x, z)
+    assert np.allclose(got, (weight * chosen).sum(-1), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("data.kind", "video", "data.kind is 'video', allowed: one of images, text, proteins"),
+        ("model.decoder", "gru", "one of gpt2, parallel"),
+        ("model.hide_rate", 1.0, "model.hide_rate is 1.0"),
+        ("data.max_tokens", 1, "data.max_tokens is 1"),
+        ("judge.steps", 0, "judge.steps is 0"),
+        ("ascent.rate", 0.0, "ascent.rate is 0"),
+        ("systems", ("ddpm",), "some of eddpm, two_stage, vae, lm"),
+    ],
+)
+def test_bad_fields(field, value, message):
+    config = grammar.get_config()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(ConfigError, match=message):
+        study.validate(config)
+
+
+def test_missing_files_are_named_before_a_workdir_is_made(tmp_path):
+    config = tiny(yelp, **{"data.path": str(tmp_path / "nowhere")})
+    with pytest.raises(ConfigError, match=r"nowhere/sentiment\.test\.0"):
+        study.train(config, tmp_path / "w")
+    assert not pathlib.Path(tmp_path / "w").exists()
