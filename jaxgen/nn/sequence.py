@@ -55,8 +55,12 @@ class LatentGPT(nnx.Module):
         """
         s = spec.stack
         self.gpt = gpt2.GPT(spec, rngs=rngs)
-        self.memory = nnx.Linear(dim, s.depth * s.width, use_bias=False, rngs=rngs)
-        self.added = nnx.Linear(dim, s.width, use_bias=False, rngs=rngs)
+        # As small as the token embeddings, which a unit-scale z would drown.
+        init = nnx.initializers.normal(s.init_std)
+        self.memory = nnx.Linear(
+            dim, s.depth * s.width, use_bias=False, kernel_init=init, rngs=rngs
+        )
+        self.added = nnx.Linear(dim, s.width, use_bias=False, kernel_init=init, rngs=rngs)
 
     def condition(self, z: Float[Array, "B Z"]) -> dict[str, Array]:
         """Arguments of the GPT that carry z."""
