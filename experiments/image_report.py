@@ -190,6 +190,7 @@ def edit(
     strengths = np.linspace(0.0, 4.0, 9)
     path = z[None] + strengths[:, None, None] * direction
     _save_paths(pictures / "EDDPM-edit.png", trained, path[:, :8])
+    assert trained.decode is not None
     again = systems.in_batches(
         trained.encode, systems.in_batches(trained.decode, path.reshape(-1, z.shape[-1]))
     )
@@ -231,6 +232,7 @@ def curves(workdir: pathlib.Path) -> str:
 
 def _save_paths(path: pathlib.Path, trained: systems.Trained, latents: Any) -> None:
     """Decodes [K, N, D] and draws one row for each n, K columns."""
+    assert trained.decode is not None
     k, n, d = latents.shape
     rows = np.asarray(latents).swapaxes(0, 1).reshape(n * k, d)
     writers.save_png(path, writers.image_grid(systems.in_batches(trained.decode, rows), k))

@@ -337,7 +337,8 @@ def make_domain(config: Config, vocabulary: Vocabulary) -> systems.Domain:
 
     def pretrained(model: Autoencoder) -> Autoencoder:
         if m.encoder_path:
-            model.encoder.bert = hf.load(m.encoder_path, **_options(config))
+            loaded: Any = hf.load(m.encoder_path, **_options(config))
+            model.encoder.bert = loaded
         if m.decoder_path:
             model.decoder.gpt = hf.load(m.decoder_path, **_options(config))
         return model

@@ -69,14 +69,13 @@ class LoRALinear(nnx.Module):
 
 def layers(module: Any, kind: type[M], path: str = "") -> Iterator[tuple[str, Any, Any, M]]:
     """Every layer of a class inside a module: (path, parent, attribute or index, layer)."""
-    if isinstance(module, nnx.Module):
-        children = [(k, v) for k, v in sorted(vars(module).items()) if not k.startswith("_")]
-    elif isinstance(module, (list, tuple, nnx.List)):
+    children: list[tuple[Any, Any]]
+    if isinstance(module, (list, tuple, nnx.List)):
         children = list(enumerate(module))
+    elif isinstance(module, nnx.Module):
+        children = [(k, v) for k, v in sorted(vars(module).items()) if not k.startswith("_")]
     else:
         return
-    if isinstance(module, nnx.List):
-        children = list(enumerate(module))
     for name, child in children:
         where = f"{path}/{name}" if path else str(name)
         if isinstance(child, kind):
@@ -254,7 +253,7 @@ def load_peft(model: M, folder: str | pathlib.Path) -> M:
         for mine, theirs in ((layer.a, "A"), (layer.b, "B")):
             value = tensors[f"{_PREFIX}{chosen[p]}.lora_{theirs}.weight"].T
             if value.shape != mine.shape:
-                raise ConfigError(f"adapter of {p}", list(value.shape), list(mine.shape))
+                raise ConfigError(f"adapter of {p}", list(value.shape), f"{list(mine.shape)}")
             mine[...] = jnp.asarray(value)
     return model
 

@@ -327,8 +327,9 @@ def read_spec(folder: str | pathlib.Path, **options: Any) -> Any:
 
 def make(spec: Any, *, rngs: nnx.Rngs) -> Model:
     """A fresh model of a spec."""
-    classes = {gpt2.GPTSpec: gpt2.GPT, bert.BertSpec: bert.Bert, t5.T5Spec: t5.T5}
-    return classes[type(spec)](spec, rngs=rngs)
+    if isinstance(spec, gpt2.GPTSpec):
+        return gpt2.GPT(spec, rngs=rngs)
+    return bert.Bert(spec, rngs=rngs) if isinstance(spec, bert.BertSpec) else t5.T5(spec, rngs=rngs)
 
 
 def load(folder: str | pathlib.Path, **options: Any) -> Model:
@@ -354,7 +355,8 @@ def fill(model: Any, tensors: Mapping[str, np.ndarray]) -> Any:
       ConfigError: lists names that are missing, unexpected or mis-shaped.
     """
     table = rules(model)
-    prefix = {gpt2.GPT: "transformer.", bert.Bert: "bert."}.get(type(model), "")
+    prefixes: dict[type, str] = {gpt2.GPT: "transformer.", bert.Bert: "bert."}
+    prefix = prefixes.get(type(model), "")
     # Files of a bare backbone leave the prefix out.
     bare = bool(prefix) and not any(n.startswith(prefix) for n in tensors)
     given = {
@@ -511,7 +513,7 @@ def save(
     if len(shards) == 1:
         st_numpy.save_file(shards[0], folder / "model.safetensors", meta)
     else:
-        where = {}
+        where: dict[str, str] = {}
         for i, shard in enumerate(shards, 1):
             file = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
             st_numpy.save_file(shard, folder / file, meta)

@@ -5,6 +5,8 @@ to every embedding (Li et al., 2020, Optimus; also Liu et al., 2024, EDDPM). `Pa
 all positions at once from z, as protein autoencoders do (Castro et al., 2022, ReLSO).
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -62,7 +64,7 @@ class LatentGPT(nnx.Module):
         )
         self.added = nnx.Linear(dim, s.width, use_bias=False, kernel_init=init, rngs=rngs)
 
-    def condition(self, z: Float[Array, "B Z"]) -> dict[str, Array]:
+    def condition(self, z: Float[Array, "B Z"]) -> dict[str, Any]:
         """Arguments of the GPT that carry z."""
         s = self.gpt.spec.stack
         slots = self.memory(z).reshape(z.shape[0], s.depth, 1, s.width)

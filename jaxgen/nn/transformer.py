@@ -9,6 +9,7 @@ GPT-Neo); relative position buckets and RMSNorm: Raffel et al. (2020, T5); rotar
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -84,7 +85,7 @@ class Spec:
 
 
 NORMS = ("layer", "rms")
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "relu": jax.nn.relu,
@@ -375,7 +376,7 @@ class Block(nnx.Module):
             slot = prefix.reshape(*prefix.shape[:2], spec.heads, spec.head_dim).astype(k.dtype)
             k, v = jnp.concatenate([slot, k], 1), jnp.concatenate([slot, v], 1)
         if cached is not None:
-            start = (0, 0, scope.offset, 0)
+            start: tuple[Any, ...] = (0, 0, scope.offset, 0)
             new_k, new_v = heads_first(k), heads_first(v)
             k = jax.lax.dynamic_update_slice(cached[0], new_k.astype(cached[0].dtype), start)
             v = jax.lax.dynamic_update_slice(cached[1], new_v.astype(cached[1].dtype), start)
@@ -445,7 +446,7 @@ class Transformer(nnx.Module):
         spec, (batch, length, _) = self.spec, h.shape
         h = h.astype(spec.dtype)
         slots = 0 if prefix is None else prefix.shape[2]
-        past = 0 if cache is None else cache.length
+        past = jnp.zeros((), jnp.int32) if cache is None else cache.length
         mask_in = jnp.ones((batch, length), bool) if mask is None else mask
         new = jnp.concatenate([jnp.ones((batch, slots), bool), mask_in], 1) if slots else mask_in
         valid = new if cache is None else jax.lax.dynamic_update_slice(cache.mask, new, (0, past))
@@ -469,7 +470,7 @@ class Transformer(nnx.Module):
         if memory is not None:
             memory = memory.astype(spec.dtype)
             if cache is not None:
-                both = [block.cross.memory(memory) for block in self.blocks]
+                both = [block.cross.memory(memory) for block in self.blocks]  # type: ignore[union-attr]
                 cross = [(heads_first(k), heads_first(v)) for k, v in both]
         scope = Scope(
             mask=seen,
@@ -487,7 +488,7 @@ class Transformer(nnx.Module):
             windows = spec.windows or (0,) * spec.depth
             kept = []
             for i, block in enumerate(self.blocks):
-                call = functools.partial(block_call, window=windows[i])
+                call: Any = functools.partial(block_call, window=windows[i])
                 if spec.remat and cache is None:
                     call = jax.checkpoint(call)
                 h, kv = call(

@@ -70,8 +70,8 @@ def prompt(
             f"allowed: {limit} positions"
         )
     slots = 0 if prefix is None else prefix.shape[2]
-    cache = model.make_cache(batch, slots + length + max_tokens)
-    h, cache = model.hidden(tokens, mask=mask, prefix=prefix, added=added, cache=cache)
+    empty = model.make_cache(batch, slots + length + max_tokens)
+    h, cache = model.hidden(tokens, mask=mask, prefix=prefix, added=added, cache=empty)
 
     def step(state: Any, token: Int[Array, " N"]) -> tuple[Array, Any]:
         cache, extra = state
