@@ -193,8 +193,10 @@ def compile_step(config: Config, _: pathlib.Path) -> None:
     print(f"parameters {state.parameter_count(template.model):,}; batch {t.batch_size}")
     for kind in ("memory", "argument", "temporary"):
         print(f"{kind} per chip: {report[f'{kind}_bytes_per_chip'] / 2**20:,.1f} MiB")
-    flops = report["flops_per_chip"]
-    print(f"FLOPs per step: {flops:.4g} per chip, {flops * len(devices):.4g} in all")
+    flops = mesh_lib.matmul_flops(train_step, with_sharding, batch)
+    print(
+        f"FLOPs per step (matrix products): {flops / len(devices):.4g} per chip, {flops:.4g} in all"
+    )
     for kind, entry in sorted(report["collectives"].items()):
         print(f"{kind}: {entry['count']} a step, {entry['bytes'] / 2**20:,.1f} MiB per chip")
 

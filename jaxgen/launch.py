@@ -129,6 +129,8 @@ def setup_devices(mesh: Config, mode: str) -> None:
             "TPU_ACCELERATOR_TYPE": "v5p-8",
             "TPU_STDERR_LOG_LEVEL": "3",
             "TPU_MIN_LOG_LEVEL": "3",
+            # Without a TPU there is nothing that two processes could fight over.
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         }.items():
             os.environ.setdefault(name, value)
     if mesh.host_devices:
