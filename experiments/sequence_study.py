@@ -252,6 +252,7 @@ class Autoencoder(nnx.Module):
             read,
             m.latent_dim * (2 if predict_variance else 1),
             pad=v.source_pad,
+            places=v.length if m.decoder == "parallel" else 0,
             out_bias=systems.encoder_bias(config, predict_variance),
             rngs=rngs,
         )

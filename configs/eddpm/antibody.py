@@ -14,7 +14,8 @@ def get_config() -> Config:
     config.data.text_field = "CDR3"
     config.data.label_field = "enrichment"
 
-    config.train.steps = 3000
+    config.train.steps = 2000
+    config.judge.reverse_steps = 300
     config.judge.test_rows = 4000
     config.judge.probe_rows = 20_000
     config.sample.count = 4000

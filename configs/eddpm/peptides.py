@@ -16,14 +16,20 @@ def get_config() -> Config:
 
     config.model.latent_dim = 30
     config.model.encoder_width = 64
+    config.model.encoder_depth = 1
     config.model.decoder = "parallel"
     config.model.decoder_width = 64
+    config.model.decoder_depth = 1
     config.model.pad_weight = 0.8
     config.model.regressor_weight = 1.0
     config.schedule.kind = "constant"
     config.schedule.beta_max = 0.008
+    config.eddpm.diffusion_weight = 0.03
+    config.eddpm.num_t = 4
     config.vae.betas = (0.1,)
     config.vae.free_bits = 0.0
+
+    config.train.learning_rate = 3e-3
 
     config.judge.width = 64
     config.judge.test_rows = 1000

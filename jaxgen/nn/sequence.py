@@ -18,7 +18,7 @@ from jaxgen.text import decoding
 
 
 class SequenceEncoder(nnx.Module):
-    """BERT, the mean over real positions, and a linear layer."""
+    """BERT, then a linear layer on the mean over real positions, or on all positions side by side."""
 
     def __init__(
         self,
@@ -26,20 +26,28 @@ class SequenceEncoder(nnx.Module):
         out_dim: int,
         *,
         pad: int,
+        places: int = 0,
         out_bias: bool = True,
         rngs: nnx.Rngs,
     ):
         """Args:
         pad: id of padding.
+        places: the length T of all sequences, where each position is to have weights of its own
+          (what stands where matters more than what stands there at all); 0 takes the mean.
         out_bias: of the last layer; superfluous where the vector is standardised afterwards.
         """
-        self.pad = pad
+        self.pad, self.places = pad, places
         self.bert = bert.Bert(spec, rngs=rngs)
-        self.out = nnx.Linear(spec.stack.width, out_dim, use_bias=out_bias, rngs=rngs)
+        size = spec.stack.width * max(places, 1)
+        self.out = nnx.Linear(size, out_dim, use_bias=out_bias, rngs=rngs)
 
     def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B D"]:
         mask = tokens != self.pad
-        return self.out(bert.mean_pool(self.bert(tokens, mask=mask), mask).astype(jnp.float32))
+        h = self.bert(tokens, mask=mask)
+        if self.places:
+            flat = jnp.where(mask[..., None], h, 0).reshape(h.shape[0], -1)
+            return self.out(flat.astype(jnp.float32))
+        return self.out(bert.mean_pool(h, mask).astype(jnp.float32))
 
 
 def until_end(tokens: Int[Array, "B T"], end: int) -> Bool[Array, "B T"]:
@@ -103,7 +111,7 @@ class LatentGPT(nnx.Module):
 
 
 class ParallelDecoder(nnx.Module):
-    """p(tokens | z) = prod_i p(token_i | z): a bidirectional transformer over positions and z."""
+    """p(tokens | z) = prod_i p(token_i | z): z gives every position a vector, then a transformer."""
 
     def __init__(self, spec: Spec, vocab: int, length: int, dim: int, *, rngs: nnx.Rngs):
         """Args:
@@ -111,17 +119,12 @@ class ParallelDecoder(nnx.Module):
         length: T of all sequences.
         dim: size of z.
         """
-        init = nnx.initializers.normal(1.0)
-        self.positions = nnx.Embed(length, spec.width, embedding_init=init, rngs=rngs)
-        self.latent = nnx.Linear(dim, spec.width, rngs=rngs)
-        self.memory = nnx.Linear(dim, 4 * spec.width, rngs=rngs)
+        self.length = length
+        self.latent = nnx.Linear(dim, length * spec.width, rngs=rngs)
         self.stack = Transformer(spec, rngs=rngs)
         self.head = nnx.Linear(spec.width, vocab, rngs=rngs)
 
     def __call__(self, z: Float[Array, "B Z"]) -> Float[Array, "B T V"]:
         """Logits of every position, padding included."""
-        h = self.positions.embedding[...] + self.latent(z)[:, None]
-        # z also stands in front as four tokens, so that attention can read parts of it.
-        slots = self.memory(z).reshape(z.shape[0], 4, -1)
-        h, _ = self.stack(jnp.concatenate([slots, h], 1))
-        return self.head(h[:, 4:]).astype(jnp.float32)
+        h, _ = self.stack(self.latent(z).reshape(z.shape[0], self.length, -1))
+        return self.head(h).astype(jnp.float32)

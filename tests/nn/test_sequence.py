@@ -30,6 +30,20 @@ def test_encoder_ignores_padding():
     assert float(jnp.abs(encoder(x)[0] - encoder(x)[1]).max()) > 1e-3
 
 
+def test_an_encoder_with_places_sees_the_order():
+    spec = bert.spec(V, width=16, depth=1, heads=2, max_positions=T, init_std=0.2)
+    x = tokens()
+    swapped = x[:, jnp.asarray([1, 0, 2, 3, 4, 5, 6])]
+    shifts = {}
+    for places in (0, T):
+        encoder = sequence.SequenceEncoder(spec, D, pad=0, places=places, rngs=nnx.Rngs(0))
+        z = encoder(x)
+        shifts[places] = float(jnp.abs(encoder(swapped) - z).mean() / jnp.abs(z).mean())
+        cut = x.at[:, 5:].set(0)
+        assert np.isfinite(encoder(cut)).all()
+    assert shifts[T] > 3 * shifts[0] > 0
+
+
 def test_positions_until_the_end():
     x = jnp.asarray([[5, 3, 3, 0], [3, 5, 5, 5], [5, 5, 5, 5]])
     want = [[True, True, False, False], [True, False, False, False], [True] * 4]
