@@ -47,7 +47,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
             for _, model, trained in eddpm.train_system(study, "eddpm", seed):
                 numbers, _ = image_study.evaluate(study, judged, label, model, trained, seed)
                 rows.append({"system": label, "seed": seed, **numbers})
-    table, ranks = image_report.table(rows)
+    table, ranks = report.comparison_table(rows, image_report.RANKED, image_report.OTHERS)
     launch.write_config(workdir, config)
     body = f"Fréchet distance between the real splits: {judged.floor:.3g}.\n\n{table}"
     path = report.write(workdir, "EDDPM: ablation", body, {"systems": rows, "mean_rank": ranks})

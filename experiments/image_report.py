@@ -30,21 +30,6 @@ OTHERS = {
 }
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, float]]:
-    """Markdown table, one line a system, and the mean ranks."""
-    summary = report.summarise(rows, [*RANKED, *OTHERS])
-    ranks = report.mean_ranks(summary, {k: higher for k, (_, higher) in RANKED.items()})
-    header = ["system", *(t for t, _ in RANKED.values()), "mean rank ↓", *OTHERS.values()]
-    lines = []
-    for system, values in summary.items():
-        cells = [report.format_value(*values[m]) for m in RANKED]
-        cells.append(f"{ranks[system]:.2f}")
-        cells += [report.format_value(*values[m]) for m in OTHERS if m != "parameters"]
-        cells.append(f"{values['parameters'][0]:,.0f}")
-        lines.append([system, *cells])
-    return report.markdown_table(header, lines), ranks
-
-
 def write(
     config: Config,
     workdir: pathlib.Path,
@@ -61,7 +46,7 @@ def write(
       real: measured on real images alone: the floor of the Frechet distance, and so on.
     """
     pictures = workdir / "samples"
-    text, ranks = table(rows)
+    text, ranks = report.comparison_table(rows, RANKED, OTHERS)
     test = data["test"]
     body = [
         f"Data: {config.data.source}; "

@@ -43,28 +43,6 @@ OTHERS = {
 }
 
 
-def table(kind: str, rows: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, float]]:
-    """Markdown table, one line a system, and the mean ranks of systems that do all three."""
-    ranked = TEXT_RANKED if kind == "text" else PROTEIN_RANKED
-    there = {m for row in rows for m in row}
-    others = {m: t for m, t in OTHERS.items() if m in there and m not in ranked}
-    ranked = {m: v for m, v in ranked.items() if m in there}
-    summary = report.summarise(rows, [*ranked, *others])
-    ranks = report.mean_ranks(summary, {k: higher for k, (_, higher) in ranked.items()})
-    lines = []
-    for system, values in summary.items():
-
-        def cell(m: str, values: Any = values) -> str:
-            if m == "parameters":
-                return f"{values[m][0]:,.0f}"
-            return report.format_value(*values[m]) if m in values else "–"
-
-        rank = f"{ranks[system]:.2f}" if system in ranks else "–"
-        lines.append([system, *map(cell, ranked), rank, *map(cell, others)])
-    header = ["system", *(t for t, _ in ranked.values()), "mean rank ↓", *others.values()]
-    return report.markdown_table(header, lines), ranks
-
-
 def write(
     config: Config,
     workdir: pathlib.Path,
@@ -74,7 +52,8 @@ def write(
     real: Mapping[str, float],
 ) -> pathlib.Path:
     """Writes the report; returns its path. Arguments as in `image_report.write`."""
-    text, ranks = table(config.data.kind, rows)
+    ranked = TEXT_RANKED if config.data.kind == "text" else PROTEIN_RANKED
+    text, ranks = report.comparison_table(rows, ranked, OTHERS)
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in data.items())
     v = data["train"].vocabulary
     measured = ", ".join(f"{k.replace('_', ' ')} {x:.4g}" for k, x in real.items())

@@ -85,12 +85,18 @@ class Study:
         *,
         steps: int | None = None,
         learning_rate: float | None = None,
+        judging: bool = False,
     ) -> Any:
-        """Trains (or finishes, or just restores) a run; returns its EMA weights on the host."""
+        """Trains (or finishes, or just restores) a run; returns its EMA weights on the host.
+
+        Args:
+          judging: the run belongs to an evaluation, so it is trained even where `may_train` is False.
+        """
         t = self.config.train
         steps, peak = steps or t.steps, learning_rate or t.learning_rate
         name = f"{system.name}-{seed}"
-        if not self.may_train and not (self.workdir / "checkpoints" / name / str(steps)).is_dir():
+        may_train = self.may_train or judging
+        if not may_train and not (self.workdir / "checkpoints" / name / str(steps)).is_dir():
             raise ConfigError("workdir", str(self.workdir), f"one where {name} is trained")
         schedule = step.learning_rate(t.schedule, peak, steps=steps, warmup=t.warmup, final=t.final)
         final = loop.fit(

@@ -4,6 +4,7 @@ A folder holds `config.json` and `model.safetensors`, or shards with `model.safe
 One table for each model type maps our parameter paths to the names in the file.
 """
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -163,7 +164,7 @@ IGNORED = re.compile(
 )
 
 
-def _gpt_spec(c: Mapping[str, Any], names: set[str], options: dict[str, Any]) -> gpt2.GPTSpec:
+def _gpt_spec(c: Mapping[str, Any], names: set[str]) -> gpt2.GPTSpec:
     neo = c["model_type"] == "gpt_neo"
     width = c["hidden_size"] if neo else c["n_embd"]
     depth = c["num_layers"] if neo else c["n_layer"]
@@ -187,14 +188,13 @@ def _gpt_spec(c: Mapping[str, Any], names: set[str], options: dict[str, Any]) ->
         scale=1.0 if neo else None,
         windows=windows,
         dropout=c["resid_dropout"] if neo else c["resid_pdrop"],
-        **options,
     )
     tied = c.get("tie_word_embeddings", True)
     positions = c["max_position_embeddings"] if neo else c["n_positions"]
     return gpt2.GPTSpec(c["vocab_size"], positions, stack, tied, c["model_type"])
 
 
-def _bert_spec(c: Mapping[str, Any], names: set[str], options: dict[str, Any]) -> bert.BertSpec:
+def _bert_spec(c: Mapping[str, Any], names: set[str]) -> bert.BertSpec:
     if c.get("position_embedding_type", "absolute") != "absolute":
         raise ConfigError(
             "position_embedding_type", c["position_embedding_type"], "absolute, for BERT"
@@ -212,11 +212,10 @@ def _bert_spec(c: Mapping[str, Any], names: set[str], options: dict[str, Any]) -
         activation=_activation(c["hidden_act"]),
         norm_eps=c["layer_norm_eps"],
         dropout=c["hidden_dropout_prob"],
-        **options,
     )
 
 
-def _t5_spec(c: Mapping[str, Any], names: set[str], options: dict[str, Any]) -> t5.T5Spec:
+def _t5_spec(c: Mapping[str, Any], names: set[str]) -> t5.T5Spec:
     kind, _, gated = c.get("feed_forward_proj", "relu").rpartition("-")
     activation = "gelu_new" if (kind, gated) == ("gated", "gelu") else gated
     tied_before = c.get("tie_word_embeddings", True) is not False
@@ -236,7 +235,6 @@ def _t5_spec(c: Mapping[str, Any], names: set[str], options: dict[str, Any]) -> 
         relative_buckets=c["relative_attention_num_buckets"],
         relative_distance=c.get("relative_attention_max_distance", 128),
         dropout=c["dropout_rate"],
-        **options,
     )
 
 
@@ -322,7 +320,10 @@ def read_spec(folder: str | pathlib.Path, **options: Any) -> Any:
     for file in tensor_files(folder):
         with _open(file) as f:
             names |= set(f.keys())
-    return KINDS[kind](config, names, options)
+    spec = KINDS[kind](config, names)
+    stacks = ("encoder", "decoder") if kind == "t5" else ("stack",)
+    changed = {name: dataclasses.replace(getattr(spec, name), **options) for name in stacks}
+    return dataclasses.replace(spec, **changed)
 
 
 def make(spec: Any, *, rngs: nnx.Rngs) -> Model:

@@ -69,6 +69,38 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def comparison_table(
+    rows: Sequence[Mapping[str, Any]],
+    ranked: Mapping[str, tuple[str, bool]],
+    others: Mapping[str, str],
+) -> tuple[str, dict[str, float]]:
+    """Markdown table, one line a system, and the mean ranks of systems that have all ranked metrics.
+
+    Args:
+      rows: one a system and seed.
+      ranked: metric -> (column title, higher is better); these decide the mean rank.
+      others: metric -> column title, shown after it. `parameters` is shown as a whole number, a
+        metric that a system lacks as a dash, and one that no system has not at all.
+    """
+    there = {m for row in rows for m in row}
+    ranked = {m: v for m, v in ranked.items() if m in there}
+    others = {m: title for m, title in others.items() if m in there and m not in ranked}
+    summary = summarise(rows, [*ranked, *others])
+    ranks = mean_ranks(summary, {m: higher for m, (_, higher) in ranked.items()})
+    lines = []
+    for system, values in summary.items():
+
+        def cell(m: str, values: Any = values) -> str:
+            if m not in values:
+                return "–"
+            return f"{values[m][0]:,.0f}" if m == "parameters" else format_value(*values[m])
+
+        rank = f"{ranks[system]:.2f}" if system in ranks else "–"
+        lines.append([system, *map(cell, ranked), rank, *map(cell, others)])
+    header = ["system", *(t for t, _ in ranked.values()), "mean rank ↓", *others.values()]
+    return markdown_table(header, lines), ranks
+
+
 def write(workdir: pathlib.Path, title: str, body: str, results: Mapping[str, Any]) -> pathlib.Path:
     """Writes `results.json`, `report.md` and `report.html`; returns the path of the last.
 
@@ -103,7 +135,7 @@ def write(workdir: pathlib.Path, title: str, body: str, results: Mapping[str, An
 
 def plot_curves(
     path: pathlib.Path,
-    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    curves: Mapping[str, tuple[Sequence[int | float], Sequence[int | float]]],
     *,
     x: str,
     y: str,

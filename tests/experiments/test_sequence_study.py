@@ -11,7 +11,7 @@ from flax import nnx
 
 from configs.eddpm import antibody, grammar, peptides, yelp, yelp_paper
 from experiments import eddpm as study
-from experiments import sequence_report, sequence_study, systems
+from experiments import sequence_data, sequence_judge, sequence_report, sequence_study, systems
 from jaxgen.data import corpora
 from jaxgen.errors import ConfigError
 from jaxgen.nn import bert, gpt2, hf
@@ -62,7 +62,7 @@ def test_shipped_configs_are_valid():
 
 
 def test_autoencoders_have_the_same_number_of_parameters():
-    v = sequence_study.Vocabulary(50, 50, 12, 2, 3, 1, 0)
+    v = sequence_data.Vocabulary(50, 50, 12, 2, 3, 1, 0)
     domain = sequence_study.make_domain(grammar.get_config(), v)
     config = grammar.get_config()
     counts = [
@@ -79,21 +79,21 @@ def test_autoencoders_have_the_same_number_of_parameters():
 
 @pytest.mark.slow
 def test_text_run_reports_all_three_capabilities_and_resumes(tmp_path, capsys):
-    config = tiny(grammar)
+    config = tiny(grammar, systems=("eddpm", "lm"))
     study.train(config, tmp_path)
     assert "report: " in capsys.readouterr().out
     results = json.loads((tmp_path / "results.json").read_text())
     rows = {r["system"]: r for r in results["systems"]}
-    assert list(rows) == ["EDDPM", "two-stage", "VAE (beta 1)", "LM"]
+    assert list(rows) == ["EDDPM", "LM"]
     for name, row in rows.items():
         for metric in ("generation", "probe_accuracy", "self_bleu", "distinct_2", "grammatical"):
             assert np.isfinite(row[metric]), (name, metric)
         assert row["generation"] ** 2 == pytest.approx(row["sample_ppl"] * row["reverse_ppl"])
         assert ("bleu" in row) == (name != "LM")
-    assert set(results["mean_rank"]) == {"EDDPM", "two-stage", "VAE (beta 1)"}
+    assert set(results["mean_rank"]) == {"EDDPM"}
     assert results["real"]["grammatical"] == 1.0
     report = (tmp_path / "report.md").read_text()
-    assert report.count("Interpolation") == 15
+    assert report.count("Interpolation") == 5
     assert (tmp_path / "tokenizer" / "tokenizer.json").exists()
     trained = (tmp_path / "metrics.jsonl").read_text()
     study.evaluate_again(config, tmp_path)
@@ -117,7 +117,7 @@ def test_long_proteins_of_another_alphabet_run(tmp_path):
             "data.source": "csv",
             "data.path": str(tmp_path),
             "data.train": ("gfp.csv",),
-            "systems": ("eddpm", "vae"),
+            "systems": ("eddpm", "two_stage", "vae"),
         },
     )
     study.train(config, tmp_path / "w")
@@ -171,10 +171,10 @@ def test_pretrained_folders_fill_encoder_and_decoder(tmp_path):
 
 
 def test_valid_proteins_have_gaps_at_the_ends_only():
-    assert sequence_study.valid_protein("JJACDEJ", 3, 5)
-    assert not sequence_study.valid_protein("JACJDEJ", 3, 6)
-    assert not sequence_study.valid_protein("JACJ", 3, 6)
-    assert not sequence_study.valid_protein("ACDEFGH", 3, 6)
+    assert sequence_judge.valid_protein("JJACDEJ", 3, 5)
+    assert not sequence_judge.valid_protein("JACJDEJ", 3, 6)
+    assert not sequence_judge.valid_protein("JACJ", 3, 6)
+    assert not sequence_judge.valid_protein("ACDEFGH", 3, 6)
 
 
 def test_nearest_distance_against_brute_force():
@@ -187,7 +187,7 @@ def test_nearest_distance_against_brute_force():
 def test_padding_weighs_less_where_asked():
     """The parallel decoder's likelihood, by hand, with padding at weight 0.8."""
     config = tiny(peptides)
-    v = sequence_study.Vocabulary(6, 6, 5, 0, 0, 0, 0)
+    v = sequence_data.Vocabulary(6, 6, 5, 0, 0, 0, 0)
     x = {"target": jnp.asarray([[1, 2, 0, 0, 0], [3, 4, 5, 1, 2]])}
     x["source"] = x["target"]
     domain = sequence_study.make_domain(config, v)

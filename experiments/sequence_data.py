@@ -1,0 +1,161 @@
+"""Text and proteins as tokens, ready for encoder and decoder."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from jaxgen.config import Config
+from jaxgen.data import proteins, text
+from jaxgen.errors import ConfigError
+from jaxgen.text import tokenizers
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """Sizes and special ids of what encoder (source) and decoder (target) read.
+
+    `decode` turns target ids [N, T] into text; None where only shapes are known.
+    """
+
+    size: int
+    source_size: int
+    length: int
+    begin: int
+    end: int
+    hide: int
+    source_pad: int
+    decode: Callable[[Any], list[str]] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One split: text, its tokens, and labels or values where there are any."""
+
+    text: list[str]
+    x: dict[str, Int[np.ndarray, "N T"]]
+    vocabulary: Vocabulary
+    label: Any = None
+    value: Any = None
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+
+def load(config: Config, workdir: pathlib.Path) -> dict[str, Part]:
+    """Train, valid and test sequences of `config.data`, as tokens.
+
+    A trained tokenizer is kept in the workdir and read from there the next time.
+    """
+    data = _load_proteins(config) if config.data.kind == "proteins" else _load_text(config, workdir)
+    for split, part in data.items():
+        if split != "valid" and len(part) < 10:
+            raise ConfigError("data", len(part), f"at least 10 sequences in the {split} split")
+    return data
+
+
+def _load_text(config: Config, workdir: pathlib.Path) -> dict[str, Part]:
+    d, m = config.data, config.model
+    lines = text.load(
+        d.source,
+        path=d.path,
+        name=d.name,
+        train=d.train,
+        test=d.test,
+        text_field=d.text_field,
+        label_field=d.label_field,
+        valid_fraction=d.valid_fraction,
+        test_fraction=d.test_fraction,
+        limit=d.limit,
+        seed=d.seed,
+    )
+    if m.decoder_path:
+        target = tokenizers.load(m.decoder_path)
+    elif d.tokenizer not in tokenizers.KINDS:
+        target = tokenizers.load(d.tokenizer)
+    elif (workdir / "tokenizer").is_dir():
+        target = tokenizers.load(workdir / "tokenizer")
+    else:
+        target = tokenizers.train(lines["train"].text, kind=d.tokenizer, vocab_size=d.vocab_size)
+        if jax.process_index() == 0:
+            target.save_pretrained(workdir / "tokenizer")
+    source = tokenizers.load(m.encoder_path) if m.encoder_path else target
+    begin, end, _ = tokenizers.special_ids(target)
+    vocabulary = Vocabulary(
+        size=len(target),
+        source_size=len(source),
+        length=d.max_tokens,
+        begin=begin,
+        end=end,
+        hide=end if target.unk_token_id is None else target.unk_token_id,
+        source_pad=tokenizers.special_ids(source)[2],
+        decode=functools.partial(tokenizers.decode, target),
+    )
+    out = {}
+    for split, part in lines.items():
+        ids, _ = tokenizers.encode(target, part.text, d.max_tokens)
+        read = ids
+        if source is not target:
+            read, _ = tokenizers.encode(source, part.text, d.max_tokens, begin=True)
+        # What the tokens say: text cut at max_tokens is compared with what can be said.
+        told = tokenizers.decode(target, ids)
+        out[split] = Part(told, {"source": read, "target": ids}, vocabulary, part.label)
+    return out
+
+
+def _load_proteins(config: Config) -> dict[str, Part]:
+    d = config.data
+    parts = proteins.load(
+        d.source,
+        path=d.path,
+        train=d.train[0] if d.train else "",
+        test=d.test[0] if d.test else "",
+        sequence_field=d.text_field,
+        value_field=d.label_field,
+        alphabet=d.alphabet,
+        valid_fraction=d.valid_fraction,
+        test_fraction=d.test_fraction,
+        limit=d.limit,
+    )
+    everything = [s for part in parts.values() for s in part.text]
+    letters = proteins.Alphabet.of(everything)
+    length = max(map(len, everything))
+    vocabulary = Vocabulary(
+        size=len(letters),
+        source_size=len(letters),
+        length=length,
+        begin=proteins.PAD,
+        end=proteins.PAD,
+        hide=proteins.PAD,
+        source_pad=proteins.PAD,
+        decode=letters.decode,
+    )
+    mean, std = parts["train"].value.mean(), max(parts["train"].value.std(), 1e-6)
+    out = {}
+    for split, part in parts.items():
+        ids = letters.encode(part.text, length)
+        x = {"source": ids, "target": ids}
+        values = part.value
+        classes = set(np.unique(values)) <= {0.0, 1.0}
+        label = values.astype(np.int32) if classes else None
+        out[split] = Part(part.text, x, vocabulary, label, (values - mean) / std)
+    return out
+
+
+def take_rows(part: Part, count: int) -> Part:
+    """At most `count` rows, evenly spread."""
+    if count >= len(part):
+        return part
+    index = np.linspace(0, len(part) - 1, count).round().astype(int)
+    return Part(
+        [part.text[i] for i in index],
+        {k: a[index] for k, a in part.x.items()},
+        part.vocabulary,
+        None if part.label is None else part.label[index],
+        None if part.value is None else part.value[index],
+    )
