@@ -15,6 +15,7 @@ def get_config() -> Config:
     config.data.limit = 0
 
     config.model.latent_dim = 30
+    config.model.latent_norm = "none"  # see yelp.py
     config.model.encoder_width = 64
     config.model.encoder_depth = 1
     config.model.decoder = "parallel"
