@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Key
+from scipy.stats import spearmanr
 
 from experiments import sequence_report, systems
 from experiments.sequence_data import Part, Vocabulary, take_rows
@@ -125,6 +126,10 @@ def evaluate(
         z_train, train, z_test, test
     )
     shown: dict[str, Any] = {"samples": v.decode(samples)}  # type: ignore[misc]
+    if t.predict is not None:
+        guess = systems.in_batches(t.predict, test.x)
+        row["regressor_r2"] = 1.0 - float(((guess - test.value) ** 2).mean() / test.value.var())
+        row["regressor_spearman"] = float(spearmanr(guess, test.value).statistic)
     if t.decode is not None:
         restored = systems.in_batches(t.decode, z_test)
         shown["originals"], shown["restored"] = test.text, v.decode(restored)  # type: ignore[misc]
@@ -170,7 +175,9 @@ def generation(
         return out
     lengths = [len(s.strip("J-.")) for s in study.data["train"].text]
     low, high = min(lengths), max(lengths)
-    out["valid"] = float(np.mean([valid_protein(t, low, high) for t in texts]))
+    ends = (np.diff((samples == v.end).astype(int), axis=1) >= 0).all(1)  # padding comes last
+    good = [valid_protein(t, low, high) for t in texts]
+    out["valid"] = float(np.mean(ends & np.array(good)))
     out["predicted_value"] = float(judge.predict(samples).mean())
     return out
 

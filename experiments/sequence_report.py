@@ -38,6 +38,8 @@ OTHERS = {
     "unique": "unique ↑",
     "predicted_value": "predicted value",
     "probe_spearman": "probe Spearman ↑",
+    "regressor_r2": "joint regressor R² ↑",
+    "regressor_spearman": "joint regressor Spearman ↑",
     "probe_accuracy": "linear probe ↑",
     "parameters": "parameters",
 }

@@ -192,10 +192,12 @@ def make_domain(config: Config, vocabulary: Vocabulary) -> systems.Domain:
 
         return run
 
-    def regression(model: Autoencoder, latent: Array, batch: Any) -> Array:
+    def predict(model: Autoencoder, latent: Array) -> Array:
         assert model.regressor is not None
-        error = model.regressor(latent)[:, 0] - batch["value"]
-        return m.regressor_weight * (error**2).mean()
+        return model.regressor(latent)[:, 0]
+
+    def regression(model: Autoencoder, latent: Array, batch: Any) -> Array:
+        return m.regressor_weight * ((predict(model, latent) - batch["value"]) ** 2).mean()
 
     def pretrained(model: Autoencoder) -> Autoencoder:
         if m.encoder_path:
@@ -213,6 +215,7 @@ def make_domain(config: Config, vocabulary: Vocabulary) -> systems.Domain:
         logprob=logprob,
         decode=decode,
         auxiliary=regression if m.regressor_weight else None,
+        predict=predict if m.regressor_weight else None,
         pretrained=pretrained if m.encoder_path or m.decoder_path else None,
     )
 

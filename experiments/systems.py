@@ -38,6 +38,7 @@ class Domain:
       decode: model -> a function z -> x, deterministic.
       x: batch -> x, what encoder and likelihood see.
       auxiliary: (model, latent, batch) -> a further loss of the autoencoder, or None.
+      predict: (model, latent) -> the value that a joint regressor predicts [B], or None.
       pretrained: fresh model -> the model with weights from files, or None.
     """
 
@@ -47,12 +48,18 @@ class Domain:
     decode: Callable[[Any], Callable[[Vectors], Any]]
     x: Callable[[PyTree], PyTree] = lambda batch: batch
     auxiliary: Callable[[Any, Vectors, PyTree], Array] | None = None
+    predict: Callable[[Any, Vectors], Float[Array, " B"]] | None = None
     pretrained: Callable[[Any], Any] | None = None
 
     def posterior(self, model: Any, x: PyTree) -> tuple[Vectors, Vectors]:
         """(mean, log variance) of q(z|x), where the encoder predicts both."""
         mean, log_var = jnp.split(self.encode(model, x), 2, -1)
         return mean, log_var
+
+    def predictor(self, model: Any, encode: Callable[[Any], Vectors]) -> Any:
+        """x -> values by the joint regressor on encode(x), jitted; None where there is none."""
+        predict = self.predict
+        return None if predict is None else jax.jit(lambda x: predict(model, encode(x)))
 
     def auxiliary_loss(self, model: Any, latent: Vectors, batch: PyTree) -> dict[str, Array]:
         """The auxiliary loss under the name it is logged by; empty where there is none."""
@@ -68,12 +75,14 @@ class Trained:
       decode: representation -> x; None where the system cannot reconstruct.
       sample: (key, n) -> n latents, or n x where there is no `decode`.
       denoise: noise predictor on latents, where the system has one.
+      predict: x -> values by the joint regressor, where the system has one.
     """
 
     encode: Callable[[Any], Any]
     decode: Callable[[Any], Any] | None
     sample: Callable[[Key[Array, ""], int], Any]
     denoise: Callable[..., Any] | None = None
+    predict: Callable[[Any], Any] | None = None
 
     def generate(self, key: Key[Array, ""], n: int) -> np.ndarray:
         """n new x, on the host."""
@@ -303,21 +312,30 @@ def trained_eddpm(config: Config, domain: Domain, model: Any, train: PyTree) -> 
     if config.model.latent_norm == "none":
         mean, std = jnp.zeros_like(mean), jnp.ones_like(std)
 
+    def encode(x: PyTree) -> Vectors:
+        return (domain.encode(model, x) - mean) / std
+
     return Trained(
-        encode=jax.jit(lambda x: (domain.encode(model, x) - mean) / std),
+        encode=jax.jit(encode),
         decode=jax.jit(domain.decode(model)),
         sample=latent_sampler(config, model.mlp),
         denoise=model.mlp,
+        predict=domain.predictor(model, encode),
     )
 
 
 def trained_vae(config: Config, domain: Domain, model: Any) -> Trained:
     """Its representation is the posterior mean."""
     decode = domain.decode(model)
+
+    def encode(x: PyTree) -> Vectors:
+        return domain.posterior(model, x)[0]
+
     return Trained(
-        encode=jax.jit(lambda x: domain.posterior(model, x)[0]),
+        encode=jax.jit(encode),
         decode=jax.jit(lambda z: decode(_vae_latent(model, z))),
         sample=lambda key, n: jax.random.normal(key, (n, config.model.latent_dim)),
+        predict=domain.predictor(model, encode),
     )
 
 
@@ -349,4 +367,7 @@ def trained_two_stage(config: Config, first: FirstStage, denoise: mlp.MLPSkipNet
         decode=jax.jit(lambda z: decode(first.mean + first.std * z)),
         sample=latent_sampler(config, denoise),
         denoise=denoise,
+        predict=first.domain.predictor(
+            first.model, lambda x: first.domain.posterior(first.model, x)[0]
+        ),
     )

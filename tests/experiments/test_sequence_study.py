@@ -124,6 +124,8 @@ def test_long_proteins_of_another_alphabet_run(tmp_path):
     results = json.loads((tmp_path / "w" / "results.json").read_text())
     for row in results["systems"]:
         assert {"token_accuracy", "valid", "novel", "predicted_value", "probe_r2"} <= set(row)
+        assert row["regressor_r2"] <= 1.0
+        assert -1.0 <= row["regressor_spearman"] <= 1.0
     report = (tmp_path / "w" / "report.md").read_text()
     assert "gradient ascent" in report
     assert "ODE" in report
