@@ -30,6 +30,7 @@ RUNTIME_FIELDS = (
     "mesh.",
     "seeds",
     "sample.",
+    "ascent.",
     "train.log_every",
     "train.save_every",
     "train.keep",
