@@ -165,13 +165,9 @@ def make_domain(config: Config, vocabulary: Vocabulary) -> systems.Domain:
 
     def logprob(model: Autoencoder, key: Key[Array, ""]) -> systems.Logprob:
         def parallel(x: Any, z: Array) -> Array:
-            nll, _ = text_metrics.nll(
-                model.decoder(z), x["target"], jnp.ones_like(x["target"], bool)
-            )
-            if m.pad_weight == 1.0:
-                return -nll
-            pad = x["target"] == v.end
-            light, _ = text_metrics.nll(model.decoder(z), x["target"], pad)
+            logits, pad = model.decoder(z), x["target"] == v.end
+            nll, _ = text_metrics.nll(logits, x["target"], jnp.ones_like(pad))
+            light, _ = text_metrics.nll(logits, x["target"], pad)
             return -nll + (1.0 - m.pad_weight) * light
 
         def autoregressive(x: Any, z: Array) -> Array:

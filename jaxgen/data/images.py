@@ -6,7 +6,6 @@ the order of files, and exact duplicates never straddle two splits.
 """
 
 import dataclasses
-import hashlib
 import pathlib
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from jaxgen.data import splits
 from jaxgen.errors import ConfigError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -82,12 +82,10 @@ def load(
 def split(images: Images, *, valid_fraction: float, test_fraction: float) -> dict[str, Images]:
     """Assigns each image by the SHA-256 of its pixels, rounded to 8 bits."""
     pixels = np.round(images.image * 255).astype(np.uint8)
-    digests = [hashlib.sha256(p.tobytes()).digest()[:8] for p in pixels]
-    u = np.array([int.from_bytes(d, "big") for d in digests], np.float64) / 2.0**64
-    test = u < test_fraction
-    valid = ~test & (u < test_fraction + valid_fraction)
-    parts = {"train": ~test & ~valid, "valid": valid, "test": test}
-    return {name: _take(images, np.flatnonzero(mask)) for name, mask in parts.items()}
+    index = splits.by_hash(
+        (p.tobytes() for p in pixels), valid_fraction=valid_fraction, test_fraction=test_fraction
+    )
+    return {name: _take(images, rows) for name, rows in index.items()}
 
 
 def _take(images: Images, index: Int[ndarray, " M"]) -> Images:

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import hashlib
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from jaxgen.data import splits
 from jaxgen.errors import ConfigError
 
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
@@ -113,15 +113,12 @@ def load(
         rows = _from_modlamp(source)
     if limit and limit < len(rows):
         rows = rows.take(np.linspace(0, len(rows) - 1, limit).round().astype(int))
-    digests = [hashlib.sha256(t.encode()).digest()[:8] for t in rows.text]
-    u = np.array([int.from_bytes(d, "big") for d in digests], np.float64) / 2.0**64
-    share = 0.0 if held else test_fraction
-    masks = {
-        "train": u >= share + valid_fraction,
-        "valid": (u >= share) & (u < share + valid_fraction),
-        "test": u < share,
-    }
-    parts = {name: rows.take(np.flatnonzero(mask)) for name, mask in masks.items()}
+    index = splits.by_hash(
+        map(str.encode, rows.text),
+        valid_fraction=valid_fraction,
+        test_fraction=0.0 if held else test_fraction,
+    )
+    parts = {name: rows.take(chosen) for name, chosen in index.items()}
     return parts if held is None else parts | {"test": held}
 
 

@@ -6,7 +6,6 @@ duplicates never straddle two.
 """
 
 import dataclasses
-import hashlib
 import os
 import pathlib
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
-from jaxgen.data import corpora
+from jaxgen.data import corpora, splits
 from jaxgen.errors import ConfigError
 
 SOURCES = ("files", "table", "hf", "tfds", "grammar", "english")
@@ -235,9 +234,7 @@ def split(lines: Lines, *, valid_fraction: float, test_fraction: float) -> dict[
             (valid_fraction, test_fraction),
             "0 or more, with a sum below 1",
         )
-    digests = [hashlib.sha256(t.encode()).digest()[:8] for t in lines.text]
-    u = np.array([int.from_bytes(d, "big") for d in digests], np.float64) / 2.0**64
-    test = u < test_fraction
-    valid = ~test & (u < test_fraction + valid_fraction)
-    parts = {"train": ~test & ~valid, "valid": valid, "test": test}
-    return {name: lines.take(np.flatnonzero(mask)) for name, mask in parts.items()}
+    index = splits.by_hash(
+        map(str.encode, lines.text), valid_fraction=valid_fraction, test_fraction=test_fraction
+    )
+    return {name: lines.take(rows) for name, rows in index.items()}
