@@ -1,4 +1,4 @@
-"""Noise predictor on latent vectors: an MLP with skip connections and a time embedding."""
+"""MLPs on vectors: the noise predictor with skips and a time embedding, and a plain residual one."""
 
 import jax
 import jax.numpy as jnp
@@ -67,3 +67,26 @@ class MLPSkipNet(nnx.Module):
             h = layer(h if i == 0 else jnp.concatenate([h, x], -1))
             h = jax.nn.silu(norm(h * (1.0 + scale)))
         return self.out(jnp.concatenate([h, x], -1)).astype(z.dtype)
+
+
+class MLP(nnx.Module):
+    """Residual layers h + Linear(SiLU(LayerNorm(h))) between two linear ones: heads and critics."""
+
+    def __init__(self, dim: int, out: int, *, width: int, depth: int, rngs: nnx.Rngs):
+        """Args:
+        dim: size of the input.
+        out: size of the output.
+        width: hidden size.
+        depth: number of residual layers.
+        """
+        self.dim = dim
+        self.first = nnx.Linear(dim, width, rngs=rngs)
+        self.norms = nnx.List([nnx.LayerNorm(width, rngs=rngs) for _ in range(depth)])
+        self.layers = nnx.List([nnx.Linear(width, width, rngs=rngs) for _ in range(depth)])
+        self.last = nnx.Linear(width, out, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... K"]:
+        h = self.first(x)
+        for norm, layer in zip(self.norms, self.layers, strict=True):
+            h = h + layer(jax.nn.silu(norm(h)))
+        return self.last(jax.nn.silu(h))
