@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -60,7 +60,7 @@ def load(config: Config, workdir: pathlib.Path) -> dict[str, Part]:
 
 
 def _load_text(config: Config, workdir: pathlib.Path) -> dict[str, Part]:
-    d, m = config.data, config.model
+    d = config.data
     lines = text.load(
         d.source,
         path=d.path,
@@ -74,17 +74,7 @@ def _load_text(config: Config, workdir: pathlib.Path) -> dict[str, Part]:
         limit=d.limit,
         seed=d.seed,
     )
-    if m.decoder_path:
-        target = tokenizers.load(m.decoder_path)
-    elif d.tokenizer not in tokenizers.KINDS:
-        target = tokenizers.load(d.tokenizer)
-    elif (workdir / "tokenizer").is_dir():
-        target = tokenizers.load(workdir / "tokenizer")
-    else:
-        target = tokenizers.train(lines["train"].text, kind=d.tokenizer, vocab_size=d.vocab_size)
-        if jax.process_index() == 0:
-            target.save_pretrained(workdir / "tokenizer")
-    source = tokenizers.load(m.encoder_path) if m.encoder_path else target
+    target, source = _tokenizers(config, workdir, lines["train"].text)
     begin, end, _ = tokenizers.special_ids(target)
     vocabulary = Vocabulary(
         size=len(target),
@@ -98,14 +88,44 @@ def _load_text(config: Config, workdir: pathlib.Path) -> dict[str, Part]:
     )
     out = {}
     for split, part in lines.items():
-        ids, _ = tokenizers.encode(target, part.text, d.max_tokens)
-        read = ids
-        if source is not target:
-            read, _ = tokenizers.encode(source, part.text, d.max_tokens, begin=True)
+        x = _encode(target, source, part.text, d.max_tokens)
         # What the tokens say: text cut at max_tokens is compared with what can be said.
-        told = tokenizers.decode(target, ids)
-        out[split] = Part(told, {"source": read, "target": ids}, vocabulary, part.label)
+        told = tokenizers.decode(target, x["target"])
+        out[split] = Part(told, x, vocabulary, part.label)
     return out
+
+
+def encode_text(
+    config: Config, workdir: pathlib.Path, lines: Sequence[str]
+) -> dict[str, Int[np.ndarray, "N T"]]:
+    """Sentences as the tokens of a workdir whose data were loaded before."""
+    target, source = _tokenizers(config, workdir, ())
+    return _encode(target, source, lines, config.data.max_tokens)
+
+
+def _tokenizers(config: Config, workdir: pathlib.Path, texts: Sequence[str]) -> tuple[Any, Any]:
+    """(decoder's, encoder's): from folders where the config names some, else trained on the texts."""
+    d, m = config.data, config.model
+    if m.decoder_path:
+        target = tokenizers.load(m.decoder_path)
+    elif d.tokenizer not in tokenizers.KINDS:
+        target = tokenizers.load(d.tokenizer)
+    elif (workdir / "tokenizer").is_dir():
+        target = tokenizers.load(workdir / "tokenizer")
+    else:
+        target = tokenizers.train(texts, kind=d.tokenizer, vocab_size=d.vocab_size)
+        if jax.process_index() == 0:
+            target.save_pretrained(workdir / "tokenizer")
+    return target, tokenizers.load(m.encoder_path) if m.encoder_path else target
+
+
+def _encode(
+    target: Any, source: Any, lines: Sequence[str], max_tokens: int
+) -> dict[str, Int[np.ndarray, "N T"]]:
+    ids, _ = tokenizers.encode(target, lines, max_tokens)
+    if source is target:
+        return {"source": ids, "target": ids}
+    return {"source": tokenizers.encode(source, lines, max_tokens, begin=True)[0], "target": ids}
 
 
 def _load_proteins(config: Config) -> dict[str, Part]:

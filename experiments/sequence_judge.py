@@ -48,6 +48,9 @@ def lm_nll(
     return text_metrics.nll(logits, targets, real_tokens(targets, v))
 
 
+_lm_nll = jax.jit(lm_nll, static_argnums=2)
+
+
 def real_tokens(targets: Array, v: Vocabulary) -> Array:
     """Positions that count: up to the end token (text), or up to the first padding (proteins)."""
     return sequence.until_end(targets, v.end)
@@ -109,7 +112,7 @@ def fit_judge_lm(
 
 def lm_perplexity(model: gpt2.GPT, targets: np.ndarray, v: Vocabulary) -> float:
     """Of a token, the end token included."""
-    return text_metrics.perplexity(jax.jit(lambda t: lm_nll(model, t, v)), targets)
+    return text_metrics.perplexity(lambda t: _lm_nll(model, t, v), targets)
 
 
 def evaluate(

@@ -27,7 +27,8 @@ __all__ = ["Judge", "evaluate", "load"]  # parts of what `experiments.eddpm` ask
 SYSTEMS = ("eddpm", "two_stage", "vae", "lm")
 
 _c = config_lib
-RULES: dict[str, config_lib.Rule] = {
+# Of data, networks and judges: what any study on sequences has.
+MODEL_RULES: dict[str, config_lib.Rule] = {
     "data.max_tokens": _c.at_least(2),
     "data.vocab_size": _c.at_least(8),
     "data.limit": _c.NON_NEGATIVE,
@@ -50,6 +51,9 @@ RULES: dict[str, config_lib.Rule] = {
     "judge.learning_rate": _c.POSITIVE,
     "judge.test_rows": _c.at_least(10),
     "judge.probe_rows": _c.at_least(10),
+}
+RULES: dict[str, config_lib.Rule] = {
+    **MODEL_RULES,
     "ascent.count": _c.at_least(1),
     "ascent.steps": _c.at_least(1),
     "ascent.rate": _c.POSITIVE,

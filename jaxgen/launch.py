@@ -31,6 +31,8 @@ RUNTIME_FIELDS = (
     "seeds",
     "sample.",
     "ascent.",
+    "edit.",
+    "evaluate.",
     "train.log_every",
     "train.save_every",
     "train.keep",
@@ -42,24 +44,37 @@ def run(
     modes: Mapping[str, Mode],
     validate: Callable[[Config], None],
     argv: list[str] | None = None,
+    *,
+    aliases: Mapping[str, str] | None = None,
 ) -> None:
     """Parses the command line, prepares jax and the workdir, runs one mode, and exits.
 
     Args:
       modes: name -> function of (config, workdir). `compile` needs no workdir.
       validate: raises ConfigError for a value that is not allowed, without touching a device.
+      aliases: short flag -> the flag that it stands for, such as text -> config.edit.text.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     for noisy in ("jax", "absl", "orbax", "tensorboardX", "grain"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
-        sys.exit(_run(modes, validate, sys.argv if argv is None else argv))
+        argv = _unalias(sys.argv if argv is None else argv, aliases or {})
+        sys.exit(_run(modes, validate, argv))
     except ConfigError as e:
         _fail(str(e), 2)
     except (NonFinite, CheckpointError) as e:
         _fail(str(e), 1)
     except OSError as e:
         _fail(f"{type(e).__name__}: {e}", 1)
+
+
+def _unalias(argv: list[str], aliases: Mapping[str, str]) -> list[str]:
+    out = []
+    for arg in argv:
+        name, *value = arg.removeprefix("--").split("=", 1)
+        known = arg.startswith("--") and name in aliases
+        out.append("=".join([f"--{aliases[name]}", *value]) if known else arg)
+    return out
 
 
 def _run(modes: Mapping[str, Mode], validate: Callable[[Config], None], argv: list[str]) -> int:
@@ -84,7 +99,9 @@ def parse(argv: list[str], modes: Mapping[str, Mode]) -> tuple[Config, str, str]
       ConfigError: an unknown flag or field, a value of the wrong type, a missing config file.
     """
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "The config file.", flag_values=values)
+    config_flags.DEFINE_config_file(
+        "config", None, "The config file.", flag_values=values, sys_argv=argv
+    )
     flags.DEFINE_string("workdir", "", "Where the run's files go.", flag_values=values)
     flags.DEFINE_string("mode", "train", "One of: " + ", ".join(modes), flag_values=values)
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)

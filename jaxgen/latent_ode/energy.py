@@ -42,8 +42,10 @@ class Operator:
     dim: int | None = None
 
 
-def _index(name: str, what: str, known: Sequence[str], target: Any) -> int:
-    """Place of a label given by name or by index."""
+def _index(name: str, what: str, known: Sequence[str], target: Any) -> Any:
+    """Place of a label given by name or by index; an array is taken as it is (it may be traced)."""
+    if isinstance(target, jax.Array):
+        return target
     if isinstance(target, str) and target in known:
         return known.index(target)
     whole = isinstance(target, (int, np.integer)) and not isinstance(target, bool)

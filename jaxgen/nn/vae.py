@@ -46,3 +46,21 @@ def loss(
         "latent_std": jnp.std(mu, axis=0).mean(),
     }
     return reconstruction + beta * cost, aux
+
+
+def cyclical_beta(
+    step: Float[ArrayLike, ""], *, period: int, zero: float = 0.5, rise: float = 0.25
+) -> Float[Array, ""]:
+    """0 for a share `zero` of each period, then a linear rise over `rise` of it, then 1.
+
+    Fu et al. (2019), with Optimus' default shares (Li et al., 2020).
+
+    Raises:
+      ValueError: period below 1, or shares that are negative or above 1 together.
+    """
+    if period < 1:
+        raise ValueError(f"period is {period}, allowed: at least 1")
+    if zero < 0 or rise <= 0 or zero + rise > 1:
+        raise ValueError(f"zero, rise are {zero}, {rise}, allowed: shares of at most 1 together")
+    place = jnp.mod(jnp.asarray(step, jnp.float32), period) / period
+    return jnp.clip((place - zero) / rise, 0.0, 1.0)

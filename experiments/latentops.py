@@ -1,0 +1,229 @@
+"""LatentOps: composable operations on text by an ODE in latent space, against other samplers.
+
+    python -m experiments.latentops --config=configs/latentops/grammar.py --workdir=runs/latentops
+
+Modes: `train_vae` trains the autoencoders, `train_operators` also the operators, `train` also judges
+everything and writes the report; `eval` judges again. On a trained workdir, `generate` writes
+sentences with the attributes of `config.edit`, and `edit` rewrites sentences of `--text="..."` or of
+stdin, one a line:
+
+    python -m experiments.latentops --config=... --workdir=... --mode=edit --text="..." \
+        --config.edit.sentiment=positive
+"""
+
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import (
+    attributes,
+    latent_methods,
+    latent_space,
+    latentops_report,
+    sequence_data,
+    sequence_study,
+)
+from experiments.latent_space import Operators, Space
+from experiments.study import RULES, Study, check_accumulate, open_study
+from jaxgen import config as config_lib
+from jaxgen import launch
+from jaxgen.config import Config
+from jaxgen.errors import ConfigError, UsageError
+from jaxgen.latent_ode import energy, sample
+
+_c = config_lib
+OWN_RULES: dict[str, config_lib.Rule] = {
+    "spaces": (lambda v: v and set(v) <= set(latent_space.KINDS), "some of vae, eddpm"),
+    "vae.beta": _c.NON_NEGATIVE,
+    "vae.free_bits": _c.NON_NEGATIVE,
+    "vae.cycles": _c.at_least(1),
+    "prior.kind": _c.one_of("gan", "gaussian"),
+    "prior.gan_steps": _c.at_least(1),
+    "operators.width": _c.at_least(1),
+    "operators.depth": _c.NON_NEGATIVE,
+    "operators.noise": _c.NON_NEGATIVE,
+    "operators.keywords": _c.NON_NEGATIVE,
+    "operators.steps": _c.at_least(1),
+    "operators.learning_rate": _c.POSITIVE,
+    "ode.rtol": _c.POSITIVE,
+    "ode.atol": _c.POSITIVE,
+    "ode.max_steps": _c.at_least(1),
+    "sgld.steps": _c.at_least(1),
+    "sgld.rate": _c.POSITIVE,
+    "sgld.noise": _c.NON_NEGATIVE,
+    "predictor_corrector.steps": _c.at_least(1),
+    "predictor_corrector.snr": _c.POSITIVE,
+    "predictor_corrector.t_edit": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
+    "evaluate.count": _c.at_least(10),
+    "evaluate.tune_count": _c.at_least(10),
+    "edit.strength": _c.NON_NEGATIVE,
+    "edit.count": _c.at_least(1),
+}
+
+
+def validate(config: Config) -> None:
+    """Raises ConfigError for any value that cannot run; touches no device and no data."""
+    _c.check(config, {**RULES, **sequence_study.MODEL_RULES, **OWN_RULES})
+    _c.check(config, {"data.kind": _c.one_of("text")})
+    check_accumulate(config)
+    wanted = attributes.names(config)
+    for combination in config.evaluate.combinations:
+        if not combination or set(combination) - set(wanted):
+            raise ConfigError(
+                "evaluate.combinations", combination, f"some of {', '.join(wanted)} in each"
+            )
+    for name in attributes.LABELS:
+        value = config.edit[name]
+        if value and name not in wanted:
+            raise ConfigError(f"edit.{name}", value, f"one of {', '.join(wanted)} has operators")
+        labels = attributes.LABELS[name]
+        if value and value not in (*labels, *map(str, range(len(labels)))):
+            raise ConfigError(f"edit.{name}", value, "one of " + ", ".join(labels))
+
+
+def open_latentops(config: Config, workdir: pathlib.Path, *, may_train: bool) -> Study:
+    """The study of a config, with its data."""
+    return open_study(config, workdir, sequence_study.load, may_train=may_train)
+
+
+def prepare(
+    config: Config, workdir: pathlib.Path, kind: str, *, may_train: bool
+) -> tuple[Study, Space, Operators]:
+    """One space with its operators, for the config's first seed."""
+    study = open_latentops(config, workdir, may_train=may_train)
+    space = latent_space.train_space(study, kind, config.seed)
+    return study, space, latent_space.train_operators(study, space, config.seed)
+
+
+def train_vae(config: Config, workdir: pathlib.Path) -> None:
+    """Trains the autoencoders of all seeds."""
+    study = open_latentops(config, workdir, may_train=True)
+    for seed in range(config.seed, config.seed + config.seeds):
+        for kind in config.spaces:
+            latent_space.train_space(study, kind, seed)
+
+
+def train_operators(config: Config, workdir: pathlib.Path) -> None:
+    """Trains autoencoders and operators of all seeds."""
+    study = open_latentops(config, workdir, may_train=True)
+    for seed in range(config.seed, config.seed + config.seeds):
+        for kind in config.spaces:
+            space = latent_space.train_space(study, kind, seed)
+            latent_space.train_operators(study, space, seed)
+
+
+def train(config: Config, workdir: pathlib.Path) -> None:
+    """Trains whatever is not trained, judges all methods, writes the report."""
+    run(config, workdir, may_train=True)
+
+
+def evaluate_again(config: Config, workdir: pathlib.Path) -> None:
+    """Judges all methods from the checkpoints."""
+    run(config, workdir, may_train=False)
+
+
+def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
+    """See `train` and `evaluate_again`."""
+    study = open_latentops(config, workdir, may_train=may_train)
+    judges = latent_methods.Judges.train(study)
+    moves = {
+        (task, name): move
+        for task in ("edit", "generate")
+        for name, move in latent_methods.make_moves(config, editing=task == "edit").items()
+    }
+    rows: list[dict[str, Any]] = []
+    shown: dict[str, Any] = {}
+    for seed in range(config.seed, config.seed + config.seeds):
+        for kind in config.spaces:
+            space = latent_space.train_space(study, kind, seed)
+            operators = latent_space.train_operators(study, space, seed)
+            done, artefacts = latent_methods.evaluate(
+                study, judges, moves, space, operators, seed
+            )
+            rows += done
+            if seed == config.seed:
+                shown[kind] = artefacts
+    if jax.process_index() == 0:
+        print(f"report: {latentops_report.write(study, judges, rows, shown)}")
+
+
+def parts_of(config: Config, operators: Operators) -> list[tuple[energy.Operator, Any, float]]:
+    """(operator, target, weight) of `config.edit`.
+
+    Raises:
+      ConfigError: no target at all, or a keyword that has no operator.
+    """
+    chosen = {name: config.edit[name] for name in attributes.LABELS if config.edit[name]}
+    words = config.edit.keywords.split()
+    unknown = [w for w in words if w not in operators.words]
+    if unknown:
+        some = ", ".join(operators.words)
+        raise ConfigError("edit.keywords", unknown[0], f"words of the keyword operator: {some}")
+    if not chosen and not words:
+        raise ConfigError("edit", "", "a target, such as --config.edit.sentiment=positive")
+    s = config.edit.strength
+    parts: list[tuple[energy.Operator, Any, float]] = [
+        (operators.get(name), int(v) if v.isdigit() else v, s) for name, v in chosen.items()
+    ]
+    return parts + ([(operators.get("keywords"), words, s)] if words else [])
+
+
+def move(config: Config, operators: Operators, u: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Latents at the end of the ODE for `config.edit`, and which of them failed."""
+    total = energy.compose(parts_of(config, operators))
+    o = config.ode
+    solve = jax.jit(
+        lambda u: sample.sample(total, u, rtol=o.rtol, atol=o.atol, max_steps=o.max_steps)
+    )
+    end, stats = solve(u)
+    return np.asarray(end), np.asarray(stats["failed"])
+
+
+def generate(config: Config, workdir: pathlib.Path) -> None:
+    """Prints `edit.count` new sentences with the attributes of `config.edit`."""
+    study, space, operators = prepare(config, workdir, config.spaces[0], may_train=False)
+    key = jax.random.key(np.random.SeedSequence().generate_state(1)[0])
+    end, failed = move(config, operators, space.draw(key, config.edit.count))
+    print("\n".join(space.texts(end[~failed], study.data["train"])))
+    _report_failures(config, failed)
+
+
+def edit(config: Config, workdir: pathlib.Path) -> None:
+    """Prints each sentence of `--text`, or of stdin, as the operators of `config.edit` change it."""
+    lines = [config.edit.text] if config.edit.text else sys.stdin.read().splitlines()
+    lines = [" ".join(line.split()) for line in lines]
+    if not lines or not all(lines):
+        raise ConfigError("edit.text", "", "at least one word in each line")
+    study, space, operators = prepare(config, workdir, config.spaces[0], may_train=False)
+    x = sequence_data.encode_text(config, workdir, lines)
+    end, failed = move(config, operators, space.encode(x))
+    texts = iter(space.texts(end[~failed], study.data["train"]))
+    for lost in failed:
+        print("(not solved)" if lost else next(texts))
+    _report_failures(config, failed)
+
+
+def _report_failures(config: Config, failed: np.ndarray) -> None:
+    if failed.any():
+        raise UsageError(
+            f"{int(failed.sum())} of {len(failed)} sentences were not solved within "
+            f"ode.max_steps = {config.ode.max_steps}; lower edit.strength or raise ode.max_steps"
+        )
+
+
+if __name__ == "__main__":
+    launch.run(
+        {
+            "train": train,
+            "train_vae": train_vae,
+            "train_operators": train_operators,
+            "eval": evaluate_again,
+            "generate": generate,
+            "edit": edit,
+        },
+        validate,
+        aliases={"text": "config.edit.text"},
+    )
