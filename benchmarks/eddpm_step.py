@@ -8,8 +8,6 @@ is eager, as the reference implementations are, with the fused AdamW and a forea
 """
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import jax
@@ -17,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
+from pairs import paired, show
 from torch import nn
 from torch.nn import functional as F
 
@@ -199,30 +198,6 @@ def torch_sample(net: TorchEDDPM, chain, steps: int, count: int, dim: int) -> to
         a, b = alpha_bar[t], alpha_bar[s]
         z = b.sqrt() * (z - (1 - a).sqrt() * eps) / a.sqrt() + (1 - b).sqrt() * eps
     return net.decode(z)
-
-
-def paired(
-    ours: Callable[[], object], theirs: Callable[[], object], rounds: int, inner: int
-) -> tuple[list[float], list[float]]:
-    """Milliseconds of one call on each side, in turns, after a warm-up."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for i in range(rounds + 2):
-        for side, f in enumerate((ours, theirs)):
-            begin = time.perf_counter()
-            for _ in range(inner):
-                f()
-            if i >= 2:
-                times[side].append((time.perf_counter() - begin) / inner * 1e3)
-    return times
-
-
-def show(name: str, ours: list[float], theirs: list[float]) -> None:
-    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
-    print(
-        f"{name}: ours {statistics.median(ours):.2f} ms, PyTorch {statistics.median(theirs):.2f} ms;"
-        f" ratio {statistics.median(ratios):.2f}x (min {min(ratios):.2f}, max {max(ratios):.2f},"
-        f" {len(ratios)} pairs)"
-    )
 
 
 def main() -> None:

@@ -66,7 +66,9 @@ def halves(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def frequent_words(texts: Sequence[str], count: int) -> tuple[str, ...]:
     """Words of four letters or more that occur in 0.2 to 5 % of sentences, the most frequent first."""
-    seen = collections.Counter(w for t in texts for w in set(t.split()) if len(w) > 3 and w.isalpha())
+    seen = collections.Counter(
+        w for t in texts for w in set(t.split()) if len(w) > 3 and w.isalpha()
+    )
     low, high = 0.002 * len(texts), 0.05 * len(texts)
     common = [(n, w) for w, n in seen.items() if low <= n <= high]
     return tuple(w for _, w in sorted(common, key=lambda pair: (-pair[0], pair[1]))[:count])

@@ -77,9 +77,7 @@ def make_moves(config: Config, *, editing: bool) -> dict[str, Move]:
 
     def predictor_corrector(total: energy.Energy, u: Any, key: Any) -> Any:
         start = p.t_edit if editing else 1.0
-        end = baselines.predictor_corrector(
-            total, u, key, steps=p.steps, snr=p.snr, t_start=start
-        )
+        end = baselines.predictor_corrector(total, u, key, steps=p.steps, snr=p.snr, t_start=start)
         return finished(end, 2 * p.steps)
 
     def shift(operators: Operators, u: Any, labels: Any, on: Any, key: Any, knob: Any) -> Any:
@@ -158,9 +156,7 @@ class Task:
     sources: list[str] | None
 
 
-def make_tasks(
-    config: Config, space: Space, part: Part, count: int, seed: int
-) -> list[Task]:
+def make_tasks(config: Config, space: Space, part: Part, count: int, seed: int) -> list[Task]:
     """Editing and generation, for each combination of attributes."""
     rows = take_rows(part, count)
     known = attributes.label(config, rows)
@@ -190,7 +186,11 @@ def apply(
     on = {n: jnp.asarray(float(n in task.names)) for n in names}
     arguments = (operators, jnp.asarray(task.u), labels, on, jax.random.key(seed), knob)
     end, failed, nfe = jax.block_until_ready(move(*arguments))
-    out = {"u": np.asarray(end), "failed": np.asarray(failed), "nfe": np.asarray(nfe)}
+    out: dict[str, Any] = {
+        "u": np.asarray(end),
+        "failed": np.asarray(failed),
+        "nfe": np.asarray(nfe),
+    }
     if repeats:
         times = []
         for _ in range(repeats):
@@ -207,7 +207,7 @@ def judge(
     """Numbers of moved latents, and their texts. A failed row has no text and counts as wrong."""
     good = np.flatnonzero(~moved["failed"])
     texts = space.texts(moved["u"][good], train)
-    right = judges.accuracy(texts, {k: v[good] for k, v in task.targets.items()}) if texts else []
+    right = judges.accuracy(texts, {k: v[good] for k, v in task.targets.items()}) if texts else 0
     numbers = {
         "accuracy": float(np.sum(right)) / len(task.u),
         "ppl": judges.perplexity(texts) if texts else float("inf"),
@@ -248,14 +248,13 @@ def evaluate(
     test = make_tasks(config, space, study.data["test"], e.count, seed)
     rows, shown = [], {}
     for task, tune in zip(test, valid, strict=True):
-        for name in GRIDS:
+        for name, grid in GRIDS.items():
             move = moves[task.name, name]
 
             def score(knob: float, move: Move = move, tune: Task = tune) -> float:
                 moved = apply(move, operators, tune, seed, knob)
                 return judge(judges, space, train, tune, moved)[0]["mean"]
 
-            grid = GRIDS[name]
             knob = max(grid, key=score) if len(grid) > 1 else grid[0]
             moved = apply(move, operators, task, seed, knob, repeats=3)
             numbers, texts = judge(judges, space, train, task, moved)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from experiments import attributes, sequence_study, systems
 from experiments.sequence_data import Part
@@ -75,11 +75,10 @@ def train_space(study: Study, kind: str, seed: int) -> Space:
     """
     config, train = study.config, study.data["train"]
     domain, arrays = sequence_study.domain(study), sequence_study.train_arrays(study)
+    raw: Callable[[Any], Array]
     if kind == "vae":
         model = study.fit(vae_system(config, domain), seed, arrays)
-
-        def raw(x: Any) -> Array:
-            return domain.posterior(model, x)[0]
+        raw = lambda x: domain.posterior(model, x)[0]  # noqa: E731
     else:
         model = study.fit(systems.eddpm_system(config, domain), seed, arrays)
         raw = systems.trained_eddpm(config, domain, model, train.x).encode
@@ -142,6 +141,13 @@ class Operators:
         return energy.classifier(net, attributes.LABELS[name], name=name, dim=net.dim)
 
 
+def known_cross_entropy(logits: Float[Array, "B K"], y: Int[Array, " B"]) -> Float[Array, ""]:
+    """Mean over the rows that have a label."""
+    known = y != attributes.UNKNOWN
+    each = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(y, 0))
+    return jnp.where(known, each, 0.0).sum() / jnp.maximum(known.sum(), 1)
+
+
 def train_operators(study: Study, space: Space, seed: int) -> Operators:
     """Trains the heads on noisy latents of the operators' half of the train split.
 
@@ -167,11 +173,9 @@ def train_operators(study: Study, space: Space, seed: int) -> Operators:
                 # Words are rare: the sum over words keeps their gradient in proportion.
                 value = optax.sigmoid_binary_cross_entropy(logits, y).sum(-1).mean()
             else:
-                known = y != attributes.UNKNOWN
-                each = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(y, 0))
-                value = jnp.where(known, each, 0.0).sum() / jnp.maximum(known.sum(), 1)
-                hit = (logits.argmax(-1) == y) & known
-                aux[f"{name}_accuracy"] = hit.sum() / jnp.maximum(known.sum(), 1)
+                value = known_cross_entropy(logits, y)
+                hit = (logits.argmax(-1) == y).sum()
+                aux[f"{name}_accuracy"] = hit / jnp.maximum((y != attributes.UNKNOWN).sum(), 1)
             total = total + value
         return total, (aux, extra)
 

@@ -140,9 +140,7 @@ def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
         for kind in config.spaces:
             space = latent_space.train_space(study, kind, seed)
             operators = latent_space.train_operators(study, space, seed)
-            done, artefacts = latent_methods.evaluate(
-                study, judges, moves, space, operators, seed
-            )
+            done, artefacts = latent_methods.evaluate(study, judges, moves, space, operators, seed)
             rows += done
             if seed == config.seed:
                 shown[kind] = artefacts

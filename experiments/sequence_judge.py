@@ -18,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Key
 from scipy.stats import spearmanr
 
-from experiments import sequence_report, systems
+from experiments import protein_ascent, systems
 from experiments.sequence_data import Part, Vocabulary, take_rows
 from experiments.study import Study
 from jaxgen.data import corpora
@@ -145,7 +145,10 @@ def evaluate(
             row["bleu"] = text_metrics.bleu(shown["restored"], test.text)
         shown["paths"] = interpolate(t, v, z_test[:5], z_test[5:10])
         if judge.regressor is not None and label == "EDDPM":
-            shown["ascent"] = sequence_report.ascend(config, judge, model, t, train, z_train)
+            shown["ascent"], numbers = protein_ascent.ascend(
+                study, judge, t, study.data["train"], study.data["test"], seed
+            )
+            row |= numbers
     return row, shown
 
 

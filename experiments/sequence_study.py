@@ -54,10 +54,18 @@ MODEL_RULES: dict[str, config_lib.Rule] = {
 }
 RULES: dict[str, config_lib.Rule] = {
     **MODEL_RULES,
-    "ascent.count": _c.at_least(1),
+    "ascent.count": _c.at_least(2),
     "ascent.steps": _c.at_least(1),
+    "ascent.stages": _c.at_least(1),
     "ascent.rate": _c.POSITIVE,
     "ascent.penalty": _c.NON_NEGATIVE,
+    "ascent.keep": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
+    "ascent.noise": _c.NON_NEGATIVE,
+    "ascent.width": _c.at_least(1),
+    "ascent.depth": _c.NON_NEGATIVE,
+    "ascent.train_steps": _c.at_least(1),
+    "ascent.batch_size": _c.at_least(1),
+    "ascent.learning_rate": _c.POSITIVE,
 }
 
 

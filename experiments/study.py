@@ -85,6 +85,7 @@ class Study:
         *,
         steps: int | None = None,
         learning_rate: float | None = None,
+        batch_size: int | None = None,
         judging: bool = False,
     ) -> Any:
         """Trains (or finishes, or just restores) a run; returns its EMA weights on the host.
@@ -104,7 +105,7 @@ class Study:
             system.build,
             system.loss,
             step.optimizer(schedule, clip=t.clip, weight_decay=t.weight_decay),
-            pipeline.batches(arrays, t.batch_size, seed=seed),
+            pipeline.batches(arrays, batch_size or t.batch_size, seed=seed),
             jax.random.key(seed),
             loop.Options(
                 steps=steps,

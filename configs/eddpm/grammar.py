@@ -72,10 +72,18 @@ def get_config() -> Config:
     config.judge.probe_rows = 10_000
 
     config.ascent = Config()  # raising a predicted value (proteins)
-    config.ascent.count = 256
-    config.ascent.steps = 50
+    config.ascent.count = 2048  # sequences of the best decile, from which latents climb
+    config.ascent.stages = 5  # along which sequences are decoded
+    config.ascent.steps = 10  # of each stage
     config.ascent.rate = 0.1
     config.ascent.penalty = 0.1
+    config.ascent.keep = 0.1  # as many as this share of the starts, the best by the regressor
+    config.ascent.noise = 0.2  # on the latents that the regressor is trained on
+    config.ascent.width = 256
+    config.ascent.depth = 3
+    config.ascent.train_steps = 3000
+    config.ascent.batch_size = 512
+    config.ascent.learning_rate = 2e-3
 
     config.sample.count = 2000
     return config

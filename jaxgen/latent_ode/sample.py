@@ -163,9 +163,7 @@ def sample(
     return path[:, -1], stats
 
 
-def evaluations(
-    solver: diffrax.AbstractSolver, num_steps: Int[Array, "..."]
-) -> Int[Array, "..."]:
+def evaluations(solver: diffrax.AbstractSolver, num_steps: Int[Array, "..."]) -> Int[Array, "..."]:
     """Evaluations of the drift in that many attempted steps.
 
     What an adaptive solve spends on choosing its first step size (two more) is not counted.

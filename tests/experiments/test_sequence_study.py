@@ -11,7 +11,7 @@ from flax import nnx
 
 from configs.eddpm import antibody, grammar, peptides, yelp, yelp_paper
 from experiments import eddpm as study
-from experiments import sequence_data, sequence_judge, sequence_report, sequence_study, systems
+from experiments import protein_ascent, sequence_data, sequence_judge, sequence_study, systems
 from jaxgen.data import corpora
 from jaxgen.errors import ConfigError
 from jaxgen.nn import bert, gpt2, hf
@@ -44,6 +44,10 @@ TINY = {
     "sample.steps": 4,
     "ascent.count": 8,
     "ascent.steps": 3,
+    "ascent.stages": 2,
+    "ascent.width": 16,
+    "ascent.train_steps": 5,
+    "ascent.batch_size": 16,
     "data.limit": 400,
     "vae.betas": (1.0,),
 }
@@ -128,7 +132,10 @@ def test_long_proteins_of_another_alphabet_run(tmp_path):
         assert -1.0 <= row["regressor_spearman"] <= 1.0
     report = (tmp_path / "w" / "report.md").read_text()
     assert "gradient ascent" in report
-    assert "ODE" in report
+    assert "ascent by ODE" in report
+    assert "substitutions" in report
+    eddpm = next(r for r in results["systems"] if r["system"] == "EDDPM")
+    assert np.isfinite(eddpm["gradient_ascent_value"])
     (tmp_path / "gfp.csv").write_text(table + "\nACD\n")
     with pytest.raises(ConfigError, match=r"gfp\.csv, line 152"):
         study.train(config, tmp_path / "w2")
@@ -183,7 +190,7 @@ def test_nearest_distance_against_brute_force():
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 4, (37, 6)), rng.integers(0, 4, (23, 6))
     want = [min((x != y).sum() for y in b) for x in a]
-    assert sequence_report.nearest_distance(a, b).tolist() == want
+    assert protein_ascent.nearest_distance(a, b).tolist() == want
 
 
 def test_padding_weighs_less_where_asked():
@@ -226,3 +233,13 @@ def test_missing_files_are_named_before_a_workdir_is_made(tmp_path):
     with pytest.raises(ConfigError, match=r"nowhere/sentiment\.test\.0"):
         study.train(config, tmp_path / "w")
     assert not pathlib.Path(tmp_path / "w").exists()
+
+
+def test_substitutions_change_that_many_letters():
+    rng = np.random.default_rng(0)
+    ids = rng.integers(1, 6, (40, 9))
+    ids[:, 7:] = 0
+    changed = protein_ascent.substitute(ids, 0, 2, rng)
+    assert ((changed != ids).sum(1) == 2).all()
+    assert (changed[:, 7:] == 0).all()
+    assert (changed[:, :7] > 0).all()

@@ -27,9 +27,7 @@ def test_classifier_energy_is_minus_log_probability():
 def test_a_constant_on_all_logits_changes_neither_energy_nor_gradient(shift, label):
     z = jnp.asarray([0.3, -1.0, 2.0, 0.1])
     plain = energy.compose([(energy.classifier(logits, LABELS), label, 1.0)])
-    moved = energy.compose(
-        [(energy.classifier(lambda z: logits(z) + shift, LABELS), label, 1.0)]
-    )
+    moved = energy.compose([(energy.classifier(lambda z: logits(z) + shift, LABELS), label, 1.0)])
     assert float(plain(z)) == pytest.approx(float(moved(z)), abs=2e-5)
     assert np.allclose(jax.grad(plain)(z), jax.grad(moved)(z), atol=1e-5)
 

@@ -104,3 +104,13 @@ def test_free_bits_cost_what_they_leave():
     assert float(value) == pytest.approx(2.0 * np.maximum(kl, 0.5).sum(), rel=1e-6)
     assert float(aux["kl"]) == pytest.approx(kl.sum(), rel=1e-6)
     assert kl[1] < 0.5 < kl[2]
+
+
+def test_cyclical_beta():
+    """Periods of 8: four steps at 0, a rise over two, two at 1."""
+    beta = jax.vmap(lambda s: vae.cyclical_beta(s, period=8))(jnp.arange(16))
+    assert np.allclose(beta, [0, 0, 0, 0, 0, 0.5, 1, 1] * 2)
+    with pytest.raises(ValueError, match="period is 0"):
+        vae.cyclical_beta(0, period=0)
+    with pytest.raises(ValueError, match="shares of at most 1"):
+        vae.cyclical_beta(0, period=8, zero=0.9, rise=0.2)

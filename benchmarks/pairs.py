@@ -1,0 +1,31 @@
+"""Timing two sides in turns, in one process: A B A B ..."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+
+def paired(
+    ours: Callable[[], object], theirs: Callable[[], object], rounds: int, inner: int
+) -> tuple[list[float], list[float]]:
+    """Milliseconds of one call on each side, in turns, after a warm-up."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for i in range(rounds + 2):
+        for side, f in enumerate((ours, theirs)):
+            begin = time.perf_counter()
+            for _ in range(inner):
+                f()
+            if i >= 2:
+                times[side].append((time.perf_counter() - begin) / inner * 1e3)
+    return times
+
+
+def show(name: str, ours: list[float], theirs: list[float], *, other: str = "PyTorch") -> None:
+    """One line: medians, and the ratio theirs / ours with its spread."""
+    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+    print(
+        f"{name}: ours {statistics.median(ours):.2f} ms, {other} {statistics.median(theirs):.2f} ms;"
+        f" ratio {statistics.median(ratios):.2f}x (min {min(ratios):.2f}, max {max(ratios):.2f},"
+        f" {len(ratios)} pairs)",
+        flush=True,
+    )

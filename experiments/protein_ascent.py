@@ -1,0 +1,198 @@
+"""Proteins of higher predicted value: ascent in latent space, selection, and baselines for both.
+
+A regressor is trained on noisy latents of the train split. From good train sequences the latents climb
+its gradient; what they decode to along the way, as far as no train sequence is the same, is encoded
+again and ranked by the same regressor, and the best share is kept. The ranking matters as much as the
+climb, so what it gives without any climb stands beside it: train sequences as they are, random
+substitutions in them, and samples of the model. Values are judged by another regressor on letters,
+which neither steers nor ranks (`sequence_judge.Judge`).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from experiments import systems
+from experiments.sequence_data import Part
+from experiments.study import Study
+from jaxgen.latent_ode import ascent
+from jaxgen.nn import mlp
+from jaxgen.train import report
+
+
+def fit_regressor(study: Study, z: np.ndarray, seed: int) -> mlp.MLP:
+    """latent -> standardised value; the noise keeps its gradient of use off the encoded points."""
+    a, train = study.config.ascent, study.data["train"]
+
+    def loss(model, extra, batch, key, step):
+        noisy = batch["z"] + a.noise * jax.random.normal(key, batch["z"].shape)
+        value = ((model(noisy)[:, 0] - batch["value"]) ** 2).mean()
+        return value, ({}, extra)
+
+    system = systems.System(
+        "ascent_regressor",
+        lambda key: mlp.MLP(z.shape[1], 1, width=a.width, depth=a.depth, rngs=nnx.Rngs(key)),
+        loss,
+    )
+    return study.fit(
+        system,
+        seed,
+        {"z": z, "value": train.value.astype(np.float32)},
+        steps=a.train_steps,
+        learning_rate=a.learning_rate,
+        batch_size=a.batch_size,
+        judging=True,
+    )
+
+
+def climb(config: Any, model: mlp.MLP, z: Any) -> dict[str, np.ndarray]:
+    """{method: latents [stages, N, D] along the way}; a row that the solver gave up is NaN."""
+    a = config.ascent
+
+    def score(z: Any) -> Any:
+        return model(z)[0]
+
+    @jax.jit
+    def by_steps(z: Any) -> Any:
+        return ascent.gradient_ascent(score, z, steps=a.steps, rate=a.rate, penalty=a.penalty)
+
+    @jax.jit
+    def by_ode(z: Any) -> Any:
+        return ascent.ascent_ode(score, z, time=a.steps * a.rate, penalty=a.penalty)[0]
+
+    out = {}
+    for name, move in (("gradient ascent", by_steps), ("ascent by ODE", by_ode)):
+        path = []
+        at = jnp.asarray(z)
+        for _ in range(a.stages):
+            at = move(at)
+            path.append(np.asarray(at))
+        out[name] = np.stack(path)
+    return out
+
+
+def substitute(ids: np.ndarray, pad: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Rows with `count` real letters replaced by random others."""
+    out = ids.copy()
+    letters = np.setdiff1d(np.unique(ids), [pad])
+    for row in out:
+        places = rng.choice(np.flatnonzero(row != pad), count, replace=False)
+        for place in places:
+            row[place] = rng.choice(letters[letters != row[place]])
+    return out
+
+
+def ascend(
+    study: Study, judge: Any, t: systems.Trained, train: Part, test: Part, seed: int
+) -> tuple[str, dict[str, float]]:
+    """A table of what each way of proposing sequences gives, and numbers for the row of results."""
+    config, a = study.config, study.config.ascent
+    assert t.decode is not None
+    z = systems.in_batches(t.encode, train.x)
+    model = fit_regressor(study, z, seed)
+    predict = jax.jit(lambda z: model(z)[:, 0])
+
+    def ranked(ids: np.ndarray) -> np.ndarray:
+        latents = systems.in_batches(t.encode, {"source": ids, "target": ids})
+        return systems.in_batches(predict, latents)
+
+    guess = systems.in_batches(predict, systems.in_batches(t.encode, test.x))
+    r2 = 1.0 - float(((guess - test.value) ** 2).mean() / test.value.var())
+    ids = train.x["target"]
+    known = {row.tobytes() for row in ids}
+    rng = np.random.default_rng(seed)
+    best = np.flatnonzero(train.value >= np.quantile(train.value, 0.9))
+    start = rng.choice(best, min(a.count, len(best)), replace=False)
+
+    def novel(rows: np.ndarray) -> np.ndarray:
+        """Unique rows that are no train sequences."""
+        rows = np.unique(rows, axis=0)
+        return rows[[row.tobytes() not in known for row in rows]]
+
+    proposals: dict[str, Callable[[], np.ndarray]] = {
+        "samples of the model": lambda: novel(
+            t.generate(jax.random.key(seed + 7), a.stages * len(start)).astype(ids.dtype)
+        ),
+        "substitutions": lambda: novel(
+            np.concatenate(
+                [
+                    substitute(ids[start], train.vocabulary.end, 1 + i % 3, rng)
+                    for i in range(a.stages)
+                ]
+            )
+        ),
+    }
+    for name, path in climb(config, model, z[start]).items():
+
+        def along(path: np.ndarray = path) -> np.ndarray:
+            flat = path.reshape(-1, path.shape[-1])
+            solved = flat[np.isfinite(flat).all(1)]
+            return novel(systems.in_batches(t.decode, solved).astype(ids.dtype))  # type: ignore[arg-type]
+
+        proposals[name] = along
+    keep = max(1, round(a.keep * len(start)))
+    lines = [
+        _line("best decile of train", judge, ids[best], ids, len(best), train.value[best].mean()),
+        _line(
+            "its best by the regressor",
+            judge,
+            ids[start][np.argsort(-ranked(ids[start]))[:keep]],
+            ids,
+            len(start),
+        ),
+    ]
+    numbers = {"ascent_regressor_r2": r2, "best_decile": float(judge.predict(ids[best]).mean())}
+    for name, make in proposals.items():
+        rows = make()
+        top = rows[np.argsort(-ranked(rows))[:keep]]
+        lines.append(_line(name, judge, top, ids, len(rows)))
+        value = judge.predict(top)
+        numbers[f"{name.replace(' ', '_')}_value"] = float(value.mean())
+    header = [
+        "proposals",
+        "candidates",
+        "kept",
+        "judged value",
+        "distance to train",
+        "measured value",
+    ]
+    about = (
+        f"R² of the steering regressor on test: {r2:.3f}. Candidates of the last three are those along "
+        f"{a.stages} stages (or rounds) from {len(start):,} sequences of the best decile, without those "
+        f"that are train sequences; the {keep} that the steering regressor ranks first are kept. "
+        "Distance: letters that differ from the nearest train sequence.\n\n"
+    )
+    return about + report.markdown_table(header, lines), numbers
+
+
+def _line(
+    name: str,
+    judge: Any,
+    rows: np.ndarray,
+    train: np.ndarray,
+    candidates: int,
+    measured: float = 0.0,
+) -> list[str]:
+    value = judge.predict(rows)
+    some = rows[np.linspace(0, len(rows) - 1, min(len(rows), 200)).round().astype(int)]
+    distance = nearest_distance(some, train)
+    return [
+        name,
+        f"{candidates:,}",
+        f"{len(rows):,}",
+        f"{value.mean():.3f} ± {value.std():.3f}",
+        f"{distance.mean():.2f}",
+        f"{measured:.3f}" if measured else "–",
+    ]
+
+
+def nearest_distance(a: np.ndarray, b: np.ndarray, *, block: int = 16) -> np.ndarray:
+    """Hamming distance of each row of a [N, T] to its nearest row of b [M, T]."""
+    parts: Sequence[np.ndarray] = [
+        (a[i : i + block, None] != b[None]).sum(-1).min(1) for i in range(0, len(a), block)
+    ]
+    return np.concatenate(parts)

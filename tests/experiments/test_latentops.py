@@ -1,0 +1,197 @@
+"""LatentOps: a small whole run in this process, the command line's edits, and the parts."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from configs.latentops import grammar, yelp, yelp_paper
+from experiments import attributes, latent_methods, latent_space, latentops
+from experiments.sequence_data import Part, Vocabulary
+from jaxgen.data import corpora
+from jaxgen.errors import ConfigError
+
+TINY = {
+    "spaces": ("vae",),
+    "train.steps": 6,
+    "train.save_every": 6,
+    "train.log_every": 3,
+    "train.batch_size": 16,
+    "model.encoder_width": 16,
+    "model.encoder_depth": 1,
+    "model.encoder_heads": 2,
+    "model.decoder_width": 16,
+    "model.decoder_depth": 1,
+    "model.decoder_heads": 2,
+    "model.latent_dim": 8,
+    "prior.gan_steps": 5,
+    "operators.steps": 6,
+    "operators.width": 8,
+    "operators.keywords": 4,
+    "judge.width": 16,
+    "judge.depth": 1,
+    "judge.heads": 2,
+    "judge.steps": 6,
+    "sgld.steps": 3,
+    "predictor_corrector.steps": 3,
+    "evaluate.count": 30,
+    "evaluate.tune_count": 30,
+    "evaluate.combinations": (("sentiment", "tense"),),
+    "data.limit": 600,
+}
+
+
+def tiny(**changes):
+    config = grammar.get_config()
+    config.update_from_flattened_dict(TINY | changes)
+    latentops.validate(config)
+    return config
+
+
+def test_shipped_configs_are_valid():
+    for module in (grammar, yelp, yelp_paper):
+        latentops.validate(module.get_config())
+
+
+@pytest.mark.slow
+def test_a_run_judges_every_method_and_edits_sentences(tmp_path, capsys, monkeypatch):
+    config = tiny()
+    latentops.train(config, tmp_path)
+    assert "report: " in capsys.readouterr().out
+    rows = json.loads((tmp_path / "results.json").read_text())["systems"]
+    assert len(rows) == 2 * len(latent_methods.GRIDS)
+    for row in rows:
+        assert 0.0 <= row["accuracy"] <= 1.0
+        assert row["failed"] == 0.0
+        assert ("bleu" in row) == (row["task"] == "edit")
+        assert row["knob"] in latent_methods.GRIDS[row["system"]]
+    page = (tmp_path / "page.html").read_text()
+    data = json.loads(page.split("const d = ")[1].split(", at = ")[0].replace("<\\/", "</"))
+    # (nothing or 2 sentiments) x (or 3 tenses) x (or 2 formalities), less nothing at all, x 3.
+    assert len(data["texts"]) == 3 * (3 * 4 * 3 - 1)
+    assert all(len(v) == len(data["sources"]) for v in data["texts"].values())
+
+    config.edit.text, config.edit.sentiment = "i loved the soup .", "negative"
+    latentops.edit(config, tmp_path)
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    config.edit.text, config.edit.sentiment, config.edit.keywords = "", "", "soup"
+    monkeypatch.setattr("sys.stdin", __import__("io").StringIO("they hate the bar .\ni see\n"))
+    with pytest.raises(ConfigError, match=r"edit.keywords is 'xyzzy', allowed: words of"):
+        latentops.parts_of(
+            tiny(**{"edit.keywords": "xyzzy"}), latent_space.Operators(None, ("soup",), {})
+        )
+    words = attributes.frequent_words([r.text for r in corpora.grammar(300)], 4)
+    config.edit.keywords = words[0]
+    config.ode.max_steps = 1
+    with pytest.raises(ConfigError, match=r"2 of 2 sentences were not solved"):
+        latentops.edit(config, tmp_path)
+    assert capsys.readouterr().out.splitlines() == ["(not solved)"] * 2
+
+
+def test_methods_on_a_space_that_is_known():
+    """Labels are signs of coordinates: the ODE and the shift reach them, no control does not."""
+    config = tiny(**{"operators.attributes": ("sentiment", "tense")})
+    heads = latent_space.Heads(config, 0, nnx.Rngs(0))
+
+    class Sign(nnx.Module):
+        def __init__(self, place, count):
+            self.dim, self.place, self.count = 8, place, count
+
+        def __call__(self, u):
+            return 4.0 * u[self.place : self.place + self.count]
+
+    heads.nets = nnx.Dict({"sentiment": Sign(0, 2), "tense": Sign(2, 3)})
+    eye = np.eye(8, dtype=np.float32)
+    operators = latent_space.Operators(heads, (), {"sentiment": eye[:2], "tense": eye[2:5]})
+    rng = np.random.default_rng(0)
+    u = rng.normal(size=(50, 8)).astype(np.float32)
+    targets = {"sentiment": rng.integers(0, 2, 50), "tense": rng.integers(0, 3, 50)}
+    task = latent_methods.Task("edit", ("sentiment", "tense"), u, targets, None)
+    moves = latent_methods.make_moves(config, editing=True)
+    reached = {}
+    for name, move in moves.items():
+        moved = latent_methods.apply(move, operators, task, 0, 2.0, repeats=1)
+        end = moved["u"]
+        right = (end[:, :2].argmax(1) == targets["sentiment"]) & (
+            end[:, 2:5].argmax(1) == targets["tense"]
+        )
+        reached[name] = right.mean()
+        assert not moved["failed"].any()
+        if name not in ("SGLD", "predictor-corrector"):  # nothing but the labels' coordinates moves
+            assert np.allclose(end[:, 5:], u[:, 5:])
+    assert reached["ODE"] == 1.0
+    assert reached["SGLD"] > 0.9
+    assert reached["linear shift"] > 0.5
+    assert reached["no control"] < 0.4
+    one = latent_methods.Task("edit", ("tense",), u, targets, None)
+    moved = latent_methods.apply(moves["ODE"], operators, one, 0, 2.0)
+    assert np.array_equal(moved["u"][:, :2], u[:, :2])
+
+
+def test_attributes_of_the_grammar_and_of_files():
+    config = tiny()
+    rows = corpora.grammar(200, seed=1)
+    v = Vocabulary(5, 5, 4, 0, 0, 0, 0)
+    part = Part([r.text for r in rows], {}, v)
+    known = attributes.label(config, part)
+    assert known["tense"].tolist() == [r.tense for r in rows]
+    assert attributes.parsed(["not of the grammar"], ["tense"])["tense"].tolist() == [-1]
+    files = yelp.get_config()
+    texts = ["the food was bad", "it is good", "yes"]
+    labels = attributes.label(files, Part(texts, {}, v, np.array([0, 1, 1])))
+    assert labels["sentiment"].tolist() == [0, 1, 1]
+    assert labels["tense"].tolist() == [0, 1, -1]
+    a, b = attributes.halves(101)
+    assert sorted([*a, *b]) == list(range(101))
+    words = attributes.frequent_words(["soup bread", "soup", "x"] * 2 + ["nothing here"] * 300, 3)
+    assert words == ("soup", "bread")
+    assert attributes.occurrences(["soup and soup", "x"], words).tolist() == [[1, 0], [0, 0]]
+
+
+def test_targets_differ_from_what_is_there():
+    rng = np.random.default_rng(0)
+    known = {"tense": np.array([0, 1, 2, -1] * 20)}
+    got = latent_methods.draw_targets(known, ("tense",), rng)["tense"]
+    assert (got != known["tense"]).all()
+    assert set(got.tolist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("spaces", ("gan",), "spaces is"),
+        ("ode.rtol", 0.0, "ode.rtol is 0.0, allowed: above 0"),
+        (
+            "edit.sentiment",
+            "angry",
+            "edit.sentiment is 'angry', allowed: one of negative, positive",
+        ),
+        ("edit.person", "first", "edit.person is 'first'"),
+        ("operators.attributes", ("colour",), "operators.attributes"),
+        ("evaluate.combinations", (("person",),), "evaluate.combinations"),
+        ("vae.cycles", 0, "vae.cycles is 0"),
+        ("predictor_corrector.t_edit", 0.0, "t_edit is 0.0"),
+    ],
+)
+def test_bad_fields(field, value, message):
+    config = grammar.get_config()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(ConfigError, match=message):
+        latentops.validate(config)
+
+
+def test_an_empty_text_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", __import__("io").StringIO("good soup\n\n"))
+    with pytest.raises(ConfigError, match=r"edit.text is '', allowed: at least one word"):
+        latentops.edit(tiny(), tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_operators_ignore_rows_without_a_label():
+    """The loss of the heads on labels of which some are unknown, by hand."""
+    logits, y = jnp.asarray([[2.0, 0.0], [0.0, 1.0], [5.0, 5.0]]), jnp.asarray([0, 1, -1])
+    want = -np.mean([jax.nn.log_softmax(logits[i])[y[i]] for i in (0, 1)])
+    assert float(latent_space.known_cross_entropy(logits, y)) == pytest.approx(want, abs=1e-6)
