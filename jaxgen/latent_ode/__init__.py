@@ -1,1 +1,1 @@
-"""Moving latents along gradients: ascent now, ODE operators on text later."""
+"""Moving latents along gradients: LatentOps' ODE with its operators and baselines, and ascent."""

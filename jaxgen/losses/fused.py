@@ -1,0 +1,167 @@
+"""Output layer and sequence loss in one, without an array [B, T, V].
+
+The losses here need the logits only through c[b, i, j] = log p(y_bj | i) (`jaxgen.losses.pairs`),
+and a sentence's loss needs only its own [T, S] of them. So sentences are worked off in tiles: a tile's
+logits are made, its loss and at once its gradient with respect to hidden states and embedding, and then
+they are forgotten. Nothing is computed twice: three matrix products, as without fusion. The number of
+sentences in a tile follows from a budget of bytes, so memory does not grow with V; where one
+sentence's logits exceed the budget, it is the smallest tile. Gradients are ready when the forward pass
+ends, which is why the result is a scalar: its cotangent only scales them.
+
+Over a mesh axis that splits the vocabulary, `axis_name` makes every sum over V a collective.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+# (c [G, T, S], what belongs to the tile's rows) -> loss of each row [G].
+PairLoss = Callable[[Float[Array, "G T S"], PyTree], Float[Array, " G"]]
+
+
+def fused_loss(
+    hidden: Float[Array, "B T D"],
+    embedding: Float[Array, "V D"],
+    targets: Int[Array, "B S"],
+    loss: PairLoss,
+    rows: PyTree = None,
+    *,
+    budget: int = 2**24,
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
+    """Mean over rows of loss(c) for logits hidden @ embedding^T; float32 sums.
+
+    Args:
+      embedding: the tied output embedding; inside shard_map with `axis_name`, this device's rows of
+        it, in the order of the axis.
+      loss: such as `lambda c, mask: eisl_from_pairs(c, targets_mask=mask)`; differentiable.
+      rows: arrays [B, ...] that `loss` needs beside c (masks); not differentiated.
+      budget: bytes of logits in a tile.
+      axis_name: the mesh axis over which V is split.
+
+    Raises:
+      ValueError: a budget that is not above 0, or shapes that do not fit.
+    """
+    if budget <= 0:
+        raise ValueError(f"budget is {budget}, allowed: bytes, above 0")
+    if hidden.shape[-1] != embedding.shape[-1]:
+        raise ValueError(
+            f"embedding is {embedding.shape[-1]} wide, allowed: {hidden.shape[-1]}, as the hidden states"
+        )
+    if targets.shape[0] != hidden.shape[0]:
+        raise ValueError(f"targets are {targets.shape[0]} rows, allowed: {hidden.shape[0]}")
+    size = tile_rows(hidden.shape[0], hidden.shape[1], embedding.shape[0], budget)
+    return _fused(loss, size, axis_name, hidden, embedding, targets, rows)
+
+
+def tile_rows(batch: int, length: int, vocab: int, budget: int) -> int:
+    """The largest divisor of the batch whose float32 logits fit the budget; at least 1."""
+    fitting = max(1, budget // (4 * length * vocab))
+    return max(n for n in range(1, min(batch, fitting) + 1) if batch % n == 0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _fused(
+    loss: PairLoss,
+    size: int,
+    axis_name: str | None,
+    hidden: Array,
+    embedding: Array,
+    targets: Array,
+    rows: PyTree,
+) -> Array:
+    def tile(total: Array, part: Any) -> tuple[Array, None]:
+        h, y, extra = part
+        c, _ = _pairs(h, embedding, y, axis_name)
+        return total + loss(c, extra).sum(), None
+
+    parts = _tiles((hidden, targets, rows), size)
+    total, _ = jax.lax.scan(tile, jnp.zeros(()), parts)
+    return total / hidden.shape[0]
+
+
+def _tiles(tree: PyTree, size: int) -> PyTree:
+    return jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), tree)
+
+
+def _local(y: Array, vocab: int, axis_name: str | None) -> tuple[Array, Array]:
+    """Index of each target in this device's part of the vocabulary, and whether it is there."""
+    if axis_name is None:
+        return y, jnp.ones(y.shape, bool)
+    place = y - jax.lax.axis_index(axis_name) * vocab
+    return jnp.clip(place, 0, vocab - 1), (place >= 0) & (place < vocab)
+
+
+def _pairs(
+    h: Array, embedding: Array, y: Array, axis_name: str | None
+) -> tuple[Array, tuple[Array, Array]]:
+    """c of a tile, and (logits, logsumexp)."""
+    logits = jnp.einsum("gtd,vd->gtv", h, embedding, preferred_element_type=jnp.float32)
+    top = jax.lax.stop_gradient(logits.max(-1))
+    if axis_name is not None:
+        top = jax.lax.pmax(top, axis_name)
+    mass = jnp.exp(logits - top[..., None]).sum(-1)
+    index, here = _local(y, embedding.shape[0], axis_name)
+    spread = jnp.broadcast_to(index[:, None], (*logits.shape[:2], y.shape[1]))
+    chosen = jnp.take_along_axis(logits, spread, -1, mode="clip")
+    if axis_name is not None:
+        mass = jax.lax.psum(mass, axis_name)
+        chosen = jax.lax.psum(jnp.where(here[:, None], chosen, 0.0), axis_name)
+    lse = top + jnp.log(mass)
+    return chosen - lse[..., None], (logits, lse)
+
+
+def _forward(
+    loss: PairLoss,
+    size: int,
+    axis_name: str | None,
+    hidden: Array,
+    embedding: Array,
+    targets: Array,
+    rows: PyTree,
+) -> tuple[Array, tuple[Array, Array]]:
+    batch = hidden.shape[0]
+
+    def tile(carry: tuple[Array, Array], part: Any) -> tuple[tuple[Array, Array], Array]:
+        total, d_embedding = carry
+        h, y, extra = part
+        c, (logits, lse) = _pairs(h, embedding, y, axis_name)
+        value, pull = jax.vjp(lambda c: loss(c, extra).sum(), c)
+        (g,) = pull(jnp.full((), 1.0 / batch, value.dtype))
+        index, here = _local(y, embedding.shape[0], axis_name)
+        # d logits: the softmax term, with the entries of the targets added in place.
+        d = -g.sum(-1, keepdims=True) * jnp.exp(logits - lse[..., None])
+        a, i = jnp.arange(size)[:, None, None], jnp.arange(h.shape[1])[None, :, None]
+        d = d.at[a, i, index[:, None]].add(jnp.where(here[:, None], g, 0.0), mode="clip")
+        d = d.astype(hidden.dtype)
+        d_hidden = jnp.einsum("gtv,vd->gtd", d, embedding, preferred_element_type=jnp.float32)
+        if axis_name is not None:
+            d_hidden = jax.lax.psum(d_hidden, axis_name)
+        more = jnp.einsum("gtv,gtd->vd", d, h, preferred_element_type=jnp.float32)
+        return (total + value, d_embedding + more), d_hidden.astype(hidden.dtype)
+
+    start = (jnp.zeros(()), jnp.zeros(embedding.shape))
+    (total, d_embedding), d_hidden = jax.lax.scan(
+        tile, start, _tiles((hidden, targets, rows), size)
+    )
+    grads = (d_hidden.reshape(hidden.shape), d_embedding.astype(embedding.dtype))
+    return total / batch, grads
+
+
+def _backward(
+    loss: PairLoss, size: int, axis_name: str | None, grads: tuple[Array, Array], g: Array
+) -> tuple[Array, Array, None, None]:
+    d_hidden, d_embedding = grads
+    return (
+        (g * d_hidden).astype(d_hidden.dtype),
+        (g * d_embedding).astype(d_embedding.dtype),
+        None,
+        None,
+    )
+
+
+_fused.defvjp(_forward, _backward)

@@ -1,0 +1,40 @@
+"""Log-probabilities of every target token at every output position, at the cost of cross-entropy.
+
+    c[b, i, j] = log p(y_bj | position i) = logits[b, i, y_bj] - logsumexp(logits[b, i])
+
+All that sequence losses here need of [B, T, V] logits is these [B, T, S] numbers. Neither pass holds a
+second array of the logits' size but the gradient itself: it is the softmax term, into which the S
+entries of each position are added in place.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+@jax.custom_vjp
+def pair_logprobs(
+    logits: Float[Array, "B T V"], targets: Int[Array, "B S"]
+) -> Float[Array, "B T S"]:
+    """c, in float32 or wider, for logits of any float type; T and S may differ. Reverse mode only."""
+    return _forward(logits, targets)[0]
+
+
+def _forward(logits: Array, targets: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+    wide = jnp.promote_types(logits.dtype, jnp.float32)
+    lse = jax.nn.logsumexp(logits.astype(wide), axis=-1)
+    index = jnp.broadcast_to(targets[:, None, :], (*logits.shape[:2], targets.shape[1]))
+    chosen = jnp.take_along_axis(logits, index, axis=-1, mode="clip")
+    return chosen.astype(lse.dtype) - lse[..., None], (logits, lse, targets)
+
+
+def _backward(saved: tuple[Array, Array, Array], g: Array) -> tuple[Array, None]:
+    logits, lse, targets = saved
+    softmax = jnp.exp(logits.astype(lse.dtype) - lse[..., None])
+    grad = (-g.sum(-1, keepdims=True) * softmax).astype(logits.dtype)
+    b = jnp.arange(logits.shape[0])[:, None, None]
+    i = jnp.arange(logits.shape[1])[None, :, None]
+    return grad.at[b, i, targets[:, None, :]].add(g.astype(logits.dtype), mode="clip"), None
+
+
+pair_logprobs.defvjp(_forward, _backward)

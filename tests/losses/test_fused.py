@@ -1,0 +1,139 @@
+"""The fused form against output layer plus loss, on one device and with a split vocabulary."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from jaxgen.losses import eisl, fused
+
+
+def case(b=4, t=6, s=5, d=8, v=24, dtype=jnp.float32):
+    k = jax.random.split(jax.random.key(0), 3)
+    hidden = jax.random.normal(k[0], (b, t, d)).astype(dtype)
+    embedding = jax.random.normal(k[1], (v, d)).astype(dtype)
+    return hidden, embedding, jax.random.randint(k[2], (b, s), 0, v)
+
+
+def row_loss(c, mask):
+    return eisl.eisl_from_pairs(c, ngrams=(1, 2), targets_mask=mask)
+
+
+def unfused(hidden, embedding, targets, mask):
+    logits = jnp.einsum("btd,vd->btv", hidden, embedding, preferred_element_type=jnp.float32)
+    return eisl.eisl_loss(logits, targets, ngrams=(1, 2), targets_mask=mask).mean()
+
+
+@pytest.mark.parametrize("budget", [1, 4 * 6 * 24 * 2, 10**9])
+def test_value_and_gradients_do_not_depend_on_the_tile(budget):
+    hidden, embedding, targets = case()
+    mask = jnp.arange(5)[None] < jnp.asarray([5, 3, 4, 2])[:, None]
+
+    def ours(h, e):
+        return fused.fused_loss(h, e, targets, row_loss, mask, budget=budget)
+
+    value, grads = jax.jit(jax.value_and_grad(ours, (0, 1)))(hidden, embedding)
+    want, want_grads = jax.value_and_grad(unfused, (0, 1))(hidden, embedding, targets, mask)
+    assert float(value) == pytest.approx(float(want), abs=1e-5)
+    assert float(ours(hidden, embedding)) == pytest.approx(float(want), abs=1e-5)
+    for a, b in zip(grads, want_grads, strict=True):
+        assert np.allclose(a, b, atol=1e-5)
+
+
+def test_cross_entropy_is_its_diagonal_and_cotangents_scale():
+    hidden, embedding, _ = case()
+    targets = jax.random.randint(jax.random.key(3), (4, 6), 0, 24)
+
+    def diagonal(c, _):
+        return -jnp.diagonal(c, axis1=1, axis2=2).mean(1)
+
+    def plain(h, e):
+        logits = jnp.einsum("btd,vd->btv", h, e)
+        return 3.0 * optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+
+    def ours(h, e):
+        return 3.0 * fused.fused_loss(h, e, targets, diagonal)
+
+    for a, b in zip(
+        jax.tree.leaves(jax.value_and_grad(ours, (0, 1))(hidden, embedding)),
+        jax.tree.leaves(jax.value_and_grad(plain, (0, 1))(hidden, embedding)),
+        strict=True,
+    ):
+        assert np.allclose(a, b, atol=1e-5)
+
+
+def test_a_split_vocabulary_gives_the_same():
+    hidden, embedding, targets = case()
+    mask = jnp.ones((4, 5), bool)
+    mesh = jax.make_mesh((8,), ("model",), devices=jax.devices()[:8])
+
+    @functools.partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(P(), P("model"), P(), P()),
+        out_specs=(P(), (P(), P("model"))),
+        check_vma=False,
+    )
+    def sharded(h, e, y, m):
+        return jax.value_and_grad(
+            lambda h, e: fused.fused_loss(h, e, y, row_loss, m, axis_name="model"), (0, 1)
+        )(h, e)
+
+    value, grads = jax.jit(sharded)(hidden, embedding, targets, mask)
+    want, want_grads = jax.value_and_grad(unfused, (0, 1))(hidden, embedding, targets, mask)
+    assert float(value) == pytest.approx(float(want), abs=1e-5)
+    for a, b in zip(grads, want_grads, strict=True):
+        assert np.allclose(a, b, atol=1e-5)
+
+
+def test_bfloat16():
+    hidden, embedding, targets = case(dtype=jnp.bfloat16)
+    mask = jnp.ones((4, 5), bool)
+    value, grads = jax.value_and_grad(
+        lambda h, e: fused.fused_loss(h, e, targets, row_loss, mask), (0, 1)
+    )(hidden, embedding)
+    want = unfused(hidden.astype(jnp.float32), embedding.astype(jnp.float32), targets, mask)
+    assert float(value) == pytest.approx(float(want), abs=2e-2)
+    assert {g.dtype for g in grads} == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_memory_does_not_grow_with_the_vocabulary():
+    """XLA's temporary memory, less what the gradient of the embedding takes anyway."""
+    sizes = {}
+    for v in (512, 4096):
+        hidden, embedding, targets = case(b=16, t=16, s=16, v=v)
+
+        def ours(h, e, y):
+            return jax.grad(
+                lambda h, e: fused.fused_loss(h, e, y, row_loss, None, budget=2**17), (0, 1)
+            )(h, e)
+
+        compiled = jax.jit(ours).lower(hidden, embedding, targets).compile()
+        sizes[v] = compiled.memory_analysis().temp_size_in_bytes - 3 * embedding.nbytes
+    logits = 4 * 16 * 16 * 4096
+    assert sizes[4096] < logits / 2
+    assert sizes[4096] < 2 * max(sizes[512], 2**19)
+
+
+def test_tiles():
+    assert fused.tile_rows(32, 32, 8000, 2**24) == 16
+    assert fused.tile_rows(32, 128, 256_000, 2**24) == 1
+    assert fused.tile_rows(6, 1, 1, 20) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"budget": 0}, "budget is 0"), ({"width": 9}, "9 wide, allowed: 8"), ({"rows": 3}, "3 rows")],
+)
+def test_bad_settings(change, message):
+    hidden, embedding, targets = case()
+    if "width" in change:
+        embedding = jnp.zeros((24, 9))
+    if "rows" in change:
+        targets = targets[:3]
+    with pytest.raises(ValueError, match=message):
+        fused.fused_loss(hidden, embedding, targets, row_loss, None, budget=change.get("budget", 1))
