@@ -17,6 +17,7 @@ from experiments.sequence_judge import Judge, evaluate, lm_system, real_numbers,
 from experiments.study import Study
 from jaxgen import config as config_lib
 from jaxgen.config import Config
+from jaxgen.losses import eisl
 from jaxgen.metrics import text as text_metrics
 from jaxgen.nn import bert, gpt2, hf, sequence
 from jaxgen.nn.transformer import Spec
@@ -42,6 +43,8 @@ MODEL_RULES: dict[str, config_lib.Rule] = {
     "model.dropout": _c.FRACTION,
     "model.hide_rate": _c.FRACTION,
     "model.pad_weight": _c.NON_NEGATIVE,
+    "model.eisl": (lambda v: 0 <= v <= 1, "0 to 1"),
+    "model.eisl_ngrams": (lambda v: v and all(n >= -1 for n in v), "one or more of -1, 0, 1, ..."),
     "model.regressor_weight": _c.NON_NEGATIVE,
     "judge.width": _c.at_least(1),
     "judge.depth": _c.at_least(1),
@@ -175,9 +178,25 @@ def make_domain(config: Config, vocabulary: Vocabulary) -> systems.Domain:
     """Transformers from tokens to z and back."""
     m, v = config.model, vocabulary
 
+    def cost(logits: Array, target: Array, real: Array) -> Array:
+        """Nats of each row: cross-entropy, of which EISL takes the place by a share `model.eisl`."""
+        if not m.eisl:
+            return text_metrics.nll(logits, target, real)[0]
+        a_token = eisl.mixed_loss(
+            logits,
+            target,
+            ngram_factor=m.eisl,
+            ce_factor=1.0 - m.eisl,
+            ngrams=m.eisl_ngrams,
+            mask=real,
+        )
+        return a_token * real.sum(-1)
+
     def logprob(model: Autoencoder, key: Key[Array, ""]) -> systems.Logprob:
         def parallel(x: Any, z: Array) -> Array:
             logits, pad = model.decoder(z), x["target"] == v.end
+            if m.eisl:
+                return -cost(logits, x["target"], jnp.ones_like(pad))
             nll, _ = text_metrics.nll(logits, x["target"], jnp.ones_like(pad))
             light, _ = text_metrics.nll(logits, x["target"], pad)
             return -nll + (1.0 - m.pad_weight) * light
@@ -186,7 +205,7 @@ def make_domain(config: Config, vocabulary: Vocabulary) -> systems.Domain:
             logits = model.decoder(
                 x["target"], z, begin=v.begin, hide=v.hide, hide_rate=m.hide_rate, key=key
             )
-            return -text_metrics.nll(logits, x["target"], sequence.until_end(x["target"], v.end))[0]
+            return -cost(logits, x["target"], sequence.until_end(x["target"], v.end))
 
         return parallel if m.decoder == "parallel" else autoregressive
 

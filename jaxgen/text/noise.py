@@ -37,7 +37,7 @@ def corrupt(
         one = KINDS[int(rng.integers(3))] if kind == "mix" else kind
         exact = level * len(words)
         count = min(int(exact) + int(rng.random() < exact - int(exact)), len(words))
-        places = np.sort(rng.choice(len(words), count, replace=False)) if count else []
+        places: list[int] = sorted(rng.choice(len(words), count, replace=False).tolist())
         if one == "shuffle":
             taken = [words[p] for p in places]
             for p, q in zip(places, rng.permutation(count), strict=True):

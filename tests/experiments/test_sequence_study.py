@@ -243,3 +243,24 @@ def test_substitutions_change_that_many_letters():
     assert ((changed != ids).sum(1) == 2).all()
     assert (changed[:, 7:] == 0).all()
     assert (changed[:, :7] > 0).all()
+
+
+@pytest.mark.parametrize("decoder", ["gpt2", "parallel"])
+def test_eisl_takes_the_place_of_cross_entropy_by_one_field(decoder):
+    """With share 1 and the whole target as n-gram it is cross-entropy again; with bigrams not."""
+    v = sequence_data.Vocabulary(12, 12, 6, 2, 3, 1, 0)
+    ids = jnp.asarray([[4, 5, 6, 7, 3, 0], [8, 9, 3, 0, 0, 0]])
+    x, z = {"source": ids, "target": ids}, jax.random.normal(jax.random.key(0), (2, 8))
+
+    def logp(**changes):
+        config = tiny(grammar, **{"model.decoder": decoder, "model.hide_rate": 0.0, **changes})
+        domain = sequence_study.make_domain(config, v)
+        model = domain.build(False, nnx.Rngs(0))
+        return domain.logprob(model, jax.random.key(1))(x, z)
+
+    plain = logp()
+    whole = logp(**{"model.eisl": 1.0, "model.eisl_ngrams": (0,)})
+    assert np.allclose(plain, whole, atol=1e-4)
+    bigrams = logp(**{"model.eisl": 1.0, "model.eisl_ngrams": (2,)})
+    assert np.isfinite(bigrams).all()
+    assert not np.allclose(plain, bigrams, atol=0.1)
