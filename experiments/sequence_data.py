@@ -72,6 +72,7 @@ def _load_text(config: Config, workdir: pathlib.Path) -> dict[str, Part]:
         valid_fraction=d.valid_fraction,
         test_fraction=d.test_fraction,
         limit=d.limit,
+        max_words=d.max_words,
         seed=d.seed,
     )
     target, source = _tokenizers(config, workdir, lines["train"].text)

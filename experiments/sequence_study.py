@@ -33,6 +33,7 @@ MODEL_RULES: dict[str, config_lib.Rule] = {
     "data.max_tokens": _c.at_least(2),
     "data.vocab_size": _c.at_least(8),
     "data.limit": _c.NON_NEGATIVE,
+    "data.max_words": _c.NON_NEGATIVE,
     "model.decoder": _c.one_of("gpt2", "parallel"),
     "model.encoder_width": _c.at_least(1),
     "model.encoder_depth": _c.at_least(1),

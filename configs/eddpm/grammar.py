@@ -21,6 +21,7 @@ def get_config() -> Config:
     config.data.valid_fraction = 0.05
     config.data.test_fraction = 0.1
     config.data.limit = 12_000
+    config.data.max_words = 0  # leaves longer sentences out
     config.data.seed = 0  # of the generated corpus
     config.data.max_tokens = 24
     config.data.tokenizer = "word"  # bpe, wordpiece, word: trained; or a folder

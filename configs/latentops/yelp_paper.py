@@ -14,6 +14,7 @@ def get_config() -> Config:
         base.train,
         base.mesh,
     )
+    config.spaces = ("vae", "eddpm")
     config.model.latent_dim = 64
     config.model.decoder_width = 768
     config.model.decoder_depth = 12

@@ -37,6 +37,12 @@ class Lines:
         label = None if self.label is None else self.label[index]
         return Lines([self.text[i] for i in index], label)
 
+    def up_to(self, max_words: int) -> "Lines":
+        """Those of at most that many words; 0 keeps all."""
+        if not max_words:
+            return self
+        return self.take([i for i, t in enumerate(self.text) if len(t.split()) <= max_words])
+
 
 def data_root() -> pathlib.Path:
     """Where data sets lie: $JAXGEN_DATA, or ../shared/data beside the checkout."""
@@ -55,6 +61,7 @@ def load(
     valid_fraction: float = 0.05,
     test_fraction: float = 0.1,
     limit: int = 0,
+    max_words: int = 0,
     seed: int = 0,
 ) -> dict[str, Lines]:
     """Reads a source whole: {"train", "valid", "test"}.
@@ -71,6 +78,7 @@ def load(
       text_field: column of a table.
       label_field: column of integer or string labels; "" for none.
       limit: keep at most this many train sentences (evenly over the labels' files); 0 keeps all.
+      max_words: longer sentences are left out of all parts; 0 keeps all.
       seed: of the generated corpus.
 
     Raises:
@@ -82,6 +90,7 @@ def load(
     if source == "grammar":
         rows = corpora.grammar(limit or 20_000, seed=seed)
         lines = Lines([r.text for r in rows], np.array([r.sentiment for r in rows], np.int32))
+        lines = lines.up_to(max_words)
         return split(lines, valid_fraction=valid_fraction, test_fraction=test_fraction)
     if source == "english":
         lines = Lines(corpora.english())
@@ -95,6 +104,7 @@ def load(
         lines = _from_hf(name, path, text_field, label_field)
     else:
         lines = _from_tfds(name, path, text_field, label_field)
+    lines = lines.up_to(max_words)
     if limit and limit < len(lines):
         lines = lines.take(np.linspace(0, len(lines) - 1, limit).round().astype(int))
     if not test:
@@ -104,6 +114,7 @@ def load(
         if source == "files"
         else read_tables(root, test, text_field, label_field)
     )
+    held = held.up_to(max_words)
     known = set(lines.text)
     held = held.take(i for i, t in enumerate(held.text) if t not in known)
     parts = split(lines, valid_fraction=valid_fraction, test_fraction=0.0)

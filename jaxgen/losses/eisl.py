@@ -14,6 +14,7 @@ or of the target, are left out exactly.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -176,17 +177,17 @@ def mixed_loss(
     ngram_factor: float = 1.0,
     ce_factor: float = 1.0,
     label_smoothing: float = 0.0,
-    ngrams: Sequence[int] = (2, 3, 4),
     mask: Bool[Array, "B T"] | None = None,
-    weights: Sequence[float] | None = None,
-    temperature: float = 1.0,
-    key: Key[Array, ""] | None = None,
-    clip: float | None = None,
+    **options: Any,
 ) -> Float[Array, " B"]:
     """ngram_factor EISL + ce_factor CE of each row; outputs and targets stand side by side (T = S).
 
-    Cross-entropy is on the diagonal of c, so it costs nothing more. `label_smoothing` is the share of
-    the uniform distribution in it (Szegedy et al., 2016).
+    Cross-entropy is on the diagonal of c, so it costs nothing more.
+
+    Args:
+      label_smoothing: the share of the uniform distribution in CE (Szegedy et al., 2016).
+      mask: real positions, of output and target alike.
+      options: of `eisl_from_pairs`: ngrams, weights, temperature, key, clip.
 
     Raises:
       ValueError: as `eisl_loss`; label_smoothing outside [0, 1).
@@ -203,14 +204,5 @@ def mixed_loss(
     ce = jnp.where(real, each, 0.0).sum(1) / jnp.maximum(real.sum(1), 1)
     if not ngram_factor:
         return ce_factor * ce
-    matched = eisl_from_pairs(
-        c,
-        ngrams=ngrams,
-        logits_mask=mask,
-        targets_mask=mask,
-        weights=weights,
-        temperature=temperature,
-        key=key,
-        clip=clip,
-    )
+    matched = eisl_from_pairs(c, logits_mask=mask, targets_mask=mask, **options)
     return ngram_factor * matched + ce_factor * ce

@@ -66,6 +66,16 @@ def test_hub_folder_through_datasets(tmp_path):
     assert set(parts["train"].label.tolist()) == {0, 1}
 
 
+def test_longer_sentences_are_left_out_of_all_parts(tmp_path):
+    write(tmp_path / "a", [" ".join(["w"] * n) + f" {i}" for i, n in enumerate([1, 5, 9] * 20)])
+    write(tmp_path / "b", ["one two three", "one two three four five six seven"] * 5)
+    parts = text.load("files", path=str(tmp_path), train=("a",), test=("b",), max_words=6)
+    assert len(parts["train"]) + len(parts["valid"]) == 40
+    assert set(parts["test"].text) == {"one two three"}
+    short = text.load("grammar", limit=200, max_words=9)
+    assert 0 < sum(map(len, short.values())) < 200
+
+
 def test_bad_files_are_named(tmp_path):
     (tmp_path / "latin").write_bytes(b"caf\xe9 au lait\n")
     (tmp_path / "empty").write_text("\n\n")
