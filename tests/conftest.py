@@ -1,13 +1,22 @@
 """Eight forced CPU devices, and shape checks of every annotated function while tests run."""
 
+import atexit
 import os
 import pathlib
+import shutil
 import sys
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # Workers and launched programs compile the same functions: each is compiled once a session.
+    _cache = tempfile.mkdtemp(prefix="jaxgen-tests-")
+    atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from jaxtyping import install_import_hook

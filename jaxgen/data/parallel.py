@@ -1,0 +1,115 @@
+"""Sentence pairs for translation: two files side by side, or a made-up language that a grammar speaks."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+from jaxgen.data import corpora
+from jaxgen.data.splits import by_hash
+from jaxgen.data.text import read_text
+from jaxgen.errors import ConfigError
+
+SOURCES = ("files", "grammar")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """source[i] is to be translated into target[i]."""
+
+    source: list[str]
+    target: list[str]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+def load(
+    source: str,
+    *,
+    path: str = "",
+    train: Sequence[str] = (),
+    valid: Sequence[str] = (),
+    test: Sequence[str] = (),
+    limit: int = 0,
+    seed: int = 0,
+) -> dict[str, Pairs]:
+    """{"train", "valid", "test"}.
+
+    Args:
+      source: "files" or "grammar" (`invented`).
+      path: folder of the files.
+      train: (source file, target file) under `path`, plain or .gz, one sentence a line.
+      valid: as `train`.
+      test: as `train`.
+      limit: keep the first so many train pairs; for the grammar, the number of pairs in all (20,000).
+      seed: of the grammar.
+
+    Raises:
+      ConfigError: an unknown source, a missing file, files of different length.
+    """
+    if source not in SOURCES:
+        raise ConfigError("data.source", source, "one of " + ", ".join(SOURCES))
+    if source == "grammar":
+        target = list(dict.fromkeys(r.text for r in corpora.grammar(limit or 20_000, seed=seed)))
+        parts = by_hash(map(str.encode, target), valid_fraction=0.05, test_fraction=0.1)
+        return {
+            name: Pairs([invented(target[i]) for i in rows], [target[i] for i in rows])
+            for name, rows in parts.items()
+        }
+    out = {}
+    for name, files in (("train", train), ("valid", valid), ("test", test)):
+        if len(files) != 2:
+            raise ConfigError(f"data.{name}", tuple(files), "two file names, source and target")
+        out[name] = read_pairs(pathlib.Path(path) / files[0], pathlib.Path(path) / files[1])
+    if limit:
+        out["train"] = Pairs(out["train"].source[:limit], out["train"].target[:limit])
+    return out
+
+
+def read_pairs(source: pathlib.Path, target: pathlib.Path) -> Pairs:
+    """Two files of as many lines; pairs with an empty side are left out.
+
+    Raises:
+      ConfigError: a missing or unreadable file, or files of different length.
+    """
+    a, b = (read_text(p).splitlines() for p in (source, target))
+    if len(a) != len(b):
+        raise ConfigError(
+            "data", f"{source} and {target}", f"as many lines ({len(a)} and {len(b)})"
+        )
+    both = [(x.strip(), y.strip()) for x, y in zip(a, b, strict=True) if x.strip() and y.strip()]
+    return Pairs([x for x, _ in both], [y for _, y in both])
+
+
+def invented(sentence: str) -> str:
+    """A grammar sentence in a language with other words, and other word order within the clause.
+
+    Each word becomes another by a fixed rule, and of every clause the last word comes first, so that a
+    translator has to learn a lexicon and to move words.
+    """
+    clauses: list[list[str]] = [[]]
+    for word in sentence.split():
+        if word in ",.!":
+            clauses[-1].append(word)
+            clauses.append([])
+        else:
+            clauses[-1].append(word)
+    out = []
+    for clause in clauses:
+        mark = clause[-1:] if clause and clause[-1] in ",.!" else []
+        words = clause[: len(clause) - len(mark)]
+        out += [_word(w) for w in words[-1:] + words[:-1]] + mark
+    return " ".join(out)
+
+
+def _word(word: str) -> str:
+    """Vowels and consonants each move one place on, and the word is written backwards."""
+    vowels, consonants = "aeiou", "bcdfghjklmnpqrstvwxyz"
+
+    def shift(letter: str) -> str:
+        for row in (vowels, consonants):
+            if letter in row:
+                return row[(row.index(letter) + 1) % len(row)]
+        return letter
+
+    return "".join(shift(c) for c in reversed(word))

@@ -1,0 +1,44 @@
+import gzip
+
+import pytest
+
+from jaxgen.data import corpora, parallel
+from jaxgen.errors import ConfigError
+
+
+def test_files_side_by_side(tmp_path):
+    (tmp_path / "a.de").write_text("ein Hund\n\nzwei\ndrei\n")
+    (tmp_path / "a.en.gz").write_bytes(gzip.compress(b"a dog\nnothing\ntwo\nthree\n"))
+    names = ("a.de", "a.en.gz")
+    parts = parallel.load("files", path=str(tmp_path), train=names, valid=names, test=names)
+    assert parts["train"].source == ["ein Hund", "zwei", "drei"]
+    assert parts["test"].target == ["a dog", "two", "three"]
+    few = parallel.load("files", path=str(tmp_path), train=names, valid=names, test=names, limit=1)
+    assert len(few["train"]) == 1
+    assert len(few["valid"]) == 3
+
+
+def test_bad_files(tmp_path):
+    (tmp_path / "a").write_text("one\ntwo\n")
+    (tmp_path / "b").write_text("one\n")
+    with pytest.raises(ConfigError, match=r"as many lines \(2 and 1\)"):
+        parallel.read_pairs(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(ConfigError, match="none"):
+        parallel.read_pairs(tmp_path / "a", tmp_path / "none")
+    with pytest.raises(ConfigError, match=r"data\.train.*two file names"):
+        parallel.load("files", path=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"data\.source is 'web'"):
+        parallel.load("web")
+
+
+def test_the_invented_language_is_another_and_one_to_one():
+    parts = parallel.load("grammar", limit=2000)
+    assert {k: len(v) > 50 for k, v in parts.items()} == dict.fromkeys(parts, True)
+    assert not set(parts["train"].target) & set(parts["test"].target)
+    texts = [r.text for r in corpora.grammar(1000, seed=3)]
+    foreign = [parallel.invented(t) for t in texts]
+    assert len(set(foreign)) == len(set(texts))
+    assert parallel.invented("well , we love the soup .") == "mmix , qaut ix iwum ijv ."
+    assert all(len(a.split()) == len(b.split()) for a, b in zip(texts, foreign, strict=True))
+    shared = set(" ".join(texts).split()) & set(" ".join(foreign).split())
+    assert shared <= {",", ".", "!", "a", "i", "e"}
