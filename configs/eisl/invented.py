@@ -1,0 +1,52 @@
+"""EISL on an invented language that the project's grammar speaks: runs anywhere, minutes on two cores."""
+
+from configs.eddpm import digits
+from jaxgen.config import Config
+
+
+def get_config() -> Config:
+    base = digits.get_config()
+    config = Config()
+    config.seed, config.seeds, config.mesh, config.train = (
+        base.seed,
+        base.seeds,
+        base.mesh,
+        base.train,
+    )
+    config.data = Config()
+    config.data.source = "grammar"  # grammar, files
+    config.data.path = ""
+    config.data.train = ()  # (source file, target file)
+    config.data.valid = ()
+    config.data.test = ()
+    config.data.limit = 6000
+    config.data.seed = 0
+    config.data.tokenizer = "bpe"
+    config.data.vocab_size = 400
+    config.data.max_tokens = 32
+
+    config.model = Config()
+    config.model.width = 128
+    config.model.depth = 2
+    config.model.heads = 4
+    config.model.dropout = 0.1
+
+    config.noise = Config()
+    config.noise.kinds = ("shuffle", "repetition", "blank")
+    config.noise.levels = (0.0, 0.3, 0.6)
+    config.losses = ("ce", "smoothing", "pg", "eisl")
+    config.smoothing = 0.1
+    config.eisl = Config()
+    config.eisl.ngram_factor = 1.0
+    config.eisl.ce_factor = 0.0
+    config.eisl.ngrams = (1, 2, 3)
+    config.finetune = Config()
+    config.finetune.steps = 200
+    config.finetune.learning_rate = 2e-4
+
+    config.train.steps = 1000
+    config.train.batch_size = 64
+    config.train.learning_rate = 2e-3
+    config.train.save_every = 1000
+    config.train.keep = 1
+    return config

@@ -1,0 +1,171 @@
+"""EISL: translation learned from noisy targets, under cross-entropy and under losses that forgive.
+
+    python -m experiments.eisl --config=configs/eisl/invented.py --workdir=runs/eisl
+
+For every kind and level of noise and every seed, a model is trained by cross-entropy on noisy targets;
+from there each loss goes on for the same number of steps. BLEU is that of greedy translations of the
+clean test split, detokenised. Cells that are finished are kept under `results/`, so a launch with more
+levels, kinds or seeds adds to what is there.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+
+from experiments import translation
+from experiments.image_report import curves
+from experiments.study import RULES, Study, check_accumulate, open_study
+from jaxgen import config as config_lib
+from jaxgen import launch
+from jaxgen.config import Config
+from jaxgen.data import parallel
+from jaxgen.text import noise
+from jaxgen.train import report
+from jaxgen.train.writers import write_atomic
+
+_c = config_lib
+TITLES = {
+    "start": "CE (the start)",
+    "ce": "CE",
+    "smoothing": "label smoothing",
+    "pg": "policy gradient",
+    "eisl": "EISL",
+}
+
+
+def validate(config: Config) -> None:
+    """Raises ConfigError for any value that cannot run; touches no device and no data."""
+    _c.check(
+        config,
+        {
+            **RULES,
+            "data.source": _c.one_of(*parallel.SOURCES),
+            "data.limit": _c.NON_NEGATIVE,
+            "data.max_tokens": _c.at_least(5),
+            "data.vocab_size": _c.at_least(8),
+            "model.width": _c.at_least(1),
+            "model.depth": _c.at_least(1),
+            "model.heads": _c.at_least(1),
+            "model.dropout": _c.FRACTION,
+            "noise.kinds": (lambda v: v and set(v) <= set(noise.KINDS), f"some of {noise.KINDS}"),
+            "noise.levels": (lambda v: v and all(0 <= x <= 1 for x in v), "numbers from 0 to 1"),
+            "losses": (
+                lambda v: set(v) <= set(translation.LOSSES),
+                f"some of {translation.LOSSES}",
+            ),
+            "smoothing": _c.FRACTION,
+            "eisl.ngram_factor": _c.NON_NEGATIVE,
+            "eisl.ce_factor": _c.NON_NEGATIVE,
+            "eisl.ngrams": (
+                lambda v: v and all(n >= -1 for n in v),
+                "one or more of -1, 0, 1, ...",
+            ),
+            "finetune.steps": _c.at_least(1),
+            "finetune.learning_rate": _c.POSITIVE,
+        },
+    )
+    check_accumulate(config)
+
+
+def cells(config: Config) -> list[tuple[str, float]]:
+    """(kind, level) of every cell; level 0 is the same for all kinds and is done once."""
+    clean = [(config.noise.kinds[0], 0.0)] if 0.0 in config.noise.levels else []
+    return clean + [(k, x) for k in config.noise.kinds for x in config.noise.levels if x > 0]
+
+
+def run_cell(
+    study: Study, corpus: translation.Corpus, kind: str, level: float, seed: int
+) -> list[dict[str, Any]]:
+    """Trains and tests the start and every loss of one cell; one row each."""
+    config = study.config
+    arrays = corpus.arrays(kind, level, seed)
+    name = "clean" if level == 0 else f"{kind}{level:g}"
+    start = study.fit(translation.system(config, corpus, "ce", f"start-{name}"), seed, arrays)
+    models = {"start": start}
+    for loss in config.losses:
+        system = translation.system(config, corpus, loss, f"{loss}-{name}", start)
+        models[loss] = study.fit(
+            system,
+            seed,
+            arrays,
+            steps=config.finetune.steps,
+            learning_rate=config.finetune.learning_rate,
+        )
+    rows = []
+    for loss, model in models.items():
+        score, texts = translation.bleu(model, corpus, "test")
+        row = {"loss": loss, "kind": kind, "level": level, "seed": seed, "bleu": score}
+        rows.append({**row, "samples": texts[:5]})
+    return rows
+
+
+def train(config: Config, workdir: pathlib.Path) -> None:
+    """Trains and tests whatever is not finished, and writes the report."""
+    study = open_study(config, workdir, translation.load)
+    corpus: Any = study.data
+    rows = []
+    for seed in range(config.seed, config.seed + config.seeds):
+        for kind, level in cells(config):
+            path = workdir / "results" / f"{kind}-{level:g}-{seed}.json"
+            if path.exists():
+                done = json.loads(path.read_text())
+            else:
+                done = run_cell(study, corpus, kind, level, seed)
+                if jax.process_index() == 0:
+                    write_atomic(path, json.dumps(done, indent=2) + "\n")
+            rows += done
+    if jax.process_index() == 0:
+        print(f"report: {write(study, corpus, rows)}")
+
+
+def write(study: Study, corpus: translation.Corpus, rows: list[dict[str, Any]]) -> pathlib.Path:
+    """The table and the curves of BLEU over level; returns the report's path."""
+    config = study.config
+    sizes = ", ".join(f"{len(part):,} {name}" for name, part in corpus.parts.items())
+    body = [
+        f"Data: {config.data.source}; {sizes} pairs. Cross-entropy for {config.train.steps:,} steps of "
+        f"batch {config.train.batch_size} on noisy targets, then each loss for "
+        f"{config.finetune.steps:,} more. sacrebleu (13a) of greedy translations of the clean test "
+        f"split, {config.seeds} seed(s); ± is the standard deviation over seeds.\n"
+    ]
+    levels = sorted({r["level"] for r in rows})
+    for kind in config.noise.kinds:
+        mine = [r for r in rows if r["kind"] == kind or r["level"] == 0]
+        lines, drawn = [], {}
+        for loss in ("start", *config.losses):
+            cell, points = [], []
+            for level in levels:
+                scores = [r["bleu"] for r in mine if (r["loss"], r["level"]) == (loss, level)]
+                mean, spread = report.mean_and_spread(scores)
+                cell.append(report.format_value(mean, spread))
+                points.append(mean)
+            lines.append([TITLES[loss], *cell])
+            drawn[TITLES[loss]] = (levels, points)
+        body.append(f"## {kind}\n")
+        body.append(report.markdown_table(["loss", *(f"level {x:g}" for x in levels)], lines))
+        report.plot_curves(
+            study.workdir / "samples" / f"bleu-{kind}.png", drawn, x="noise level", y="BLEU"
+        )
+        body.append(f"![BLEU over the level of {kind}](samples/bleu-{kind}.png)\n")
+    body.append("## Translations\n")
+    test = corpus.parts["test"]
+    last = [r for r in rows if r["seed"] == config.seed and r["level"] == levels[-1]]
+    body.append(
+        report.markdown_table(
+            ["noise", "loss", "source", "translation", "reference"],
+            [
+                [r["kind"], TITLES[r["loss"]], test.source[i], text, test.target[i]]
+                for r in last
+                for i, text in enumerate(r["samples"][:3])
+            ],
+        )
+    )
+    body.append(curves(study.workdir))
+    results = {"systems": rows, "config": config.to_dict()}
+    return report.write(study.workdir, "EISL on translation", "\n".join(body), results)
+
+
+if __name__ == "__main__":
+    launch.run({"train": train}, validate)
