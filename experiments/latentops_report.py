@@ -159,7 +159,7 @@ def _pictures(study: Study, space: Space, operators: Operators, test: Part) -> s
     label = attributes.LABELS[name][1]
     report.plot_curves(
         folder / "energy.png",
-        {f"sentence {i + 1}": (steps, list(v)) for i, v in enumerate(values[:8])},
+        {f"sentence {i + 1}": (steps, v.tolist()) for i, v in enumerate(values[:8])},
         x="place on the path (30 equal parts)",
         y=f"energy of {label}",
     )
@@ -167,7 +167,7 @@ def _pictures(study: Study, space: Space, operators: Operators, test: Part) -> s
     plane = path @ axes.T
     report.plot_curves(
         folder / "paths.png",
-        {f"sentence {i + 1}": (list(p[:, 0]), list(p[:, 1])) for i, p in enumerate(plane[:8])},
+        {f"sentence {i + 1}": (p[:, 0].tolist(), p[:, 1].tolist()) for i, p in enumerate(plane[:8])},
         x="first principal axis",
         y="second",
     )

@@ -10,6 +10,8 @@ def get_config() -> Config:
     config.spaces = ("vae", "eddpm")
     config.model.latent_dim = 64
     config.model.latent_norm = "none"
+    config.model.encoder_depth = 1
+    config.model.decoder_depth = 1
     config.eddpm.diffusion_weight = 0.01
     config.eddpm.num_t = 4
 
@@ -17,7 +19,7 @@ def get_config() -> Config:
     config.vae.beta = 0.1
     config.vae.free_bits = 0.1
     config.vae.cycles = 4
-    config.train.steps = 3000
+    config.train.steps = 2500
     config.train.learning_rate = 3e-3
 
     config.prior = Config()

@@ -102,14 +102,12 @@ def invented(sentence: str) -> str:
     return " ".join(out)
 
 
+_VOWELS, _CONSONANTS = "aeiou", "bcdfghjklmnpqrstvwxyz"
+_NEXT = str.maketrans(
+    _VOWELS + _CONSONANTS, _VOWELS[1:] + _VOWELS[0] + _CONSONANTS[1:] + _CONSONANTS[0]
+)
+
+
 def _word(word: str) -> str:
     """Vowels and consonants each move one place on, and the word is written backwards."""
-    vowels, consonants = "aeiou", "bcdfghjklmnpqrstvwxyz"
-
-    def shift(letter: str) -> str:
-        for row in (vowels, consonants):
-            if letter in row:
-                return row[(row.index(letter) + 1) % len(row)]
-        return letter
-
-    return "".join(shift(c) for c in reversed(word))
+    return word[::-1].translate(_NEXT)

@@ -6,6 +6,7 @@ normal as prior: grad log p(z, a) = -z - grad E(z).
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
 from jaxgen.diffusion.schedule import VPSDE
@@ -100,7 +101,7 @@ def predictor_corrector(
 
 
 def linear_shift(
-    z: Float[Array, "B D"], direction: Float[Array, " D"], strength: float
+    z: Float[Array, "B D"], direction: Float[Array, " D"], strength: Float[ArrayLike, ""]
 ) -> Float[Array, "B D"]:
     """z + strength direction, such as a linear probe's or the difference of two classes' means."""
     return z + strength * direction

@@ -25,8 +25,8 @@ PairLoss = Callable[[Float[Array, "G T S"], PyTree], Float[Array, " G"]]
 
 def fused_loss(
     hidden: Float[Array, "B T D"],
-    embedding: Float[Array, "V D"],
-    targets: Int[Array, "B S"],
+    embedding: Float[Array, "V W"],
+    targets: Int[Array, "N S"],
     loss: PairLoss,
     rows: PyTree = None,
     *,
@@ -36,8 +36,9 @@ def fused_loss(
     """Mean over rows of loss(c) for logits hidden @ embedding^T; float32 sums.
 
     Args:
-      embedding: the tied output embedding; inside shard_map with `axis_name`, this device's rows of
+      embedding: the tied output embedding, W = D; inside shard_map with `axis_name`, this device's rows of
         it, in the order of the axis.
+      targets: N = B rows.
       loss: such as `lambda c, mask: eisl_from_pairs(c, targets_mask=mask)`; differentiable.
       rows: arrays [B, ...] that `loss` needs beside c (masks); not differentiated.
       budget: bytes of logits in a tile.

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Key, Num, PyTree
 
 
 def kl_to_standard_normal(
@@ -49,7 +49,7 @@ def loss(
 
 
 def cyclical_beta(
-    step: Float[ArrayLike, ""], *, period: int, zero: float = 0.5, rise: float = 0.25
+    step: Num[ArrayLike, ""], *, period: int, zero: float = 0.5, rise: float = 0.25
 ) -> Float[Array, ""]:
     """0 for a share `zero` of each period, then a linear rise over `rise` of it, then 1.
 
