@@ -25,9 +25,9 @@ from jaxgen.latent_ode import baselines, energy, sample
 from jaxgen.metrics import text as text_metrics
 
 GRIDS = {
-    "ODE": (0.25, 0.5, 1.0, 2.0, 4.0),
-    "SGLD": (0.25, 0.5, 1.0, 2.0, 4.0),
-    "predictor-corrector": (0.25, 0.5, 1.0, 2.0, 4.0),
+    "ODE": (0.25, 1.0, 4.0, 16.0),
+    "SGLD": (0.25, 1.0, 4.0, 16.0),
+    "predictor-corrector": (0.25, 1.0, 4.0, 16.0),
     "linear shift": (0.25, 0.5, 1.0, 1.5, 2.0),
     "no control": (0.0,),
 }
@@ -72,13 +72,14 @@ def make_moves(config: Config, *, editing: bool) -> dict[str, Move]:
         return end, stats["failed"], stats["nfe"]
 
     def sgld(total: energy.Energy, u: Any, key: Any) -> Any:
-        end = baselines.sgld(total, u, key, steps=s.steps, rate=s.rate, noise=s.noise)
-        return finished(end, s.steps)
+        steps, noise = (s.edit_steps, s.edit_noise) if editing else (s.steps, s.noise)
+        end = baselines.sgld(total, u, key, steps=steps, rate=s.rate, noise=noise)
+        return finished(end, steps)
 
     def predictor_corrector(total: energy.Energy, u: Any, key: Any) -> Any:
-        start = p.t_edit if editing else 1.0
-        end = baselines.predictor_corrector(total, u, key, steps=p.steps, snr=p.snr, t_start=start)
-        return finished(end, 2 * p.steps)
+        steps, start = (p.edit_steps, p.t_edit) if editing else (p.steps, 1.0)
+        end = baselines.predictor_corrector(total, u, key, steps=steps, snr=p.snr, t_start=start)
+        return finished(end, 2 * steps)
 
     def shift(operators: Operators, u: Any, labels: Any, on: Any, key: Any, knob: Any) -> Any:
         for name, label in labels.items():

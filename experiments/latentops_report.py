@@ -167,7 +167,10 @@ def _pictures(study: Study, space: Space, operators: Operators, test: Part) -> s
     plane = path @ axes.T
     report.plot_curves(
         folder / "paths.png",
-        {f"sentence {i + 1}": (p[:, 0].tolist(), p[:, 1].tolist()) for i, p in enumerate(plane[:8])},
+        {
+            f"sentence {i + 1}": (p[:, 0].tolist(), p[:, 1].tolist())
+            for i, p in enumerate(plane[:8])
+        },
         x="first principal axis",
         y="second",
     )

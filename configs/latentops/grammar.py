@@ -30,7 +30,7 @@ def get_config() -> Config:
     config.operators.attributes = ("sentiment", "tense", "formality")
     config.operators.width = 128
     config.operators.depth = 2
-    config.operators.noise = 0.3  # on latents of unit variance
+    config.operators.noise = 0.6  # on latents of unit variance
     config.operators.keywords = 20  # words that the keyword operator knows; 0 for none
     config.operators.steps = 1500
     config.operators.learning_rate = 1e-3
@@ -43,12 +43,15 @@ def get_config() -> Config:
     config.sgld = Config()
     config.sgld.steps = 100
     config.sgld.rate = 0.05
-    config.sgld.noise = 0.1
+    config.sgld.noise = 1.0
+    config.sgld.edit_steps = 20  # few and with little noise, so that edits keep something
+    config.sgld.edit_noise = 0.1
 
     config.predictor_corrector = Config()
     config.predictor_corrector.steps = 100
     config.predictor_corrector.snr = 0.1
-    config.predictor_corrector.t_edit = 0.1  # edits start here, so that something is kept
+    config.predictor_corrector.edit_steps = 20
+    config.predictor_corrector.t_edit = 0.1  # edits start here, so that they keep something
 
     config.evaluate = Config()
     config.evaluate.count = 400  # test sentences, and as many generated ones
