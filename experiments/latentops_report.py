@@ -132,10 +132,12 @@ def _asked(targets: Mapping[str, np.ndarray], row: int) -> str:
 
 
 def before_and_after(task: Any, texts: Sequence[str], index: np.ndarray, count: int) -> str:
-    """Sentences, what was asked, and what came of it."""
+    """Sentences at even distances, what was asked, and what came of it."""
+    pairs = list(zip(index.tolist(), texts, strict=True))
+    places = np.linspace(0, len(pairs) - 1, min(count, len(pairs))).round().astype(int)
     lines = [
         [task.sources[i].replace("|", "\\|"), _asked(task.targets, i), text.replace("|", "\\|")]
-        for i, text in list(zip(index.tolist(), texts, strict=True))[:count]
+        for i, text in (pairs[p] for p in places)
     ]
     return report.markdown_table(["before", "asked", "after"], lines)
 

@@ -77,7 +77,9 @@ def get_config() -> Config:
     config.ascent = Config()  # raising a predicted value (proteins)
     config.ascent.count = 2048  # sequences of the best decile, from which latents climb
     config.ascent.stages = 5  # along which sequences are decoded
-    config.ascent.steps = 2  # of each stage: as far as sequences stay about as near as substitutions
+    config.ascent.steps = (
+        2  # of each stage: as far as sequences stay about as near as substitutions
+    )
     config.ascent.rate = 0.1
     config.ascent.penalty = 0.1
     config.ascent.keep = 0.1  # as many as this share of the starts, the best by the regressor
