@@ -78,11 +78,11 @@ def train_space(study: Study, kind: str, seed: int) -> Space:
     raw: Callable[[Any], Array]
     if kind == "vae":
         model = study.fit(vae_system(config, domain), seed, arrays)
-        raw = lambda x: domain.posterior(model, x)[0]  # noqa: E731
+        raw = jax.jit(lambda x: domain.posterior(model, x)[0])
     else:
         model = study.fit(systems.eddpm_system(config, domain), seed, arrays)
         raw = systems.trained_eddpm(config, domain, model, train.x).encode
-    z = jnp.asarray(systems.in_batches(jax.jit(raw), train.x))
+    z = jnp.asarray(systems.in_batches(raw, train.x))
     fit = prior.Gaussian.fit(z)
     decode = domain.decode(model)
     if kind == "eddpm":
