@@ -85,8 +85,7 @@ def test_a_run_judges_every_method_and_edits_sentences(tmp_path, capsys, monkeyp
         latentops.parts_of(
             tiny(**{"edit.keywords": "xyzzy"}), latent_space.Operators(None, ("soup",), {})
         )
-    words = attributes.frequent_words([r.text for r in corpora.grammar(300)], 4)
-    config.edit.keywords = words[0]
+    config.edit.keywords = latentops.prepare(config, tmp_path, "vae", may_train=False)[2].words[0]
     config.ode.max_steps = 1
     with pytest.raises(ConfigError, match=r"2 of 2 sentences were not solved"):
         latentops.edit(config, tmp_path)
