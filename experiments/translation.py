@@ -127,14 +127,15 @@ def rule(config: Config, corpus: Corpus, name: str) -> Callable[..., Float[Array
         logits = forced_logits(model, corpus, source, drawn, key_drop)
         return policy_gradient_loss(logits, drawn, reward, mask=real(drawn))
 
-    return {
+    rules: dict[str, Callable[..., Float[Array, " B"]]] = {
         "ce": functools.partial(forced, ngram_factor=0.0),
         "smoothing": functools.partial(forced, ngram_factor=0.0, label_smoothing=config.smoothing),
         "eisl": functools.partial(
             forced, ngram_factor=e.ngram_factor, ce_factor=e.ce_factor, ngrams=e.ngrams
         ),
         "pg": policy,
-    }[name]
+    }
+    return rules[name]
 
 
 def system(
@@ -157,7 +158,8 @@ def system(
         run,
         lambda key: t5.T5(spec, rngs=nnx.Rngs(key)),
         loss,
-        pretrained=None if start is None else lambda _: start,
+        # A copy, since the step takes over the buffers that it starts from.
+        pretrained=None if start is None else lambda _: jax.tree.map(jnp.array, start),
     )
 
 

@@ -49,7 +49,7 @@ def masks(out_len, tgt_len, t, s):
     )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(data=st.data())
 def test_brute_force_in_float64(data):
     t, s = data.draw(st.integers(2, 7)), data.draw(st.integers(2, 7))
