@@ -81,6 +81,7 @@ def validate(config: Config) -> None:
 
 def open_eddpm(config: Config, workdir: pathlib.Path, *, may_train: bool = True) -> Study:
     """The study of a config, with its data."""
+    systems.make_schedule(config)  # raises for one that cannot be
     return open_study(config, workdir, KINDS[config.data.kind].load, may_train=may_train)
 
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import attributes, sequence_data, systems
+from experiments import attributes, systems
 from experiments.latent_space import Operators, Space
 from experiments.sequence_data import Part, take_rows
 from experiments.sequence_judge import Judge
@@ -44,13 +44,8 @@ def make_moves(config: Config, *, editing: bool) -> dict[str, Move]:
     o, s, p = config.ode, config.sgld, config.predictor_corrector
 
     def energy_of(operators: Operators, labels: Any, on: Any, knob: Any) -> energy.Energy:
-        parts = [(operators.get(name), labels[name], 1.0) for name in labels]
-
-        def total(u: Any) -> Any:
-            each = [op.energy(u, label) * on[op.name] for op, label, _ in parts]
-            return knob * sum(each, jnp.zeros(()))
-
-        return total
+        whole = energy.compose([(operators.get(name), labels[name], on[name]) for name in labels])
+        return lambda u: knob * whole(u)
 
     def rows(move: Callable[..., Any]) -> Move:
         """`move` is of one row: (energy, u [1, D], key) -> (u [1, D], failed [1], nfe [1])."""
@@ -101,7 +96,6 @@ class Judges:
 
     attribute: attributes.TextJudge
     sequence: Judge
-    encode: Callable[[Sequence[str]], Any]
     real_ppl: float
     real_self_bleu: float
 
@@ -114,7 +108,6 @@ class Judges:
         return cls(
             attributes.TextJudge.train(config, data["train"], data["test"]),
             judge,
-            lambda texts: sequence_data.encode_text(config, study.workdir, texts)["target"],
             judge.perplexity(test.x["target"]),
             _self_bleu(test.text),
         )
@@ -126,7 +119,8 @@ class Judges:
 
     def perplexity(self, texts: Sequence[str]) -> float:
         """Of a token, under the language model of real sentences."""
-        return self.sequence.perplexity(self.encode(texts))
+        tokens = self.sequence.vocabulary.encode(texts)  # type: ignore[misc]
+        return self.sequence.perplexity(tokens["target"])
 
 
 def _self_bleu(texts: Sequence[str]) -> float:

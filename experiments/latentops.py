@@ -13,6 +13,7 @@ stdin, one a line:
 
 import pathlib
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -23,8 +24,8 @@ from experiments import (
     latent_methods,
     latent_space,
     latentops_report,
-    sequence_data,
     sequence_study,
+    systems,
 )
 from experiments.latent_space import Operators, Space
 from experiments.study import RULES, Study, check_accumulate, open_study
@@ -89,6 +90,7 @@ def validate(config: Config) -> None:
 
 def open_latentops(config: Config, workdir: pathlib.Path, *, may_train: bool) -> Study:
     """The study of a config, with its data."""
+    systems.make_schedule(config)  # raises for one that cannot be
     return open_study(config, workdir, sequence_study.load, may_train=may_train)
 
 
@@ -101,21 +103,25 @@ def prepare(
     return study, space, latent_space.train_operators(study, space, config.seed)
 
 
-def train_vae(config: Config, workdir: pathlib.Path) -> None:
-    """Trains the autoencoders of all seeds."""
-    study = open_latentops(config, workdir, may_train=True)
+def spaces(study: Study) -> Iterator[tuple[int, Space]]:
+    """Trains (or restores) the autoencoders of all seeds, one after the other."""
+    config = study.config
     for seed in range(config.seed, config.seed + config.seeds):
         for kind in config.spaces:
-            latent_space.train_space(study, kind, seed)
+            yield seed, latent_space.train_space(study, kind, seed)
+
+
+def train_vae(config: Config, workdir: pathlib.Path) -> None:
+    """Trains the autoencoders of all seeds."""
+    for _ in spaces(open_latentops(config, workdir, may_train=True)):
+        pass
 
 
 def train_operators(config: Config, workdir: pathlib.Path) -> None:
     """Trains autoencoders and operators of all seeds."""
     study = open_latentops(config, workdir, may_train=True)
-    for seed in range(config.seed, config.seed + config.seeds):
-        for kind in config.spaces:
-            space = latent_space.train_space(study, kind, seed)
-            latent_space.train_operators(study, space, seed)
+    for seed, space in spaces(study):
+        latent_space.train_operators(study, space, seed)
 
 
 def train(config: Config, workdir: pathlib.Path) -> None:
@@ -139,14 +145,12 @@ def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
     }
     rows: list[dict[str, Any]] = []
     shown: dict[str, Any] = {}
-    for seed in range(config.seed, config.seed + config.seeds):
-        for kind in config.spaces:
-            space = latent_space.train_space(study, kind, seed)
-            operators = latent_space.train_operators(study, space, seed)
-            done, artefacts = latent_methods.evaluate(study, judges, moves, space, operators, seed)
-            rows += done
-            if seed == config.seed:
-                shown[kind] = artefacts
+    for seed, space in spaces(study):
+        operators = latent_space.train_operators(study, space, seed)
+        done, artefacts = latent_methods.evaluate(study, judges, moves, space, operators, seed)
+        rows += done
+        if seed == config.seed:
+            shown[space.name] = artefacts
     if jax.process_index() == 0:
         print(f"report: {latentops_report.write(study, judges, rows, shown)}")
 
@@ -199,9 +203,9 @@ def edit(config: Config, workdir: pathlib.Path) -> None:
     if not lines or not all(lines):
         raise ConfigError("edit.text", "", "at least one word in each line")
     study, space, operators = prepare(config, workdir, config.spaces[0], may_train=False)
-    x = sequence_data.encode_text(config, workdir, lines)
-    end, failed = move(config, operators, space.encode(x))
-    texts = iter(space.texts(end[~failed], study.data["train"]))
+    train = study.data["train"]
+    end, failed = move(config, operators, space.encode(train.vocabulary.encode(lines)))
+    texts = iter(space.texts(end[~failed], train))
     for lost in failed:
         print("(not solved)" if lost else next(texts))
     _report_failures(config, failed)

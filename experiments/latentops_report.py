@@ -77,10 +77,9 @@ def write(
         task, texts, index = shown[first]["tables"]["edit", combination, "ODE"]
         body.append(f"## Before and after ({first}, ODE): {combination}\n")
         body.append(before_and_after(task, texts, index, SHOWN))
-        _, drawn, _ = shown[first]["tables"]["generate", combination, "ODE"]
-        asked = shown[first]["tables"]["generate", combination, "ODE"][0].targets
+        task, texts, index = shown[first]["tables"]["generate", combination, "ODE"]
         body.append(f"Generated ({first}, ODE): {combination}\n")
-        body.append(generated(asked, drawn, 12))
+        body.append(generated(task, texts, index, 12))
     space, operators = shown[first]["space"], shown[first]["operators"]
     test = take_rows(data["test"], PAGE_ROWS)
     body.append("## Along the way\n\n" + _pictures(study, space, operators, test))
@@ -142,9 +141,10 @@ def before_and_after(task: Any, texts: Sequence[str], index: np.ndarray, count: 
     return report.markdown_table(["before", "asked", "after"], lines)
 
 
-def generated(targets: Mapping[str, np.ndarray], texts: Sequence[str], count: int) -> str:
-    """New sentences beside what was asked."""
-    lines = [[_asked(targets, i), t.replace("|", "\\|")] for i, t in enumerate(texts[:count])]
+def generated(task: Any, texts: Sequence[str], index: np.ndarray, count: int) -> str:
+    """New sentences beside what was asked; `index` are the rows that they come from."""
+    pairs = list(zip(index.tolist(), texts, strict=True))[:count]
+    lines = [[_asked(task.targets, i), text.replace("|", "\\|")] for i, text in pairs]
     return report.markdown_table(["asked", "sentence"], lines)
 
 
@@ -194,10 +194,7 @@ def write_page(study: Study, space: Space, operators: Operators, test: Part) -> 
 
     @jax.jit
     def solve(labels: Any, weights: Any) -> Any:
-        def total(z: Any) -> Any:
-            parts = [op.energy(z, labels[i]) * weights[i] for i, op in enumerate(ops)]
-            return sum(parts, jnp.zeros(()))
-
+        total = energy.compose([(op, labels[i], weights[i]) for i, op in enumerate(ops)])
         _, stats = sample.sample(
             total, u, rtol=o.rtol, atol=o.atol, max_steps=o.max_steps, points=PAGE_POINTS
         )

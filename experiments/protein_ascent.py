@@ -8,7 +8,7 @@ substitutions in them, and samples of the model. Values are judged by another re
 which neither steers nor ranks (`sequence_judge.Judge`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -113,44 +113,29 @@ def ascend(
         rows = np.unique(rows, axis=0)
         return rows[[row.tobytes() not in known for row in rows]]
 
-    proposals: dict[str, Callable[[], np.ndarray]] = {
-        "samples of the model": lambda: novel(
-            t.generate(jax.random.key(seed + 7), a.stages * len(start)).astype(ids.dtype)
-        ),
-        "substitutions": lambda: novel(
-            np.concatenate(
-                [
-                    substitute(ids[start], train.vocabulary.end, 1 + i % 3, rng)
-                    for i in range(a.stages)
-                ]
-            )
+    proposals = {
+        "samples of the model": t.generate(jax.random.key(seed + 7), a.stages * len(start)),
+        "substitutions": np.concatenate(
+            [substitute(ids[start], train.vocabulary.end, 1 + i % 3, rng) for i in range(a.stages)]
         ),
     }
     for name, path in climb(config, model, z[start]).items():
-
-        def along(path: np.ndarray = path) -> np.ndarray:
-            flat = path.reshape(-1, path.shape[-1])
-            solved = flat[np.isfinite(flat).all(1)]
-            return novel(systems.in_batches(t.decode, solved).astype(ids.dtype))  # type: ignore[arg-type]
-
-        proposals[name] = along
+        flat = path.reshape(-1, path.shape[-1])
+        proposals[name] = systems.in_batches(t.decode, flat[np.isfinite(flat).all(1)])
     keep = max(1, round(a.keep * len(start)))
+    best_value = judge.predict(ids[best])
+    first = ids[start][np.argsort(-ranked(ids[start]))[:keep]]
+    measured = train.value[best].mean()
     lines = [
-        _line("best decile of train", judge, ids[best], ids, len(best), train.value[best].mean()),
-        _line(
-            "its best by the regressor",
-            judge,
-            ids[start][np.argsort(-ranked(ids[start]))[:keep]],
-            ids,
-            len(start),
-        ),
+        _line("best decile of train", ids[best], best_value, ids, len(best), measured),
+        _line("its best by the regressor", first, judge.predict(first), ids, len(start)),
     ]
-    numbers = {"ascent_regressor_r2": r2, "best_decile": float(judge.predict(ids[best]).mean())}
-    for name, make in proposals.items():
-        rows = make()
+    numbers = {"ascent_regressor_r2": r2, "best_decile": float(best_value.mean())}
+    for name, made in proposals.items():
+        rows = novel(made.astype(ids.dtype))
         top = rows[np.argsort(-ranked(rows))[:keep]]
-        lines.append(_line(name, judge, top, ids, len(rows)))
         value = judge.predict(top)
+        lines.append(_line(name, top, value, ids, len(rows)))
         numbers[f"{name.replace(' ', '_')}_value"] = float(value.mean())
     header = [
         "proposals",
@@ -171,13 +156,12 @@ def ascend(
 
 def _line(
     name: str,
-    judge: Any,
     rows: np.ndarray,
+    value: np.ndarray,
     train: np.ndarray,
     candidates: int,
     measured: float = 0.0,
 ) -> list[str]:
-    value = judge.predict(rows)
     some = rows[np.linspace(0, len(rows) - 1, min(len(rows), 200)).round().astype(int)]
     distance = nearest_distance(some, train)
     return [

@@ -20,7 +20,8 @@ from jaxgen.text import tokenizers
 class Vocabulary:
     """Sizes and special ids of what encoder (source) and decoder (target) read.
 
-    `decode` turns target ids [N, T] into text; None where only shapes are known.
+    `decode` turns target ids [N, T] into text; None where only shapes are known. `encode` turns text into
+    the tokens of a `Part`; None but for text.
     """
 
     size: int
@@ -31,6 +32,7 @@ class Vocabulary:
     hide: int
     source_pad: int
     decode: Callable[[Any], list[str]] | None = None
+    encode: Callable[[Sequence[str]], dict[str, Int[np.ndarray, "N T"]]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,22 +88,15 @@ def _load_text(config: Config, workdir: pathlib.Path) -> dict[str, Part]:
         hide=end if target.unk_token_id is None else target.unk_token_id,
         source_pad=tokenizers.special_ids(source)[2],
         decode=functools.partial(tokenizers.decode, target),
+        encode=functools.partial(_encode, target, source, d.max_tokens),
     )
     out = {}
     for split, part in lines.items():
-        x = _encode(target, source, part.text, d.max_tokens)
+        x = _encode(target, source, d.max_tokens, part.text)
         # What the tokens say: text cut at max_tokens is compared with what can be said.
         told = tokenizers.decode(target, x["target"])
         out[split] = Part(told, x, vocabulary, part.label)
     return out
-
-
-def encode_text(
-    config: Config, workdir: pathlib.Path, lines: Sequence[str]
-) -> dict[str, Int[np.ndarray, "N T"]]:
-    """Sentences as the tokens of a workdir whose data were loaded before."""
-    target, source = _tokenizers(config, workdir, ())
-    return _encode(target, source, lines, config.data.max_tokens)
 
 
 def _tokenizers(config: Config, workdir: pathlib.Path, texts: Sequence[str]) -> tuple[Any, Any]:
@@ -111,17 +106,25 @@ def _tokenizers(config: Config, workdir: pathlib.Path, texts: Sequence[str]) -> 
         target = tokenizers.load(m.decoder_path)
     elif d.tokenizer not in tokenizers.KINDS:
         target = tokenizers.load(d.tokenizer)
-    elif (workdir / "tokenizer").is_dir():
-        target = tokenizers.load(workdir / "tokenizer")
     else:
-        target = tokenizers.train(texts, kind=d.tokenizer, vocab_size=d.vocab_size)
-        if jax.process_index() == 0:
-            target.save_pretrained(workdir / "tokenizer")
+        target = kept_tokenizer(config, workdir, texts)
     return target, tokenizers.load(m.encoder_path) if m.encoder_path else target
 
 
+def kept_tokenizer(config: Config, workdir: pathlib.Path, texts: Sequence[str]) -> Any:
+    """The tokenizer of a workdir, trained on the texts the first time."""
+    folder = workdir / "tokenizer"
+    if folder.is_dir():
+        return tokenizers.load(folder)
+    d = config.data
+    trained = tokenizers.train(texts, kind=d.tokenizer, vocab_size=d.vocab_size)
+    if jax.process_index() == 0:
+        trained.save_pretrained(folder)
+    return trained
+
+
 def _encode(
-    target: Any, source: Any, lines: Sequence[str], max_tokens: int
+    target: Any, source: Any, max_tokens: int, lines: Sequence[str]
 ) -> dict[str, Int[np.ndarray, "N T"]]:
     ids, _ = tokenizers.encode(target, lines, max_tokens)
     if source is target:

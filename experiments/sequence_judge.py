@@ -43,7 +43,7 @@ def lm_nll(
     model: gpt2.GPT, targets: Array, v: Vocabulary, key: Key[Array, ""] | None = None
 ) -> tuple[Array, Array]:
     """Nats and number of tokens of each row; the end token counts, what follows does not."""
-    shifted = jnp.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=v.begin)
+    shifted = sequence.shift_right(targets, v.begin)
     logits, _ = model(shifted, key=key)
     return text_metrics.nll(logits, targets, real_tokens(targets, v))
 

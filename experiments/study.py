@@ -135,8 +135,6 @@ def open_study(
     """
     mesh = mesh_lib.make_mesh(mesh_shape(config))
     check_batch(config, mesh)
-    if "schedule" in config:
-        systems.make_schedule(config)  # raises for one that cannot be
     data = load(config, workdir)
     launch.write_config(workdir, config)
     return Study(config, workdir, mesh, data, may_train)

@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from experiments import systems
+from experiments.sequence_data import kept_tokenizer
 from jaxgen.config import Config
 from jaxgen.data import parallel
 from jaxgen.losses import eisl
@@ -64,14 +65,8 @@ def load(config: Config, workdir: pathlib.Path) -> Corpus:
         limit=d.limit,
         seed=d.seed,
     )
-    folder = workdir / "tokenizer"
-    if folder.is_dir():
-        tokenizer = tokenizers.load(folder)
-    else:
-        both = parts["train"].source + parts["train"].target
-        tokenizer = tokenizers.train(both, kind=d.tokenizer, vocab_size=d.vocab_size)
-        if jax.process_index() == 0:
-            tokenizer.save_pretrained(folder)
+    train = parts["train"]
+    tokenizer = kept_tokenizer(config, workdir, train.source + train.target)
     return Corpus(parts, tokenizer, *tokenizers.special_ids(tokenizer), d.max_tokens)
 
 
@@ -85,7 +80,7 @@ def forced_logits(
     model: t5.T5, corpus: Corpus, source: Array, target: Array, key: Key[Array, ""] | None
 ) -> Float[Array, "B T V"]:
     """Logits of each target token given those before it."""
-    shifted = jnp.pad(target[:, :-1], ((0, 0), (1, 0)), constant_values=corpus.begin)
+    shifted = sequence.shift_right(target, corpus.begin)
     return model(source, shifted, source_mask=source != corpus.pad, key=key)
 
 

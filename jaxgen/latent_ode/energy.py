@@ -147,10 +147,10 @@ def keywords(
     return Operator(name, energy, resolve, dim)
 
 
-def compose(parts: Sequence[tuple[Operator, Any, float]]) -> Energy:
+def compose(parts: Sequence[tuple[Operator, Any, float | Array]]) -> Energy:
     """The energy sum_i w_i E_i(z, a_i) of (operator, target, weight) triples.
 
-    No operators give the zero energy, which leaves latents as they are.
+    A target may be an array and a weight may be traced; neither is checked then. No operators give the zero energy, which leaves latents as they are.
 
     Raises:
       ValueError: an unknown target, or a weight that is negative or not finite (to steer away from
@@ -159,7 +159,8 @@ def compose(parts: Sequence[tuple[Operator, Any, float]]) -> Energy:
     """
     bound = []
     for operator, target, weight in parts:
-        if not math.isfinite(weight) or weight < 0:
+        traced = isinstance(weight, jax.core.Tracer)
+        if not traced and (not math.isfinite(weight) or weight < 0):
             raise ValueError(f"operator {operator.name!r}: weight is {weight}, allowed: 0 or more")
         bound.append((operator, operator.resolve(target), weight))
 

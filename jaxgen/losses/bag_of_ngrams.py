@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen.losses.pairs import pair_logprobs
+from jaxgen.metrics.ngrams import equal_ngrams
 
 
 def bag_of_ngrams_loss(
@@ -39,11 +40,7 @@ def bag_of_ngrams_loss(
     total = sum(c[:, k : k + outputs, k : k + length] for k in range(n))
     ok_i, ok_j = real_i[:, n - 1 :], real_j[:, n - 1 :]
     expected = jnp.where(ok_i[:, :, None], jnp.exp(total), 0.0).sum(1)  # [B, J]
-    same = jnp.ones((targets.shape[0], length, length), bool)
-    for k in range(n):
-        token = targets[:, k : k + length]
-        same &= token[:, :, None] == token[:, None, :]
-    count = (same & ok_j[:, None, :]).sum(-1)
+    count = (equal_ngrams(targets, targets, n) & ok_j[:, None, :]).sum(-1)
     # Each occurrence of an n-gram in the target carries its share of the n-gram's match.
     matched = jnp.minimum(expected, count) / jnp.maximum(count, 1)
     return 1.0 - jnp.where(ok_j, matched, 0.0).sum(1) / jnp.maximum(ok_j.sum(1), 1)

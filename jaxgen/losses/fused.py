@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from jaxgen.losses.pairs import logits_gradient
+
 # (c [G, T, S], what belongs to the tile's rows) -> loss of each row [G].
 PairLoss = Callable[[Float[Array, "G T S"], PyTree], Float[Array, " G"]]
 
@@ -89,31 +91,31 @@ def _tiles(tree: PyTree, size: int) -> PyTree:
     return jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), tree)
 
 
-def _local(y: Array, vocab: int, axis_name: str | None) -> tuple[Array, Array]:
-    """Index of each target in this device's part of the vocabulary, and whether it is there."""
+def _local(y: Array, vocab: int, axis_name: str | None) -> tuple[Array, Array | None]:
+    """Index of each target in this device's part of the vocabulary, and whether it is there (or all)."""
     if axis_name is None:
-        return y, jnp.ones(y.shape, bool)
+        return y, None
     place = y - jax.lax.axis_index(axis_name) * vocab
     return jnp.clip(place, 0, vocab - 1), (place >= 0) & (place < vocab)
 
 
 def _pairs(
     h: Array, embedding: Array, y: Array, axis_name: str | None
-) -> tuple[Array, tuple[Array, Array]]:
-    """c of a tile, and (logits, logsumexp)."""
+) -> tuple[Array, tuple[Array, Array, Array, Array | None]]:
+    """c of a tile, and what its gradient needs: (logits, logsumexp, index, whether it is there)."""
     logits = jnp.einsum("gtd,vd->gtv", h, embedding, preferred_element_type=jnp.float32)
-    top = jax.lax.stop_gradient(logits.max(-1))
+    top = logits.max(-1)
     if axis_name is not None:
         top = jax.lax.pmax(top, axis_name)
     mass = jnp.exp(logits - top[..., None]).sum(-1)
     index, here = _local(y, embedding.shape[0], axis_name)
     spread = jnp.broadcast_to(index[:, None], (*logits.shape[:2], y.shape[1]))
     chosen = jnp.take_along_axis(logits, spread, -1, mode="clip")
-    if axis_name is not None:
+    if here is not None:
         mass = jax.lax.psum(mass, axis_name)
         chosen = jax.lax.psum(jnp.where(here[:, None], chosen, 0.0), axis_name)
     lse = top + jnp.log(mass)
-    return chosen - lse[..., None], (logits, lse)
+    return chosen - lse[..., None], (logits, lse, index, here)
 
 
 def _forward(
@@ -130,15 +132,10 @@ def _forward(
     def tile(carry: tuple[Array, Array], part: Any) -> tuple[tuple[Array, Array], Array]:
         total, d_embedding = carry
         h, y, extra = part
-        c, (logits, lse) = _pairs(h, embedding, y, axis_name)
+        c, (logits, lse, index, here) = _pairs(h, embedding, y, axis_name)
         value, pull = jax.vjp(lambda c: loss(c, extra).sum(), c)
         (g,) = pull(jnp.full((), 1.0 / batch, value.dtype))
-        index, here = _local(y, embedding.shape[0], axis_name)
-        # d logits: the softmax term, with the entries of the targets added in place.
-        d = -g.sum(-1, keepdims=True) * jnp.exp(logits - lse[..., None])
-        a, i = jnp.arange(size)[:, None, None], jnp.arange(h.shape[1])[None, :, None]
-        d = d.at[a, i, index[:, None]].add(jnp.where(here[:, None], g, 0.0), mode="clip")
-        d = d.astype(hidden.dtype)
+        d = logits_gradient(logits, lse, index, g, here).astype(hidden.dtype)
         d_hidden = jnp.einsum("gtv,vd->gtd", d, embedding, preferred_element_type=jnp.float32)
         if axis_name is not None:
             d_hidden = jax.lax.psum(d_hidden, axis_name)

@@ -9,7 +9,7 @@ entries of each position are added in place.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 @jax.custom_vjp
@@ -28,13 +28,30 @@ def _forward(logits: Array, targets: Array) -> tuple[Array, tuple[Array, Array, 
     return chosen.astype(lse.dtype) - lse[..., None], (logits, lse, targets)
 
 
-def _backward(saved: tuple[Array, Array, Array], g: Array) -> tuple[Array, None]:
-    logits, lse, targets = saved
+def logits_gradient(
+    logits: Float[Array, "B T V"],
+    lse: Float[Array, "B T"],
+    targets: Int[Array, "B S"],
+    g: Float[Array, "B T S"],
+    here: Bool[Array, "B S"] | None = None,
+) -> Float[Array, "B T V"]:
+    """Gradient with respect to the logits, where that of c is g.
+
+    Args:
+      lse: logsumexp of the whole vocabulary.
+      here: which targets are among these V entries of a split vocabulary; all by default.
+    """
     softmax = jnp.exp(logits.astype(lse.dtype) - lse[..., None])
     grad = (-g.sum(-1, keepdims=True) * softmax).astype(logits.dtype)
+    own = g if here is None else jnp.where(here[:, None], g, 0.0)
     b = jnp.arange(logits.shape[0])[:, None, None]
     i = jnp.arange(logits.shape[1])[None, :, None]
-    return grad.at[b, i, targets[:, None, :]].add(g.astype(logits.dtype), mode="clip"), None
+    return grad.at[b, i, targets[:, None, :]].add(own.astype(logits.dtype), mode="clip")
+
+
+def _backward(saved: tuple[Array, Array, Array], g: Array) -> tuple[Array, None]:
+    logits, lse, targets = saved
+    return logits_gradient(logits, lse, targets, g), None
 
 
 pair_logprobs.defvjp(_forward, _backward)

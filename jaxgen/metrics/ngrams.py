@@ -35,6 +35,15 @@ def sentence_bleu(
     return jnp.where(output > 0, jnp.exp(brevity + log_precision), 0.0)
 
 
+def equal_ngrams(a: Int[Array, "B T"], b: Int[Array, "B S"], n: int) -> Bool[Array, "B I J"]:
+    """Whether the n-gram of a at i is that of b at j; I = T - n + 1, J = S - n + 1."""
+    i, j = a.shape[1] - n + 1, b.shape[1] - n + 1
+    same = jnp.ones((a.shape[0], i, j), bool)
+    for k in range(n):
+        same &= a[:, k : k + i, None] == b[:, None, k : k + j]
+    return same
+
+
 def _matches(
     outputs: Array, targets: Array, outputs_mask: Array, targets_mask: Array, n: int
 ) -> tuple[Array, Array]:
@@ -43,13 +52,7 @@ def _matches(
     if n > min(outputs.shape[1], targets.shape[1]):
         there = (outputs_mask.sum(1) - n + 1).clip(0)
         return jnp.zeros(rows), there.astype(jnp.float32)
-    i, j = outputs.shape[1] - n + 1, targets.shape[1] - n + 1
-    same = jnp.ones((rows, i, j), bool)
-    own = jnp.ones((rows, i, i), bool)
-    for k in range(n):
-        a, b = outputs[:, k : k + i], targets[:, k : k + j]
-        same &= a[:, :, None] == b[:, None, :]
-        own &= a[:, :, None] == a[:, None, :]
+    same, own = equal_ngrams(outputs, targets, n), equal_ngrams(outputs, outputs, n)
     ok_i, ok_j = outputs_mask[:, n - 1 :], targets_mask[:, n - 1 :]
     in_target = (same & ok_j[:, None]).sum(-1)
     in_output = (own & ok_i[:, None]).sum(-1)

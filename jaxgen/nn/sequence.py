@@ -50,6 +50,11 @@ class SequenceEncoder(nnx.Module):
         return self.out(bert.mean_pool(h, mask).astype(jnp.float32))
 
 
+def shift_right(tokens: Int[Array, "B T"], begin: int) -> Int[Array, "B T"]:
+    """What a decoder reads where it is to predict `tokens`: `begin`, then all but the last."""
+    return jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=begin)
+
+
 def until_end(tokens: Int[Array, "B T"], end: int) -> Bool[Array, "B T"]:
     """Positions up to each row's first end token, that one included."""
     hit = tokens == end
@@ -100,7 +105,7 @@ class LatentGPT(nnx.Module):
         if key_hide is not None and hide_rate:
             hidden = jax.random.bernoulli(key_hide, hide_rate, tokens.shape)
             tokens = jnp.where(hidden, hide, tokens)
-        shifted = jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=begin)
+        shifted = shift_right(tokens, begin)
         use = key_drop if self.gpt.spec.stack.dropout else None
         return self.gpt(shifted, key=use, **self.condition(z))[0]
 

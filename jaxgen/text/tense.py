@@ -1,4 +1,4 @@
-"""Tense of an English sentence by rules: auxiliaries, common irregular verbs, the suffix -ed.
+"""Tense of an English sentence by rules: lists of auxiliaries and of common verbs.
 
 Rule-made labels are accepted practice for small studies of tense transfer; they are not a parser.
 A sentence with signs of past and of present at once, or with none, gets no label.
@@ -10,8 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
-
-TENSES = ("past", "present", "future")
 
 _FUTURE = {"will", "'ll", "shall", "gonna", "wo", "won't"}
 _PAST = set(
@@ -139,7 +137,7 @@ _PRESENT = set(
 
 
 def tense(sentence: str) -> int:
-    """Index into `TENSES`, or -1 where the rules cannot tell."""
+    """Index into `jaxgen.data.corpora.TENSES`, or -1 where the rules cannot tell."""
     words = sentence.lower().split()
     going = any(a == "going" and b == "to" for a, b in itertools.pairwise(words))
     if going or _FUTURE & set(words):
