@@ -1,6 +1,7 @@
 """Eight forced CPU devices, and shape checks of every annotated function while tests run."""
 
 import atexit
+import functools
 import os
 import pathlib
 import shutil
@@ -17,6 +18,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, _cache, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+# Compiling, not running, is what tests spend their time on.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from jaxtyping import install_import_hook
@@ -30,3 +33,12 @@ import pytest  # noqa: E402
 @pytest.fixture
 def key():
     return jax.random.key(0)
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """Studies of this process run on one of the eight devices: what is tested is not their mesh."""
+    from jaxgen import mesh
+
+    one = functools.partial(mesh.make_mesh, devices=jax.devices()[:1])
+    monkeypatch.setattr(mesh, "make_mesh", one)

@@ -8,15 +8,19 @@ sentences in a tile follows from a budget of bytes, so memory does not grow with
 sentence's logits exceed the budget, it is the smallest tile. Gradients are ready when the forward pass
 ends, which is why the result is a scalar: its cotangent only scales them.
 
-Over a mesh axis that splits the vocabulary, `axis_name` makes every sum over V a collective.
+Over a mesh axis that splits the vocabulary, `axis_name` makes every sum over V a collective;
+`sharded_fused_loss` does that for arrays of a whole mesh.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgen.losses.pairs import logits_gradient
@@ -59,6 +63,60 @@ def fused_loss(
         raise ValueError(f"targets are {targets.shape[0]} rows, allowed: {hidden.shape[0]}")
     size = tile_rows(hidden.shape[0], hidden.shape[1], embedding.shape[0], budget)
     return _fused(loss, size, axis_name, hidden, embedding, targets, rows)
+
+
+def sharded_fused_loss(
+    mesh: Mesh,
+    hidden: Float[Array, "B T D"],
+    embedding: Float[Array, "V D"],
+    targets: Int[Array, "B S"],
+    loss: PairLoss,
+    rows: PyTree = None,
+    *,
+    budget: int = 2**24,
+    batch_axes: tuple[str, ...] = ("data", "fsdp"),
+    vocab_axis: str = "model",
+) -> Float[Array, ""]:
+    """`fused_loss` with rows split over `batch_axes` and the vocabulary over `vocab_axis`.
+
+    For code under jit on that mesh: arrays are global, and XLA moves those that lie otherwise.
+
+    Raises:
+      ValueError: as `fused_loss`; V or B that the axes do not divide.
+    """
+    groups = math.prod(mesh.shape[axis] for axis in batch_axes)
+    for name, size, parts in (
+        ("embedding", embedding.shape[0], mesh.shape[vocab_axis]),
+        ("hidden", hidden.shape[0], groups),
+    ):
+        if size % parts:
+            raise ValueError(f"{name} has {size} rows, allowed: a multiple of {parts} (the mesh)")
+
+    def forward(h: Array, e: Array, y: Array, extra: PyTree) -> tuple[Array, tuple[Array, Array]]:
+        value, (dh, de) = jax.value_and_grad(
+            lambda h, e: fused_loss(h, e, y, loss, extra, budget=budget, axis_name=vocab_axis),
+            (0, 1),
+        )(h, e)
+        mean = functools.partial(jax.lax.pmean, axis_name=batch_axes)
+        return mean(value), (dh / groups, mean(de))
+
+    split = jax.shard_map(
+        forward,
+        mesh=mesh,
+        in_specs=(P(batch_axes), P(vocab_axis), P(batch_axes), P(batch_axes)),
+        out_specs=(P(), (P(batch_axes), P(vocab_axis))),
+        check_vma=False,
+    )
+
+    # Gradients are there with the value, so differentiation need not go through shard_map.
+    @jax.custom_vjp
+    def total(h: Array, e: Array, y: Array, extra: PyTree) -> Array:
+        return split(h, e, y, extra)[0]
+
+    total.defvjp(
+        split, lambda grads, g: (*(jax.tree.map(lambda d: (g * d).astype(d.dtype), grads)), None, None)
+    )
+    return total(hidden, embedding, targets, rows)
 
 
 def tile_rows(batch: int, length: int, vocab: int, budget: int) -> int:

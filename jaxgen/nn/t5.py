@@ -93,6 +93,33 @@ class T5(nnx.Module):
         h, _ = self.encoder(h, mask=mask, key=key_stack)
         return transformer.dropout(h, rate, key_out)
 
+    def states(
+        self,
+        tokens: Int[Array, "B T"],
+        memory: Float[Array, "B M D"] | None = None,
+        *,
+        memory_mask: Bool[Array, "B M"] | None = None,
+        mask: Bool[Array, "B T"] | None = None,
+        cache: Cache | None = None,
+        key: Key[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+        """What the output layer reads, and the cache with these tokens in it; see `decode`.
+
+        Logits are states @ `output_embedding`^T, which `jaxgen.losses.fused` need not hold.
+        """
+        key_embed, key_stack, key_out = transformer.split_key(key, 3)
+        rate = self.spec.decoder.dropout
+        h = transformer.dropout(self.tokens.embedding[...][tokens], rate, key_embed)
+        h, cache = self.decoder(
+            h, mask=mask, memory=memory, memory_mask=memory_mask, cache=cache, key=key_stack
+        )
+        h = transformer.dropout(h, rate, key_out)
+        return (h * self.spec.decoder.width**-0.5 if self.spec.scale_output else h), cache
+
+    def output_embedding(self) -> Float[Array, "V D"]:
+        """The output layer's weights, one row for each token."""
+        return self.tokens.embedding[...] if self.head is None else self.head.kernel[...].T
+
     def decode(
         self,
         tokens: Int[Array, "B T"],
@@ -108,19 +135,12 @@ class T5(nnx.Module):
         Args:
           memory: from `encode`. With a cache it is needed in the first call only.
         """
-        key_embed, key_stack, key_out = transformer.split_key(key, 3)
-        rate = self.spec.decoder.dropout
-        h = transformer.dropout(self.tokens.embedding[...][tokens], rate, key_embed)
-        h, cache = self.decoder(
-            h, mask=mask, memory=memory, memory_mask=memory_mask, cache=cache, key=key_stack
+        h, cache = self.states(
+            tokens, memory, memory_mask=memory_mask, mask=mask, cache=cache, key=key
         )
-        h = transformer.dropout(h, rate, key_out)
-        if self.spec.scale_output:
-            h = h * self.spec.decoder.width**-0.5
         if self.head is not None:
             return self.head(h).astype(jnp.float32), cache
-        logits = (h @ self.tokens.embedding[...].T.astype(h.dtype)).astype(jnp.float32)
-        return logits, cache
+        return (h @ self.output_embedding().T.astype(h.dtype)).astype(jnp.float32), cache
 
     def __call__(
         self,

@@ -32,7 +32,7 @@ def test_shipped_configs_are_valid():
 
 
 @pytest.mark.slow
-def test_every_loss_in_every_cell_and_finished_cells_are_kept(tmp_path, monkeypatch):
+def test_every_loss_in_every_cell_and_finished_cells_are_kept(tmp_path, monkeypatch, one_device):
     config = invented.get_config()
     config.update_from_flattened_dict(TINY)
     eisl.validate(config)

@@ -63,27 +63,24 @@ def test_brute_force_in_float64(data):
     logits = rng.normal(size=(2, t, 5)) * 2
     targets = rng.integers(0, 5, (2, s))
     want = brute_force(logits, targets, ngrams, out_len, tgt_len, temperature=temperature)
-    with jax.enable_x64(True):
-        mask_i, mask_j = masks(out_len, tgt_len, t, s)
-        got = eisl.eisl_loss(
-            jnp.asarray(logits),
+    mask_i, mask_j = masks(out_len, tgt_len, t, s)
+
+    @jax.jit
+    def loss(logits):
+        return eisl.eisl_loss(
+            logits,
             jnp.asarray(targets),
             ngrams=ngrams,
             logits_mask=mask_i,
             targets_mask=mask_j,
             temperature=temperature,
         )
+
+    with jax.enable_x64(True):
+        got = loss(jnp.asarray(logits))
         assert got.dtype == jnp.float64
         assert np.allclose(got, want, atol=1e-10)
-    single = eisl.eisl_loss(
-        jnp.asarray(logits, jnp.float32),
-        jnp.asarray(targets),
-        ngrams=ngrams,
-        logits_mask=mask_i,
-        targets_mask=mask_j,
-        temperature=temperature,
-    )
-    assert np.allclose(single, want, atol=1e-4)
+    assert np.allclose(loss(jnp.asarray(logits, jnp.float32)), want, atol=1e-4)
 
 
 def random_case(seed=0, b=3, t=6, s=6, v=11, scale=2.0):

@@ -1,0 +1,88 @@
+"""Non-autoregressive translation: all target tokens at once, given their number (Gu et al., 2018).
+
+    p(y | x) = p(T | x) prod_i p(y_i | x, T)
+
+The decoder sees no target tokens. What it reads at position i is the source token at the same relative
+place, i M / T ("uniform copy"), and it attends to all positions. One pass serves all tokens.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxgen.nn import bert, t5, transformer
+
+
+class ParallelT5(nnx.Module):
+    """T5's two stacks, the decoder's without a causal mask, and a classifier of the length."""
+
+    def __init__(self, spec: t5.T5Spec, *, max_length: int, rngs: nnx.Rngs):
+        """Args:
+        max_length: the longest target, T at most.
+        """
+        decoder = dataclasses.replace(spec.decoder, causal=False)
+        self.t5 = t5.T5(dataclasses.replace(spec, decoder=decoder), rngs=rngs)
+        self.length = nnx.Linear(spec.encoder.width, max_length, rngs=rngs)
+
+    def __call__(
+        self,
+        source: Int[Array, "B M"],
+        count: Int[Array, " B"],
+        *,
+        source_mask: Bool[Array, "B M"],
+        key: Key[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "B T V"], Float[Array, "B T"]]:
+        """Logits of all positions, and of the lengths 1, ..., T.
+
+        Args:
+          count: number of target tokens of each row; positions from there on mean nothing.
+        """
+        key_enc, key_dec = transformer.split_key(key, 2)
+        memory = self.t5.encode(source, mask=source_mask, key=key_enc)
+        return self._decode(source, memory, count, source_mask, key_dec), self._lengths(
+            memory, source_mask
+        )
+
+    def generate(
+        self, source: Int[Array, "B M"], *, source_mask: Bool[Array, "B M"], pad: int
+    ) -> Int[Array, "B T"]:
+        """The likeliest tokens of the likeliest length."""
+        memory = self.t5.encode(source, mask=source_mask)
+        count = jnp.argmax(self._lengths(memory, source_mask), -1) + 1
+        tokens = jnp.argmax(self._decode(source, memory, count, source_mask, None), -1)
+        return jnp.where(jnp.arange(tokens.shape[1]) < count[:, None], tokens, pad)
+
+    def _lengths(
+        self, memory: Float[Array, "B M D"], mask: Bool[Array, "B M"]
+    ) -> Float[Array, "B T"]:
+        return self.length(bert.mean_pool(memory, mask).astype(jnp.float32))
+
+    def _decode(
+        self,
+        source: Int[Array, "B M"],
+        memory: Float[Array, "B M D"],
+        count: Int[Array, " B"],
+        source_mask: Bool[Array, "B M"],
+        key: Key[Array, ""] | None,
+    ) -> Float[Array, "B T V"]:
+        length = self.length.out_features
+        read = copy_uniformly(source, source_mask.sum(1), count, length)
+        mask = jnp.arange(length) < count[:, None]
+        return self.t5.decode(read, memory, memory_mask=source_mask, mask=mask, key=key)[0]
+
+
+def copy_uniformly(
+    source: Int[Array, "B M"], size: Int[Array, " B"], count: Int[Array, " B"], length: int
+) -> Int[Array, "B T"]:
+    """Position i of `count` gets source token floor(i size / count), the last one from there on."""
+    i = jnp.arange(length)[None]
+    place = jnp.minimum(i * size[:, None] // jnp.maximum(count, 1)[:, None], size[:, None] - 1)
+    return jnp.take_along_axis(source, jnp.maximum(place, 0), 1)
+
+
+def drop_repeats(tokens: Int[Array, "B T"], fill: int) -> Int[Array, "B T"]:
+    """`fill` in place of every token that repeats the one before it, the usual repair (Gu et al.)."""
+    same = jnp.pad(tokens[:, 1:] == tokens[:, :-1], ((0, 0), (1, 0)))
+    return jnp.where(same, fill, tokens)
