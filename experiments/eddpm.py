@@ -8,24 +8,18 @@ told in `image_study` and `sequence_study`. `--mode=eval` judges again from the 
 `--mode=sample` writes new samples, `--mode=compile` compiles EDDPM's train step for a TPU slice.
 """
 
-import functools
 import json
 import pathlib
 from typing import Any
 
 import jax
 import numpy as np
-import optax
-from jax.sharding import NamedSharding
 
 from experiments import image_study, sequence_study, systems
-from experiments.study import RULES, Study, check_accumulate, check_batch, mesh_shape, open_study
+from experiments.study import RULES, Study, check_accumulate, compile_step, open_study
 from jaxgen import config as config_lib
 from jaxgen import launch
-from jaxgen import mesh as mesh_lib
 from jaxgen.config import Config
-from jaxgen.errors import ConfigError
-from jaxgen.train import state, step
 from jaxgen.train.writers import write_atomic
 
 KINDS: dict[str, Any] = {
@@ -164,46 +158,14 @@ def sample(config: Config, workdir: pathlib.Path) -> None:
             print(f"samples: {KINDS[config.data.kind].save_samples(study, stem, x)}")
 
 
-def compile_step(config: Config, _: pathlib.Path) -> None:
+def compile_eddpm(config: Config, _: pathlib.Path) -> None:
     """Compiles EDDPM's train step for `mesh.topology` and prints what one chip has to hold."""
-    if not config.mesh.topology:
-        raise ConfigError("mesh.topology", "", "a TPU slice such as v5p:4x4x4")
-    devices = mesh_lib.topology_devices(config.mesh.topology)
-    mesh = mesh_lib.make_mesh(mesh_shape(config), devices)
-    check_batch(config, mesh)
-    domain, shapes = KINDS[config.data.kind].abstract_domain(config)
-    system = systems.eddpm_system(config, domain)
-    t = config.train
-    tx = step.optimizer(optax.constant_schedule(t.learning_rate), clip=t.clip)
-    init = functools.partial(
-        state.create, system.build, tx, use_ema=t.ema_decay > 0, extra=system.extra
-    )
-    template = jax.eval_shape(init, jax.random.key(0))
-    where = mesh_lib.shardings(template, mesh)
-    with_sharding = jax.tree.map(
-        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), template, where
-    )
-    rows = NamedSharding(mesh, mesh_lib.BATCH)
-    batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=rows), shapes)
-    train_step = step.make_step(
-        system.loss, tx, ema_decay=t.ema_decay, accumulate=t.accumulate, shardings=where
-    )
-    report = mesh_lib.compile_report(train_step.lower(with_sharding, batch).compile())
-    axes = ", ".join(f"{a} {n}" for a, n in mesh.shape.items() if n > 1)
-    print(f"topology {config.mesh.topology}: {len(devices)} chips; mesh {axes}")
-    print(f"parameters {state.parameter_count(template.model):,}; batch {t.batch_size}")
-    for kind in ("memory", "argument", "temporary"):
-        print(f"{kind} per chip: {report[f'{kind}_bytes_per_chip'] / 2**20:,.1f} MiB")
-    flops = mesh_lib.matmul_flops(train_step, with_sharding, batch)
-    print(
-        f"FLOPs per step (matrix products): {flops / len(devices):.4g} per chip, {flops:.4g} in all"
-    )
-    for kind, entry in sorted(report["collectives"].items()):
-        print(f"{kind}: {entry['count']} a step, {entry['bytes'] / 2**20:,.1f} MiB per chip")
+    domain, batch = KINDS[config.data.kind].abstract_domain(config)
+    compile_step(config, lambda _: systems.eddpm_system(config, domain), batch)
 
 
 if __name__ == "__main__":
     launch.run(
-        {"train": train, "eval": evaluate_again, "sample": sample, "compile": compile_step},
+        {"train": train, "eval": evaluate_again, "sample": sample, "compile": compile_eddpm},
         validate,
     )

@@ -5,7 +5,8 @@
 For every kind and level of noise and every seed, a model is trained by cross-entropy on noisy targets;
 from there each loss goes on for the same number of steps. BLEU is that of greedy translations of the
 clean test split, detokenised. Cells that are finished are kept under `results/`, so a launch with more
-levels, kinds or seeds adds to what is there.
+levels, kinds or seeds adds to what is there; `--mode=eval` translates again with every trained model.
+`--mode=compile` compiles the train step under EISL for a TPU slice.
 """
 
 import json
@@ -16,7 +17,7 @@ import jax
 
 from experiments import translation
 from experiments.image_report import curves
-from experiments.study import RULES, Study, check_accumulate, open_study
+from experiments.study import RULES, Study, check_accumulate, compile_step, open_study
 from jaxgen import config as config_lib
 from jaxgen import launch
 from jaxgen.config import Config
@@ -37,6 +38,8 @@ TITLES = {
 
 def validate(config: Config) -> None:
     """Raises ConfigError for any value that cannot run; touches no device and no data."""
+    parallel_decoder = config.model.parallel
+    known = translation.PARALLEL_LOSSES if parallel_decoder else translation.LOSSES
     _c.check(
         config,
         {
@@ -49,18 +52,21 @@ def validate(config: Config) -> None:
             "model.depth": _c.at_least(1),
             "model.heads": _c.at_least(1),
             "model.dropout": _c.FRACTION,
+            "model.dtype": _c.one_of("float32", "bfloat16"),
+            "model.length_weight": _c.NON_NEGATIVE,
             "noise.kinds": (lambda v: v and set(v) <= set(noise.KINDS), f"some of {noise.KINDS}"),
             "noise.levels": (lambda v: v and all(0 <= x <= 1 for x in v), "numbers from 0 to 1"),
-            "losses": (
-                lambda v: set(v) <= set(translation.LOSSES),
-                f"some of {translation.LOSSES}",
-            ),
+            "losses": (lambda v: set(v) <= set(known), f"some of {known}"),
             "smoothing": _c.FRACTION,
             "eisl.ngram_factor": _c.NON_NEGATIVE,
             "eisl.ce_factor": _c.NON_NEGATIVE,
             "eisl.ngrams": (
                 lambda v: v and all(n >= -1 for n in v),
                 "one or more of -1, 0, 1, ...",
+            ),
+            "eisl.fused_bytes": (
+                lambda v: v == 0 or (v > 0 and not parallel_decoder),
+                "0 (not fused), or bytes; 0 with model.parallel",
             ),
             "finetune.steps": _c.at_least(1),
             "finetune.learning_rate": _c.POSITIVE,
@@ -85,7 +91,8 @@ def run_cell(
     start = study.fit(translation.system(config, corpus, "ce", f"start-{name}"), seed, arrays)
     models = {"start": start}
     for loss in config.losses:
-        system = translation.system(config, corpus, loss, f"{loss}-{name}", start)
+        run = f"{loss}-{name}"
+        system = translation.system(config, corpus, loss, run, start, mesh=study.mesh)
         models[loss] = study.fit(
             system,
             seed,
@@ -101,15 +108,20 @@ def run_cell(
     return rows
 
 
-def train(config: Config, workdir: pathlib.Path) -> None:
-    """Trains and tests whatever is not finished, and writes the report."""
-    study = open_study(config, workdir, translation.load)
+def run(config: Config, workdir: pathlib.Path, *, reuse: bool) -> None:
+    """Trains and tests whatever is not finished, and writes the report.
+
+    Args:
+      reuse: take finished cells from `results/`; without it every cell is tested again, and nothing is
+        trained.
+    """
+    study = open_study(config, workdir, translation.load, may_train=reuse)
     corpus: Any = study.data
     rows = []
     for seed in range(config.seed, config.seed + config.seeds):
         for kind, level in cells(config):
             path = workdir / "results" / f"{kind}-{level:g}-{seed}.json"
-            if path.exists():
+            if reuse and path.exists():
                 done = json.loads(path.read_text())
             else:
                 done = run_cell(study, corpus, kind, level, seed)
@@ -118,6 +130,26 @@ def train(config: Config, workdir: pathlib.Path) -> None:
             rows += done
     if jax.process_index() == 0:
         print(f"report: {write(study, corpus, rows)}")
+
+
+def train(config: Config, workdir: pathlib.Path) -> None:
+    """Trains and tests whatever is not finished."""
+    run(config, workdir, reuse=True)
+
+
+def evaluate_again(config: Config, workdir: pathlib.Path) -> None:
+    """Tests every model again, from its checkpoint."""
+    run(config, workdir, reuse=False)
+
+
+def compile_eisl(config: Config, _: pathlib.Path) -> None:
+    """Compiles the train step under EISL for `mesh.topology` and prints what one chip has to hold."""
+    corpus, batch = translation.abstract(config)
+    compile_step(
+        config,
+        lambda mesh: translation.system(config, corpus, "eisl", "eisl", mesh=mesh),
+        batch,
+    )
 
 
 def write(study: Study, corpus: translation.Corpus, rows: list[dict[str, Any]]) -> pathlib.Path:
@@ -168,4 +200,4 @@ def write(study: Study, corpus: translation.Corpus, rows: list[dict[str, Any]]) 
 
 
 if __name__ == "__main__":
-    launch.run({"train": train}, validate)
+    launch.run({"train": train, "eval": evaluate_again, "compile": compile_eisl}, validate)

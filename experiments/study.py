@@ -1,11 +1,14 @@
 """What all runs of one launch share, and how each of them is trained."""
 
 import dataclasses
+import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
+import optax
+from jax.sharding import Mesh, NamedSharding
 
 from experiments import systems
 from jaxgen import config as config_lib
@@ -14,7 +17,7 @@ from jaxgen import mesh as mesh_lib
 from jaxgen.config import Config
 from jaxgen.data import pipeline
 from jaxgen.errors import ConfigError
-from jaxgen.train import loop, step
+from jaxgen.train import loop, state, step
 
 _c = config_lib
 RULES: dict[str, config_lib.Rule] = {
@@ -138,3 +141,46 @@ def open_study(
     data = load(config, workdir)
     launch.write_config(workdir, config)
     return Study(config, workdir, mesh, data, may_train)
+
+
+def compile_step(
+    config: Config, make: Callable[[Mesh], systems.System], batch: dict[str, jax.ShapeDtypeStruct]
+) -> None:
+    """Compiles a system's train step for `mesh.topology` and prints what one chip has to hold.
+
+    Args:
+      make: the system on a mesh.
+      batch: shapes of a global batch.
+    """
+    if not config.mesh.topology:
+        raise ConfigError("mesh.topology", "", "a TPU slice such as v5p:4x4x4")
+    devices = mesh_lib.topology_devices(config.mesh.topology)
+    mesh = mesh_lib.make_mesh(mesh_shape(config), devices)
+    check_batch(config, mesh)
+    system, t = make(mesh), config.train
+    tx = step.optimizer(optax.constant_schedule(t.learning_rate), clip=t.clip)
+    init = functools.partial(
+        state.create, system.build, tx, use_ema=t.ema_decay > 0, extra=system.extra
+    )
+    template = jax.eval_shape(init, jax.random.key(0))
+    where = mesh_lib.shardings(template, mesh)
+    with_sharding = jax.tree.map(
+        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), template, where
+    )
+    rows = NamedSharding(mesh, mesh_lib.BATCH)
+    batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=rows), batch)
+    train_step = step.make_step(
+        system.loss, tx, ema_decay=t.ema_decay, accumulate=t.accumulate, shardings=where
+    )
+    report = mesh_lib.compile_report(train_step.lower(with_sharding, batch))
+    axes = ", ".join(f"{a} {n}" for a, n in mesh.shape.items() if n > 1)
+    print(f"topology {config.mesh.topology}: {len(devices)} chips; mesh {axes}")
+    print(f"parameters {state.parameter_count(template.model):,}; batch {t.batch_size}")
+    for kind in ("memory", "argument", "temporary"):
+        print(f"{kind} per chip: {report[f'{kind}_bytes_per_chip'] / 2**20:,.1f} MiB")
+    flops = mesh_lib.matmul_flops(train_step, with_sharding, batch)
+    print(
+        f"FLOPs per step (matrix products): {flops / len(devices):.4g} per chip, {flops:.4g} in all"
+    )
+    for kind, entry in sorted(report["collectives"].items()):
+        print(f"{kind}: {entry['count']} a step, {entry['bytes'] / 2**20:,.1f} MiB per chip")

@@ -9,21 +9,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from experiments import systems
 from experiments.sequence_data import kept_tokenizer
 from jaxgen.config import Config
 from jaxgen.data import parallel
-from jaxgen.losses import eisl
+from jaxgen.losses import eisl, fused
 from jaxgen.losses.policy_gradient import policy_gradient_loss
 from jaxgen.metrics import ngrams
 from jaxgen.metrics import text as text_metrics
-from jaxgen.nn import sequence, t5
+from jaxgen.nn import nat, sequence, t5
 from jaxgen.text import decoding, noise, tokenizers
 
 LOSSES = ("ce", "smoothing", "pg", "eisl")
+# A decoder that writes all tokens at once has no distribution to draw prefixes from.
+PARALLEL_LOSSES = ("ce", "smoothing", "eisl")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,11 +35,14 @@ class Corpus:
     """Pairs and the joint tokenizer.
 
     Attributes:
+      vocab: the tokenizer's size.
       begin: id, as end and pad.
+      length: of a sentence in tokens, the end token included, at most.
     """
 
     parts: dict[str, parallel.Pairs]
     tokenizer: Any
+    vocab: int
     begin: int
     end: int
     pad: int
@@ -67,25 +74,25 @@ def load(config: Config, workdir: pathlib.Path) -> Corpus:
     )
     train = parts["train"]
     tokenizer = kept_tokenizer(config, workdir, train.source + train.target)
-    return Corpus(parts, tokenizer, *tokenizers.special_ids(tokenizer), d.max_tokens)
+    ids = tokenizers.special_ids(tokenizer)
+    return Corpus(parts, tokenizer, len(tokenizer), *ids, d.max_tokens)
 
 
-def model_spec(config: Config, vocab: int) -> t5.T5Spec:
-    """The encoder-decoder transformer."""
+def build(config: Config, vocab: int, rngs: nnx.Rngs) -> t5.T5 | nat.ParallelT5:
+    """An encoder-decoder transformer; with `model.parallel`, one that writes all tokens at once."""
     m = config.model
-    return t5.spec(vocab, width=m.width, depth=m.depth, heads=m.heads, dropout=m.dropout)
+    options = {"dropout": m.dropout, "dtype": m.dtype, "remat": m.remat, "scan": m.scan}
+    spec = t5.spec(vocab, width=m.width, depth=m.depth, heads=m.heads, **options)
+    if m.parallel:
+        return nat.ParallelT5(spec, max_length=config.data.max_tokens, rngs=rngs)
+    return t5.T5(spec, rngs=rngs)
 
 
-def forced_logits(
-    model: t5.T5, corpus: Corpus, source: Array, target: Array, key: Key[Array, ""] | None
-) -> Float[Array, "B T V"]:
-    """Logits of each target token given those before it."""
-    shifted = sequence.shift_right(target, corpus.begin)
-    return model(source, shifted, source_mask=source != corpus.pad, key=key)
-
-
-def translate(model: t5.T5, corpus: Corpus, source: Array) -> Int[Array, "B T"]:
-    """Greedy translations."""
+def translate(model: t5.T5 | nat.ParallelT5, corpus: Corpus, source: Array) -> Int[Array, "B T"]:
+    """Greedy translations; of a parallel decoder, with repeated tokens dropped."""
+    if isinstance(model, nat.ParallelT5):
+        tokens = model.generate(source, source_mask=source != corpus.pad, pad=corpus.pad)
+        return nat.drop_repeats(tokens, corpus.pad)
     start = _start(model, corpus, source)
     return decoding.greedy(start, max_tokens=corpus.length, eos=corpus.end, pad=corpus.pad).tokens
 
@@ -100,16 +107,66 @@ def _start(model: t5.T5, corpus: Corpus, source: Array) -> decoding.Start:
     )
 
 
-def rule(config: Config, corpus: Corpus, name: str) -> Callable[..., Float[Array, " B"]]:
-    """The loss of each row: (model, source, target, key) -> [B]."""
+def forced_states(
+    model: t5.T5, corpus: Corpus, source: Array, target: Array, key: Key[Array, ""] | None
+) -> Float[Array, "B T D"]:
+    """What the output layer reads at each target token, given those before it."""
+    key_enc, key_dec = jax.random.split(key) if key is not None else (None, None)
+    mask = source != corpus.pad
+    memory = model.encode(source, mask=mask, key=key_enc)
+    shifted = sequence.shift_right(target, corpus.begin)
+    return model.states(shifted, memory, memory_mask=mask, key=key_dec)[0]
+
+
+def forced_logits(
+    model: t5.T5 | nat.ParallelT5,
+    corpus: Corpus,
+    source: Array,
+    target: Array,
+    key: Key[Array, ""] | None,
+) -> tuple[Float[Array, "B T V"], Float[Array, " B"]]:
+    """Logits of each target token, and what each row's length costs (0 where none is predicted).
+
+    A parallel decoder is told the true length; its own guess is trained by cross-entropy.
+    """
+    mask = source != corpus.pad
+    if isinstance(model, nat.ParallelT5):
+        count = sequence.until_end(target, corpus.end).sum(1)
+        logits, lengths = model(source, count, source_mask=mask, key=key)
+        return logits, optax.softmax_cross_entropy_with_integer_labels(lengths, count - 1)
+    shifted = sequence.shift_right(target, corpus.begin)
+    return model(source, shifted, source_mask=mask, key=key), jnp.zeros(source.shape[:1])
+
+
+def rule(
+    config: Config, corpus: Corpus, name: str, mesh: Mesh | None = None
+) -> Callable[..., Float[Array, ""]]:
+    """The loss of that name: (model, source, target, key) -> mean over rows.
+
+    Args:
+      mesh: needed by the fused loss (`eisl.fused_bytes`) where its `model` axis splits the vocabulary.
+    """
     e = config.eisl
+    matching = {"ngram_factor": e.ngram_factor, "ce_factor": e.ce_factor, "ngrams": e.ngrams}
 
     def real(target: Array) -> Bool[Array, "B T"]:
         return sequence.until_end(target, corpus.end)
 
-    def forced(model: t5.T5, source: Array, target: Array, key: Any, **factors: Any) -> Array:
-        logits = forced_logits(model, corpus, source, target, key)
-        return eisl.mixed_loss(logits, target, mask=real(target), **factors)
+    def forced(model: Any, source: Array, target: Array, key: Any, **factors: Any) -> Array:
+        logits, extra = forced_logits(model, corpus, source, target, key)
+        each = eisl.mixed_loss(logits, target, mask=real(target), **factors)
+        return (each + config.model.length_weight * extra).mean()
+
+    def fused_eisl(model: t5.T5, source: Array, target: Array, key: Any) -> Array:
+        h = forced_states(model, corpus, source, target, key)
+
+        def each(c: Array, mask: Array) -> Array:
+            return eisl.mixed_from_pairs(c, mask=mask, **matching)
+
+        arguments = (h, model.output_embedding(), target, each, real(target))
+        if mesh is None or mesh.size == 1:
+            return fused.fused_loss(*arguments, budget=e.fused_bytes)
+        return fused.sharded_fused_loss(mesh, *arguments, budget=e.fused_bytes)
 
     def policy(model: t5.T5, source: Array, target: Array, key: Any) -> Array:
         key_draw, key_drop = jax.random.split(key)
@@ -119,43 +176,53 @@ def rule(config: Config, corpus: Corpus, name: str) -> Callable[..., Float[Array
             start, key_draw, max_tokens=corpus.length, eos=corpus.end, pad=corpus.pad
         ).tokens
         reward = ngrams.sentence_bleu(drawn, target, real(drawn), real(target))
-        logits = forced_logits(model, corpus, source, drawn, key_drop)
-        return policy_gradient_loss(logits, drawn, reward, mask=real(drawn))
+        logits, _ = forced_logits(model, corpus, source, drawn, key_drop)
+        return policy_gradient_loss(logits, drawn, reward, mask=real(drawn)).mean()
 
-    rules: dict[str, Callable[..., Float[Array, " B"]]] = {
+    rules: dict[str, Callable[..., Float[Array, ""]]] = {
         "ce": functools.partial(forced, ngram_factor=0.0),
         "smoothing": functools.partial(forced, ngram_factor=0.0, label_smoothing=config.smoothing),
-        "eisl": functools.partial(
-            forced, ngram_factor=e.ngram_factor, ce_factor=e.ce_factor, ngrams=e.ngrams
-        ),
+        "eisl": fused_eisl if e.fused_bytes else functools.partial(forced, **matching),
         "pg": policy,
     }
     return rules[name]
 
 
 def system(
-    config: Config, corpus: Corpus, name: str, run: str, start: Any = None
+    config: Config,
+    corpus: Corpus,
+    name: str,
+    run: str,
+    start: Any = None,
+    *,
+    mesh: Mesh | None = None,
 ) -> systems.System:
     """One training run under the loss of that name.
 
     Args:
       run: names the run.
       start: a trained model to begin from; a fresh one by default.
+      mesh: see `rule`.
     """
-    row_loss = rule(config, corpus, name)
-    spec = model_spec(config, len(corpus.tokenizer))
+    mean_loss = rule(config, corpus, name, mesh)
 
     def loss(model, extra, batch, key, step):
-        each = row_loss(model, batch["source"], batch["target"], key)
-        return each.mean(), ({}, extra)
+        return mean_loss(model, batch["source"], batch["target"], key), ({}, extra)
 
     return systems.System(
         run,
-        lambda key: t5.T5(spec, rngs=nnx.Rngs(key)),
+        lambda key: build(config, corpus.vocab, nnx.Rngs(key)),
         loss,
         # A copy, since the step takes over the buffers that it starts from.
         pretrained=None if start is None else lambda _: jax.tree.map(jnp.array, start),
     )
+
+
+def abstract(config: Config) -> tuple[Corpus, dict[str, Any]]:
+    """A corpus and the shapes of a batch from the config alone, for `--mode=compile`."""
+    d = config.data
+    ids = jax.ShapeDtypeStruct((config.train.batch_size, d.max_tokens), jnp.int32)
+    return Corpus({}, None, d.vocab_size, 1, 2, 0, d.max_tokens), {"source": ids, "target": ids}
 
 
 def bleu(model: t5.T5, corpus: Corpus, split: str) -> tuple[float, list[str]]:

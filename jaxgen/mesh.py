@@ -5,7 +5,9 @@ maps parameter names to PartitionSpecs; everything else (optimiser moments, EMA)
 name inside its own and so follows it.
 """
 
+import pathlib
 import re
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -213,8 +215,17 @@ def matmul_flops(function: Callable[..., Any], *args: Any) -> float:
     return float(count(jax.make_jaxpr(function)(*args).jaxpr))
 
 
-def compile_report(compiled: Any) -> dict[str, Any]:
-    """Memory of one chip, and the collectives of one step, of a compiled function."""
+def compile_report(lowered: Any) -> dict[str, Any]:
+    """Compiles what `jit(f).lower(...)` returned; memory of one chip, and collectives of one step.
+
+    The compiler itself writes the text that collectives are read from: jax cannot print programs whose
+    gathers run on a TPU's sparse cores (jaxlib 0.10.2).
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        compiled = lowered.compile(compiler_options=options)
+        texts = list(pathlib.Path(folder).glob("*after_optimizations.txt"))
+        hlo = "".join(path.read_text() for path in texts) or compiled.as_text()
     memory = compiled.memory_analysis()
     arguments, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes
     peak = arguments + outputs - memory.alias_size_in_bytes + memory.temp_size_in_bytes
@@ -222,7 +233,7 @@ def compile_report(compiled: Any) -> dict[str, Any]:
         "memory_bytes_per_chip": int(peak),
         "argument_bytes_per_chip": int(arguments),
         "temporary_bytes_per_chip": int(memory.temp_size_in_bytes),
-        "collectives": collectives(compiled.as_text()),
+        "collectives": collectives(hlo),
     }
 
 

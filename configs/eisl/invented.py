@@ -30,6 +30,11 @@ def get_config() -> Config:
     config.model.depth = 2
     config.model.heads = 4
     config.model.dropout = 0.1
+    config.model.dtype = "float32"
+    config.model.remat = False
+    config.model.scan = False
+    config.model.parallel = False  # all target tokens at once, given their number
+    config.model.length_weight = 0.1  # of the predicted number's cross-entropy
 
     config.noise = Config()
     config.noise.kinds = ("shuffle", "repetition", "blank")
@@ -40,6 +45,7 @@ def get_config() -> Config:
     config.eisl.ngram_factor = 1.0
     config.eisl.ce_factor = 0.0
     config.eisl.ngrams = (1, 2, 3)
+    config.eisl.fused_bytes = 0  # above 0: no [B, T, V] logits, tiles of so many bytes
     config.finetune = Config()
     config.finetune.steps = 200
     config.finetune.learning_rate = 2e-4

@@ -114,7 +114,8 @@ def sharded_fused_loss(
         return split(h, e, y, extra)[0]
 
     total.defvjp(
-        split, lambda grads, g: (*(jax.tree.map(lambda d: (g * d).astype(d.dtype), grads)), None, None)
+        split,
+        lambda grads, g: (*(jax.tree.map(lambda d: (g * d).astype(d.dtype), grads)), None, None),
     )
     return total(hidden, embedding, targets, rows)
 

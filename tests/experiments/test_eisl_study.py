@@ -2,10 +2,15 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax import nnx
 
-from configs.eisl import invented, multi30k
-from experiments import eisl
+from configs.eisl import invented, multi30k, multi30k_parallel, vocab256k
+from experiments import eisl, translation
+from jaxgen import mesh as mesh_lib
 from jaxgen.errors import ConfigError
 
 TINY = {
@@ -27,7 +32,7 @@ TINY = {
 
 
 def test_shipped_configs_are_valid():
-    for module in (invented, multi30k):
+    for module in (invented, multi30k, multi30k_parallel, vocab256k):
         eisl.validate(module.get_config())
 
 
@@ -47,6 +52,38 @@ def test_every_loss_in_every_cell_and_finished_cells_are_kept(tmp_path, monkeypa
     assert json.loads((tmp_path / "results.json").read_text())["systems"] == rows
 
 
+@pytest.mark.slow
+def test_a_parallel_decoder_runs_and_is_tested_again_from_its_checkpoint(tmp_path, one_device):
+    config = invented.get_config()
+    changes = {"model.parallel": True, "losses": ("eisl",), "noise.levels": (0.0,)}
+    config.update_from_flattened_dict(TINY | changes)
+    eisl.validate(config)
+    eisl.train(config, tmp_path)
+    rows = json.loads((tmp_path / "results.json").read_text())["systems"]
+    assert [r["loss"] for r in rows] == ["start", "eisl"]
+    trained = (tmp_path / "metrics.jsonl").read_text()
+    eisl.evaluate_again(config, tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text())["systems"] == rows
+    assert (tmp_path / "metrics.jsonl").read_text() == trained
+
+
+def test_the_fused_loss_is_the_same_loss():
+    """EISL through hidden states and embedding, on one device and on a mesh, against logits."""
+    config = invented.get_config()
+    config.update_from_flattened_dict(TINY | {"data.vocab_size": 96})
+    corpus, _ = translation.abstract(config)
+    rng = np.random.default_rng(0)
+    ids = jnp.asarray(rng.integers(3, 96, (8, 16)))
+    source, target = ids, ids.at[:, 9:].set(jnp.asarray([2] + [0] * 6))
+    model = translation.build(config, 96, nnx.Rngs(0))
+    want = translation.rule(config, corpus, "eisl")(model, source, target, jax.random.key(0))
+    config.eisl.fused_bytes = 2**12
+    for mesh in (None, mesh_lib.make_mesh({"data": 2, "model": 4})):
+        rule = translation.rule(config, corpus, "eisl", mesh)
+        got = jax.jit(rule)(model, source, target, jax.random.key(0))
+        assert float(got) == pytest.approx(float(want), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
@@ -55,6 +92,7 @@ def test_every_loss_in_every_cell_and_finished_cells_are_kept(tmp_path, monkeypa
         ("losses", ("bleu",), "losses"),
         ("eisl.ngrams", (), "eisl.ngrams"),
         ("finetune.steps", 0, "finetune.steps is 0"),
+        ("model.parallel", True, "losses"),
     ],
 )
 def test_bad_fields(field, value, message):

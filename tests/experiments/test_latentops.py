@@ -59,9 +59,7 @@ def test_shipped_configs_are_valid():
 
 
 @pytest.mark.slow
-def test_a_run_judges_every_method_and_edits_sentences(
-    tmp_path, capsys, monkeypatch, one_device
-):
+def test_a_run_judges_every_method_and_edits_sentences(tmp_path, capsys, monkeypatch, one_device):
     config = tiny()
     latentops.train(config, tmp_path)
     assert "report: " in capsys.readouterr().out

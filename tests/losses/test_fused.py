@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from jaxgen import mesh as mesh_lib
 from jaxgen.losses import eisl, fused
 
 
@@ -89,6 +90,30 @@ def test_a_split_vocabulary_gives_the_same():
     assert float(value) == pytest.approx(float(want), abs=1e-5)
     for a, b in zip(grads, want_grads, strict=True):
         assert np.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [{"data": 2, "fsdp": 2, "model": 2}, {"data": 1, "model": 8}])
+def test_arrays_of_a_whole_mesh(shape):
+    hidden, embedding, targets = case()
+    mask = jnp.arange(5)[None] < jnp.asarray([5, 3, 4, 2])[:, None]
+    mesh = mesh_lib.make_mesh(shape)
+
+    @jax.jit
+    def sharded(h, e):
+        return 2.0 * fused.sharded_fused_loss(mesh, h, e, targets, row_loss, mask)
+
+    value, grads = jax.value_and_grad(sharded, (0, 1))(hidden, embedding)
+    want, want_grads = jax.value_and_grad(unfused, (0, 1))(hidden, embedding, targets, mask)
+    assert float(value) == pytest.approx(2 * float(want), abs=1e-5)
+    for a, b in zip(grads, want_grads, strict=True):
+        assert np.allclose(a, 2 * b, atol=1e-5)
+
+
+def test_a_mesh_that_does_not_divide_is_refused():
+    hidden, embedding, targets = case()
+    mesh = mesh_lib.make_mesh({"data": 8})
+    with pytest.raises(ValueError, match="hidden has 4 rows, allowed: a multiple of 8"):
+        fused.sharded_fused_loss(mesh, hidden, embedding, targets, row_loss, None)
 
 
 def test_bfloat16():
