@@ -65,7 +65,7 @@ def torch_conv_eisl(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor
 
 def torch_run(loss, logits, targets):
     leaf = torch.tensor(np.asarray(logits)).requires_grad_(True)
-    y = torch.tensor(np.asarray(targets))
+    y = torch.tensor(np.asarray(targets), dtype=torch.int64)
 
     def run():
         leaf.grad = None
@@ -130,10 +130,10 @@ def against_torch(rounds: int) -> None:
             )
 
 
-def fused_forms(rounds: int, width: int) -> None:
+def fused_forms(rounds: int, width: int, budget: int) -> None:
     def ours(h, e, y):
         return fused.fused_loss(
-            h, e, y, lambda c, _: eisl.eisl_from_pairs(c, ngrams=NGRAMS), budget=2**23
+            h, e, y, lambda c, _: eisl.eisl_from_pairs(c, ngrams=NGRAMS), budget=budget
         )
 
     def plain(h, e, y):
@@ -175,6 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--budget", type=int, default=2**24, help="bytes of logits in a tile")
     parser.add_argument("--plot", default="")
     parser.add_argument("--parts", default="abc")
     args = parser.parse_args()
@@ -186,7 +187,7 @@ def main() -> None:
     if "b" in args.parts:
         against_torch(args.rounds)
     if "c" in args.parts:
-        fused_forms(args.rounds, args.width)
+        fused_forms(args.rounds, args.width, args.budget)
 
 
 if __name__ == "__main__":

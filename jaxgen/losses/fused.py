@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxgen.losses.pairs import logits_gradient
+from jaxgen.losses.pairs import logits_gradient, logsumexp
 
 # (c [G, T, S], what belongs to the tile's rows) -> loss of each row [G].
 PairLoss = Callable[[Float[Array, "G T S"], PyTree], Float[Array, " G"]]
@@ -122,8 +122,11 @@ def sharded_fused_loss(
 
 def tile_rows(batch: int, length: int, vocab: int, budget: int) -> int:
     """The largest divisor of the batch whose float32 logits fit the budget; at least 1."""
-    fitting = max(1, budget // (4 * length * vocab))
-    return max(n for n in range(1, min(batch, fitting) + 1) if batch % n == 0)
+    return _largest_divisor(batch, max(1, budget // (4 * length * vocab)))
+
+
+def _largest_divisor(n: int, most: int) -> int:
+    return max(d for d in range(1, min(n, most) + 1) if n % d == 0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -163,17 +166,12 @@ def _pairs(
 ) -> tuple[Array, tuple[Array, Array, Array, Array | None]]:
     """c of a tile, and what its gradient needs: (logits, logsumexp, index, whether it is there)."""
     logits = jnp.einsum("gtd,vd->gtv", h, embedding, preferred_element_type=jnp.float32)
-    top = logits.max(-1)
-    if axis_name is not None:
-        top = jax.lax.pmax(top, axis_name)
-    mass = jnp.exp(logits - top[..., None]).sum(-1)
     index, here = _local(y, embedding.shape[0], axis_name)
     spread = jnp.broadcast_to(index[:, None], (*logits.shape[:2], y.shape[1]))
     chosen = jnp.take_along_axis(logits, spread, -1, mode="clip")
     if here is not None:
-        mass = jax.lax.psum(mass, axis_name)
         chosen = jax.lax.psum(jnp.where(here[:, None], chosen, 0.0), axis_name)
-    lse = top + jnp.log(mass)
+    lse = logsumexp(logits, chosen.max(-1), axis_name)
     return chosen - lse[..., None], (logits, lse, index, here)
 
 
@@ -198,8 +196,8 @@ def _forward(
         d_hidden = jnp.einsum("gtv,vd->gtd", d, embedding, preferred_element_type=jnp.float32)
         if axis_name is not None:
             d_hidden = jax.lax.psum(d_hidden, axis_name)
-        more = jnp.einsum("gtv,gtd->vd", d, h, preferred_element_type=jnp.float32)
-        return (total + value, d_embedding + more), d_hidden.astype(hidden.dtype)
+        d_embedding = _add_product(d_embedding, d, h)
+        return (total + value, d_embedding), d_hidden.astype(hidden.dtype)
 
     start = (jnp.zeros(()), jnp.zeros(embedding.shape))
     (total, d_embedding), d_hidden = jax.lax.scan(
@@ -207,6 +205,24 @@ def _forward(
     )
     grads = (d_hidden.reshape(hidden.shape), d_embedding.astype(embedding.dtype))
     return total / batch, grads
+
+
+def _add_product(
+    total: Float[Array, "V D"], d: Float[Array, "G T V"], h: Float[Array, "G T D"]
+) -> Float[Array, "V D"]:
+    """total + d^T h, block by block in place: the product of all V is never held beside the sum."""
+    vocab, width = total.shape
+    size = _largest_divisor(vocab, 8192)  # rows of a block
+    if size < 1024:  # blocks would be too thin to be worth their overhead
+        return total + jnp.einsum("gtv,gtd->vd", d, h, preferred_element_type=jnp.float32)
+
+    def block(i: Array, total: Array) -> Array:
+        part = jax.lax.dynamic_slice_in_dim(d, i * size, size, 2)
+        more = jnp.einsum("gtv,gtd->vd", part, h, preferred_element_type=jnp.float32)
+        old = jax.lax.dynamic_slice_in_dim(total, i * size, size, 0)
+        return jax.lax.dynamic_update_slice_in_dim(total, old + more, i * size, 0)
+
+    return jax.lax.fori_loop(0, vocab // size, block, total)
 
 
 def _backward(

@@ -7,6 +7,8 @@ second array of the logits' size but the gradient itself: it is the softmax term
 entries of each position are added in place.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -22,10 +24,35 @@ def pair_logprobs(
 
 def _forward(logits: Array, targets: Array) -> tuple[Array, tuple[Array, Array, Array]]:
     wide = jnp.promote_types(logits.dtype, jnp.float32)
-    lse = jax.nn.logsumexp(logits.astype(wide), axis=-1)
     index = jnp.broadcast_to(targets[:, None, :], (*logits.shape[:2], targets.shape[1]))
-    chosen = jnp.take_along_axis(logits, index, axis=-1, mode="clip")
-    return chosen.astype(lse.dtype) - lse[..., None], (logits, lse, targets)
+    chosen = jnp.take_along_axis(logits, index, axis=-1, mode="clip").astype(wide)
+    lse = logsumexp(logits, chosen.max(-1))
+    return chosen - lse[..., None], (logits, lse, targets)
+
+
+def logsumexp(
+    logits: Float[Array, "B T V"], shift: Float[Array, "B T"], axis_name: str | None = None
+) -> Float[Array, "B T"]:
+    """In one pass over the logits where that is exact, and in the usual two where it is not.
+
+    The shift need not be the maximum: with any entry of the row as shift, the sum is at least 1, and
+    where it stays far from overflow nothing is lost.
+
+    Args:
+      shift: entries of the rows, in the dtype of the result.
+      axis_name: a mesh axis over which V is split.
+    """
+    x = logits.astype(shift.dtype)
+
+    def over_axis(reduce: Any, value: Array) -> Array:
+        return value if axis_name is None else reduce(value, axis_name)
+
+    def safe() -> Array:
+        top = over_axis(jax.lax.pmax, x.max(-1))
+        return top + jnp.log(over_axis(jax.lax.psum, jnp.exp(x - top[..., None]).sum(-1)))
+
+    total = over_axis(jax.lax.psum, jnp.exp(x - shift[..., None]).sum(-1))
+    return jax.lax.cond((total < 1e30).all(), lambda: shift + jnp.log(total), safe)
 
 
 def logits_gradient(
