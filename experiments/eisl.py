@@ -47,6 +47,10 @@ def validate(config: Config) -> None:
             "data.source": _c.one_of(*parallel.SOURCES),
             "data.limit": _c.NON_NEGATIVE,
             "data.max_tokens": _c.at_least(5),
+            "data.train_tokens": (
+                lambda v: v == 0 or 5 <= v <= config.data.max_tokens,
+                "0 (as data.max_tokens), or 5 to data.max_tokens",
+            ),
             "data.vocab_size": _c.at_least(8),
             "model.width": _c.at_least(1),
             "model.depth": _c.at_least(1),

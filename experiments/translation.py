@@ -38,6 +38,7 @@ class Corpus:
       vocab: the tokenizer's size.
       begin: id, as end and pad.
       length: of a sentence in tokens, the end token included, at most.
+      train_length: the same of training pairs; those with a longer side are left out.
     """
 
     parts: dict[str, parallel.Pairs]
@@ -47,17 +48,26 @@ class Corpus:
     end: int
     pad: int
     length: int
+    train_length: int
 
     def ids(self, texts: list[str]) -> Int[np.ndarray, "N T"]:
         """Tokens of sentences, cut at the corpus' length."""
         return tokenizers.encode(self.tokenizer, texts, self.length)[0]
 
     def arrays(self, kind: str, level: float, seed: int) -> dict[str, np.ndarray]:
-        """Training pairs; the targets are disturbed as asked, the sources are clean."""
-        train = self.parts["train"]
-        unknown = self.tokenizer.unk_token
-        target = noise.corrupt(train.target, kind, level, seed=seed, blank=unknown)
-        return {"source": self.ids(train.source), "target": self.ids(target)}
+        """Training pairs; the targets are disturbed as asked, the sources are clean.
+
+        Noise may lengthen a target, which is then cut.
+        """
+        train, longest = self.parts["train"], self.train_length
+        fits = np.ones(len(train), bool)
+        for side in (train.source, train.target):
+            fits &= tokenizers.encode(self.tokenizer, side, longest + 1)[1] <= longest
+        rows = np.flatnonzero(fits)
+        clean = [train.target[i] for i in rows]
+        target = noise.corrupt(clean, kind, level, seed=seed, blank=self.tokenizer.unk_token)
+        sides = {"source": [train.source[i] for i in rows], "target": target}
+        return {k: tokenizers.encode(self.tokenizer, v, longest)[0] for k, v in sides.items()}
 
 
 def load(config: Config, workdir: pathlib.Path) -> Corpus:
@@ -75,7 +85,9 @@ def load(config: Config, workdir: pathlib.Path) -> Corpus:
     train = parts["train"]
     tokenizer = kept_tokenizer(config, workdir, train.source + train.target)
     ids = tokenizers.special_ids(tokenizer)
-    return Corpus(parts, tokenizer, len(tokenizer), *ids, d.max_tokens)
+    return Corpus(
+        parts, tokenizer, len(tokenizer), *ids, d.max_tokens, d.train_tokens or d.max_tokens
+    )
 
 
 def build(config: Config, vocab: int, rngs: nnx.Rngs) -> t5.T5 | nat.ParallelT5:
@@ -133,6 +145,7 @@ def forced_logits(
     if isinstance(model, nat.ParallelT5):
         count = sequence.until_end(target, corpus.end).sum(1)
         logits, lengths = model(source, count, source_mask=mask, key=key)
+        logits = logits[:, : target.shape[1]]
         return logits, optax.softmax_cross_entropy_with_integer_labels(lengths, count - 1)
     shifted = sequence.shift_right(target, corpus.begin)
     return model(source, shifted, source_mask=mask, key=key), jnp.zeros(source.shape[:1])
@@ -173,7 +186,7 @@ def rule(
         fixed = jax.lax.stop_gradient(model)
         start = _start(fixed, corpus, source)
         drawn = decoding.sample(
-            start, key_draw, max_tokens=corpus.length, eos=corpus.end, pad=corpus.pad
+            start, key_draw, max_tokens=target.shape[1], eos=corpus.end, pad=corpus.pad
         ).tokens
         reward = ngrams.sentence_bleu(drawn, target, real(drawn), real(target))
         logits, _ = forced_logits(model, corpus, source, drawn, key_drop)
@@ -222,7 +235,8 @@ def abstract(config: Config) -> tuple[Corpus, dict[str, Any]]:
     """A corpus and the shapes of a batch from the config alone, for `--mode=compile`."""
     d = config.data
     ids = jax.ShapeDtypeStruct((config.train.batch_size, d.max_tokens), jnp.int32)
-    return Corpus({}, None, d.vocab_size, 1, 2, 0, d.max_tokens), {"source": ids, "target": ids}
+    corpus = Corpus({}, None, d.vocab_size, 1, 2, 0, d.max_tokens, d.max_tokens)
+    return corpus, {"source": ids, "target": ids}
 
 
 def bleu(model: t5.T5, corpus: Corpus, split: str) -> tuple[float, list[str]]:

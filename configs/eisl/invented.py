@@ -24,6 +24,7 @@ def get_config() -> Config:
     config.data.tokenizer = "bpe"
     config.data.vocab_size = 400
     config.data.max_tokens = 32
+    config.data.train_tokens = 0  # longer pairs are not trained on; 0 keeps all
 
     config.model = Config()
     config.model.width = 128

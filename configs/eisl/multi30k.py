@@ -13,14 +13,15 @@ def get_config() -> Config:
     config.data.valid = ("val.de.gz", "val.en.gz")
     config.data.test = ("test_2016_flickr.de.gz", "test_2016_flickr.en.gz")
     config.data.limit = 0
-    config.data.vocab_size = 6000
+    config.data.vocab_size = 4000
     config.data.max_tokens = 40
-    config.model.width = 256
-    config.model.depth = 3
+    config.data.train_tokens = 26
+    config.model.width = 192
+    config.model.depth = 2
     config.noise.levels = (0.0, 0.2, 0.4, 0.6)
     config.noise.kinds = ("shuffle", "repetition", "blank")
     config.train.steps = 4000
-    config.train.learning_rate = 1e-3
-    config.train.save_every = 2000
-    config.finetune.steps = 500
+    config.train.learning_rate = 2e-3
+    config.train.save_every = 1000
+    config.finetune.steps = 400
     return config

@@ -211,7 +211,7 @@ def _add_product(
     total: Float[Array, "V D"], d: Float[Array, "G T V"], h: Float[Array, "G T D"]
 ) -> Float[Array, "V D"]:
     """total + d^T h, block by block in place: the product of all V is never held beside the sum."""
-    vocab, width = total.shape
+    vocab = total.shape[0]
     size = _largest_divisor(vocab, 8192)  # rows of a block
     if size < 1024:  # blocks would be too thin to be worth their overhead
         return total + jnp.einsum("gtv,gtd->vd", d, h, preferred_element_type=jnp.float32)

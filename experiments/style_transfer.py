@@ -1,0 +1,291 @@
+"""Unsupervised style transfer: EISL or cross-entropy as what keeps the content.
+
+    python -m experiments.style_transfer --config=configs/eisl/transfer.py --workdir=runs/transfer
+
+There are sentences of two styles and no pairs. An encoder-decoder G(x, s), told the style s by a first
+source token, is trained by three terms (after Hu et al., 2017, and Liu et al., 2022, section 4.2):
+
+    CE(G(x, s), x)                       sentences of their own style are repeated
+    + style_weight CE(classifier(G(x, s')), s')     what is written in the other style has it
+    + content_weight L(G(x, s'), x)      and keeps the content; L is EISL or cross-entropy
+
+Cross-entropy punishes every word that changes at its place, EISL only n-grams that occur nowhere. The
+classifier is trained first, on true sentences, and reads G's distributions over tokens. Judges are others,
+trained on other sentences.
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Int, Key
+
+from experiments import attributes, latent_methods, sequence_study, systems
+from experiments.image_report import curves
+from experiments.sequence_data import Part, Vocabulary, take_rows
+from experiments.study import RULES, Study, check_accumulate, open_study
+from jaxgen import config as config_lib
+from jaxgen import launch
+from jaxgen.config import Config
+from jaxgen.data import corpora
+from jaxgen.losses import eisl
+from jaxgen.metrics import text as text_metrics
+from jaxgen.nn import sequence, t5, textcnn
+from jaxgen.text import decoding
+from jaxgen.train import report
+
+_c = config_lib
+LOSSES = ("ce", "eisl")
+COLUMNS = {
+    "accuracy": "accuracy ↑",
+    "bleu": "input-BLEU ↑",
+    "ppl": "PPL ↓",
+    "mean": "geometric mean ↑",
+}
+
+
+def validate(config: Config) -> None:
+    """Raises ConfigError for any value that cannot run; touches no device and no data."""
+    _c.check(
+        config,
+        {
+            **RULES,
+            **sequence_study.MODEL_RULES,
+            "operators.attributes": (lambda v: tuple(v) == ("sentiment",), "('sentiment',)"),
+            "losses": (lambda v: v and set(v) <= set(LOSSES), f"some of {LOSSES}"),
+            "transfer.content_weights": (
+                lambda v: v and all(w >= 0 for w in v),
+                "numbers, 0 or more",
+            ),
+            "transfer.style_weight": _c.NON_NEGATIVE,
+            "transfer.temperature": _c.POSITIVE,
+            "transfer.ngrams": (
+                lambda v: v and all(n >= -1 for n in v),
+                "one or more of -1, 0, 1, ...",
+            ),
+            "classifier.width": _c.at_least(1),
+            "classifier.steps": _c.at_least(1),
+            "classifier.learning_rate": _c.POSITIVE,
+            "evaluate.count": _c.at_least(10),
+        },
+    )
+    check_accumulate(config)
+
+
+def told(source: Int[Array, "B T"], style: Int[Array, " B"], v: Vocabulary) -> Array:
+    """The source behind its style's token; the two tokens follow the vocabulary."""
+    return jnp.concatenate([(v.source_size + style)[:, None], source], 1)
+
+
+def build(config: Config, v: Vocabulary, rngs: nnx.Rngs) -> t5.T5:
+    """The encoder-decoder, with two tokens more than the vocabulary."""
+    m = config.model
+    spec = t5.spec(
+        v.size + 2,
+        width=m.decoder_width,
+        depth=m.decoder_depth,
+        heads=m.decoder_heads,
+        dropout=m.dropout,
+    )
+    return t5.T5(spec, rngs=rngs)
+
+
+def forced_logits(
+    model: t5.T5, v: Vocabulary, x: Array, style: Array, key: Key[Array, ""] | None
+) -> Array:
+    """Logits of each token of x, over the vocabulary, as G(x, style) sees it given those before."""
+    source = told(x, style, v)
+    shifted = sequence.shift_right(x, v.begin)
+    return model(source, shifted, source_mask=source != v.source_pad, key=key)[..., : v.size]
+
+
+def classifier_system(config: Config, v: Vocabulary) -> systems.System:
+    """The classifier that steers: of true sentences."""
+
+    def loss(model, extra, batch, key, step):
+        x, style = batch["target"], batch["style"]
+        logits = model(x, sequence.until_end(x, v.end))
+        each = optax.softmax_cross_entropy_with_integer_labels(logits, style)
+        accuracy = (logits.argmax(-1) == style).mean()
+        return each.mean(), ({"accuracy": accuracy}, extra)
+
+    def make(key):
+        return textcnn.TextCNN(v.size, 2, width=config.classifier.width, rngs=nnx.Rngs(key))
+
+    return systems.System("style_classifier", make, loss)
+
+
+def system(
+    config: Config, v: Vocabulary, classifier: textcnn.TextCNN, content: str, weight: float
+) -> systems.System:
+    """G under one content loss of one weight."""
+    t = config.transfer
+    factors = {"ngram_factor": 0.0} if content == "ce" else {"ce_factor": 0.0, "ngrams": t.ngrams}
+
+    def loss(model, extra, batch, key, step):
+        key_same, key_other, key_soft = jax.random.split(key, 3)
+        x, style = batch["target"], batch["style"]
+        real = sequence.until_end(x, v.end)
+        same = forced_logits(model, v, x, style, key_same)
+        repeat = eisl.mixed_loss(same, x, ngram_factor=0.0, mask=real).mean()
+        other = forced_logits(model, v, x, 1 - style, key_other)
+        kept = eisl.mixed_loss(other, x, mask=real, **factors).mean()
+        noise = jax.random.gumbel(key_soft, other.shape)
+        soft = jax.nn.softmax((other + noise) / t.temperature)  # a relaxed draw (Jang et al., 2017)
+        judged = classifier(soft, real)
+        styled = optax.softmax_cross_entropy_with_integer_labels(judged, 1 - style).mean()
+        value = repeat + t.style_weight * styled + weight * kept
+        return value, ({"repeat": repeat, "style": styled, "content": kept}, extra)
+
+    return systems.System(
+        f"{content}-{weight:g}", lambda key: build(config, v, nnx.Rngs(key)), loss
+    )
+
+
+def transfer(model: t5.T5, v: Vocabulary, x: np.ndarray, style: np.ndarray) -> np.ndarray:
+    """Greedy G(x, style)."""
+    rows = {"x": x, "style": style}
+    return systems.in_batches(lambda b: _transfer(model, v, b["x"], b["style"]), rows)
+
+
+def _greedy(model: t5.T5, v: Vocabulary, x: Array, style: Array) -> Array:
+    source = told(x, style, v)
+    start = decoding.prompt_seq2seq(
+        model, source, max_tokens=v.length, mask=source != v.source_pad, start=v.begin
+    )
+    tokens = decoding.greedy(start, max_tokens=v.length, eos=v.end, pad=v.source_pad).tokens
+    return jnp.minimum(tokens, v.size - 1)  # a style token means nothing as output
+
+
+_transfer = jax.jit(_greedy, static_argnums=1)
+
+
+def styles(config: Config, part: Part) -> np.ndarray:
+    """0 or 1 for each sentence."""
+    return attributes.label(config, part)["sentiment"]
+
+
+def evaluate(
+    config: Config, judges: latent_methods.Judges, texts: list[str], test: Part
+) -> dict[str, float]:
+    """Numbers of test sentences that were moved to the other style."""
+    right = judges.accuracy(texts, {"sentiment": 1 - styles(config, test)})
+    row = {
+        "accuracy": float(right.mean()),
+        "bleu": text_metrics.bleu(texts, test.text),
+        "ppl": judges.perplexity(texts),
+    }
+    fluency = min(1.0, judges.real_ppl / row["ppl"])
+    return row | {"mean": float((row["accuracy"] * fluency * row["bleu"] / 100.0) ** (1 / 3))}
+
+
+def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
+    """Trains what is not trained, judges everything, writes the report."""
+    study = open_study(config, workdir, sequence_study.load, may_train=may_train)
+    judges = latent_methods.Judges.train(study)
+    train, v = study.data["train"], study.data["train"].vocabulary
+    test = take_rows(study.data["test"], config.evaluate.count)
+    mine, _ = attributes.halves(len(train))  # the other half trains the judges
+    arrays = {"target": train.x["target"][mine], "style": styles(config, train)[mine]}
+    rows, shown = [], {}
+    for seed in range(config.seed, config.seed + config.seeds):
+        c = config.classifier
+        classifier = study.fit(
+            classifier_system(config, v),
+            seed,
+            arrays,
+            steps=c.steps,
+            learning_rate=c.learning_rate,
+        )
+        for content in config.losses:
+            for weight in config.transfer.content_weights:
+                model = study.fit(system(config, v, classifier, content, weight), seed, arrays)
+                moved = transfer(model, v, test.x["target"], 1 - styles(config, test))
+                texts = v.decode(moved)  # type: ignore[misc]
+                row = {"loss": content, "weight": weight, "seed": seed}
+                rows.append(row | evaluate(config, judges, texts, test))
+                if seed == config.seed:
+                    shown[content, weight] = texts
+    if jax.process_index() == 0:
+        print(f"report: {write(study, judges, rows, shown, test)}")
+
+
+def train(config: Config, workdir: pathlib.Path) -> None:
+    """Trains and judges whatever is not finished."""
+    run(config, workdir, may_train=True)
+
+
+def evaluate_again(config: Config, workdir: pathlib.Path) -> None:
+    """Judges every model again, from its checkpoint."""
+    run(config, workdir, may_train=False)
+
+
+def write(
+    study: Study,
+    judges: latent_methods.Judges,
+    rows: list[dict[str, Any]],
+    shown: dict[Any, list[str]],
+    test: Part,
+) -> pathlib.Path:
+    """The table, the trade-off between style and content, and sentences; returns the report's path."""
+    config = study.config
+    body = [
+        f"Data: {config.data.source}. Every model: {config.train.steps:,} steps of batch "
+        f"{config.train.batch_size}, {config.seeds} seed(s); ± is the standard deviation over seeds. "
+        f"{len(test):,} test sentences moved to the other sentiment. Accuracy by a judge that never "
+        f"steers, PPL under a language model of real sentences (which are at {judges.real_ppl:.1f}), "
+        "geometric mean over accuracy, input-BLEU / 100 and min(1, PPL of real / PPL).\n"
+    ]
+    lines: list[list[str]] = []
+    drawn: dict[str, Any] = {}
+    for content in config.losses:
+        points = []
+        for weight in config.transfer.content_weights:
+            mine = [r for r in rows if (r["loss"], r["weight"]) == (content, weight)]
+            each = {k: report.mean_and_spread([r[k] for r in mine]) for k in COLUMNS}
+            lines.append(
+                [content.upper(), f"{weight:g}", *(report.format_value(*p) for p in each.values())]
+            )
+            points.append((each["accuracy"][0], each["bleu"][0]))
+        drawn[content.upper()] = tuple(zip(*sorted(points), strict=True))
+    unchanged = evaluate(config, judges, test.text, test)
+    lines.append(["unchanged", "–", *(report.format_value(unchanged[k], 0.0) for k in COLUMNS)])
+    body.append(report.markdown_table(["content loss", "weight", *COLUMNS.values()], lines))
+    report.plot_curves(
+        study.workdir / "samples" / "tradeoff.png", drawn, x="accuracy", y="input-BLEU"
+    )
+    body.append("![Content over style](samples/tradeoff.png)\n")
+    best = {
+        content: max(
+            (r for r in rows if r["loss"] == content and r["seed"] == config.seed),
+            key=lambda r: r["mean"],
+        )["weight"]
+        for content in config.losses
+    }
+    asked = 1 - styles(config, test)
+    body.append("## Sentences\n")
+    titles = [f"{content.upper()}, weight {weight:g}" for content, weight in best.items()]
+    body.append(
+        report.markdown_table(
+            ["before", "asked", *titles],
+            [
+                [
+                    test.text[i],
+                    corpora.SENTIMENTS[asked[i]],
+                    *(shown[k, w][i] for k, w in best.items()),
+                ]
+                for i in range(min(40, len(test)))
+            ],
+        )
+    )
+    body.append(curves(study.workdir))
+    results = {"systems": rows, "unchanged": unchanged, "config": config.to_dict()}
+    return report.write(study.workdir, "Style transfer", "\n".join(body), results)
+
+
+if __name__ == "__main__":
+    launch.run({"train": train, "eval": evaluate_again}, validate)
