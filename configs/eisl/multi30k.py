@@ -21,7 +21,7 @@ def get_config() -> Config:
     config.noise.levels = (0.0, 0.2, 0.4, 0.6)
     config.noise.kinds = ("shuffle", "repetition", "blank")
     config.train.steps = 4000
-    config.train.learning_rate = 2e-3
+    config.train.learning_rate = 4e-3
     config.train.save_every = 1000
     config.finetune.steps = 400
     return config
