@@ -208,7 +208,11 @@ def matmul_flops(function: Callable[..., Any], *args: Any) -> float:
                 kernel = eqn.invars[1].aval
                 out_dim = eqn.params["dimension_numbers"].rhs_spec[0]
                 total += 2.0 * eqn.outvars[0].aval.size * kernel.size / kernel.shape[out_dim]
-            times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+            times = 1
+            if eqn.primitive.name == "scan":
+                times = eqn.params["length"]
+            elif eqn.primitive.name == "shard_map":  # its body is what each device does
+                times = eqn.params["mesh"].size
             total += times * sum(map(count, jaxprs_in_params(eqn.params)))
         return total
 

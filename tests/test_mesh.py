@@ -109,3 +109,12 @@ ENTRY %main (a: f32[8]) -> f32[8] {
         "all-gather": {"count": 5, "bytes": 5 * 256},
         "all-reduce": {"count": 1, "bytes": 32},
     }
+
+
+def test_flops_inside_shard_map_are_those_of_all_devices():
+    mesh = mesh_lib.make_mesh({"data": 8})
+    split = jax.shard_map(
+        lambda a, b: a @ b, mesh=mesh, in_specs=(P("data"), P()), out_specs=P("data")
+    )
+    x, w = jnp.zeros((16, 5)), jnp.zeros((5, 3))
+    assert mesh_lib.matmul_flops(split, x, w) == 2 * 16 * 5 * 3

@@ -1,6 +1,10 @@
 """Translation under noisy targets: a small whole run, and what it keeps."""
 
 import json
+import pathlib
+import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +17,7 @@ from experiments import eisl, translation
 from jaxgen import mesh as mesh_lib
 from jaxgen.errors import ConfigError
 
+ROOT = pathlib.Path(__file__).parents[2]
 TINY = {
     "train.steps": 3,
     "train.save_every": 3,
@@ -82,6 +87,30 @@ def test_the_fused_loss_is_the_same_loss():
         rule = translation.rule(config, corpus, "eisl", mesh)
         got = jax.jit(rule)(model, source, target, jax.random.key(0))
         assert float(got) == pytest.approx(float(want), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_the_sharded_loss_compiles_for_a_tpu_slice():
+    """The logits of one chip, 2^25 entries, are more than all it holds."""
+    pytest.importorskip("libtpu")
+    fields = {"width": 128, "depth": 1, "heads": 2, "remat": False, "scan": False}
+    argv = [
+        *(sys.executable, "-m", "experiments.eisl", "--mode=compile"),
+        "--config=configs/eisl/vocab256k.py",
+        "--config.mesh.topology=v5e:4x4",
+        "--config.mesh.data=2",
+        "--config.mesh.fsdp=2",
+        "--config.train.batch_size=16",
+        "--config.data.vocab_size=262144",
+        f"--config.eisl.fused_bytes={2**24}",
+        *(f"--config.model.{k}={v}" for k, v in fields.items()),
+    ]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "topology v5e:4x4: 16 chips; mesh data 2, fsdp 2, model 4" in done.stdout
+    memory = float(re.search(r"temporary per chip: ([\d,.]+)", done.stdout)[1].replace(",", ""))
+    assert memory < 4 * 4 * 128 * 65_536 / 2**20  # rows x length x part of V of a chip, float32
+    assert re.search(r"all-reduce: [1-9]", done.stdout)
 
 
 @pytest.mark.parametrize(

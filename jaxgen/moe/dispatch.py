@@ -1,0 +1,84 @@
+"""Tokens to experts and back: two ways that agree where nothing is dropped.
+
+    y_n = sum_{k kept} w_nk f_{e_nk}(x_n)
+
+`capacity` gives every expert a buffer of C tokens (GShard, Switch): equal shapes, so that buffers can be
+exchanged between devices, but a token that finds its expert's buffer full is dropped, and counted.
+`dropless` sorts the pairs of token and expert by expert and hands them over as groups of different size
+(Gale et al., 2023, MegaBlocks). Neither builds an array of tokens x experts x capacity.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxgen.moe.gates import Routing
+
+
+def capacity_of(tokens: int, experts: int, k: int, factor: float) -> int:
+    """Slots of a buffer: `factor` times an expert's even share of tokens * k pairs, at least 1.
+
+    Raises:
+      ValueError: a factor that is not above 0.
+    """
+    if factor <= 0:
+        raise ValueError(f"capacity factor is {factor}, allowed: above 0")
+    return max(1, int(-(-tokens * k * factor // experts)))
+
+
+def capacity(
+    x: Float[Array, "N D"],
+    routing: Routing,
+    experts: Callable[[Float[Array, "E C D"]], Float[Array, "E C F"]],
+    *,
+    num_experts: int,
+    slots: int,
+) -> tuple[Float[Array, "N F"], Int[Array, ""]]:
+    """y, and the number of kept pairs that were dropped since buffers were full.
+
+    First choices are seated before second ones, and tokens in their order.
+
+    Args:
+      experts: all experts on their buffers; empty slots hold 0 and their outputs are not used.
+      slots: C, such as `capacity_of(...)`.
+    """
+    tokens, k = routing.expert_ids.shape
+    ids = jnp.where(routing.kept, routing.expert_ids, num_experts).T.reshape(-1)  # choice by choice
+    member = jax.nn.one_hot(ids, num_experts, dtype=jnp.int32)
+    place = ((jnp.cumsum(member, 0) - 1) * member).sum(-1)  # how many came before at that expert
+    wanted = ids < num_experts
+    seated = wanted & (place < slots)
+    target = jnp.where(seated, ids * slots + place, num_experts * slots)
+    source = jnp.tile(jnp.arange(tokens), k)
+    buffer = jnp.zeros((num_experts * slots, x.shape[-1]), x.dtype)
+    buffer = buffer.at[target].set(x[source], mode="drop")
+    out = experts(buffer.reshape(num_experts, slots, -1)).reshape(num_experts * slots, -1)
+    read = out.at[target].get(mode="fill", fill_value=0.0)
+    weight = routing.weights.T.reshape(-1, 1).astype(out.dtype)
+    y = (read * weight).reshape(k, tokens, -1).sum(0)
+    return y, (wanted & ~seated).sum()
+
+
+def dropless(
+    x: Float[Array, "N D"],
+    routing: Routing,
+    experts: Callable[[Float[Array, "M D"], Int[Array, " E"]], Float[Array, "M F"]],
+    *,
+    num_experts: int,
+) -> Float[Array, "N F"]:
+    """y, with every kept pair computed.
+
+    Args:
+      experts: (rows sorted by expert, group sizes) -> outputs; M = N K. Pairs that are not kept come last
+        and belong to no group; what is returned for them is not used.
+    """
+    tokens, k = routing.expert_ids.shape
+    ids = jnp.where(routing.kept, routing.expert_ids, num_experts).reshape(-1)
+    order = jnp.argsort(ids)  # stable
+    sizes = jnp.bincount(ids, length=num_experts + 1)[:num_experts]
+    out = experts(x[order // k], sizes)
+    out = jnp.where((ids[order] < num_experts)[:, None], out, 0.0)
+    weighted = out * routing.weights.reshape(-1)[order][:, None].astype(out.dtype)
+    return jnp.zeros((tokens, out.shape[-1]), out.dtype).at[order // k].add(weighted)

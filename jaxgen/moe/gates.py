@@ -1,0 +1,220 @@
+"""Gates of mixtures of experts: router logits -> which experts each token goes to, with what weights.
+
+With p = softmax(logits) over E experts, f_e the share of tokens whose first choice is e, P_e the mean of
+p_e over tokens, K choices a token:
+
+    switch         k = 1, weight p_e                                    (Fedus et al., 2022)
+    top_k          the k largest, weights p_e, normalised if asked      (Shazeer et al., 2017)
+    gshard         k = 2, normalised, the second kept with probability min(1, 2 w_2) (Lepikhin et al., 2021)
+    expert_choice  each expert takes its C best tokens                  (Zhou et al., 2022)
+    by_hash        a fixed expert for each token id                     (Roller et al., 2021)
+    dts            all experts above a threshold, dense to sparse       (Nie et al., 2021)
+
+    balance loss   E sum_e f_e P_e, 1 where perfectly even    (DTS has its own)
+    z-loss         mean_n logsumexp(logits)^2                 (Zoph et al., 2022)
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Routing:
+    """Where tokens go.
+
+    Attributes:
+      expert_ids: K choices of each token, the most wanted first (of expert choice: all E in order).
+      weights: of their outputs in the sum; 0 where not kept.
+      kept: which choices take part.
+      balance: auxiliary loss, to be weighted and added.
+      z: auxiliary loss on the size of the logits.
+      overflow: choices that the gate wanted and a budget did not allow.
+    """
+
+    expert_ids: Int[Array, "N K"]
+    weights: Float[Array, "N K"]
+    kept: Bool[Array, "N K"]
+    balance: Float[Array, ""]
+    z: Float[Array, ""]
+    overflow: Int[Array, ""]
+
+    def counts(self, experts: int) -> Int[Array, " E"]:
+        """Tokens that each expert gets."""
+        flat = jnp.where(self.kept, self.expert_ids, experts).reshape(-1)
+        return jnp.bincount(flat, length=experts + 1)[:experts]
+
+
+def z_loss(logits: Float[Array, "N E"]) -> Float[Array, ""]:
+    """mean_n logsumexp(logits)^2."""
+    return jnp.mean(jax.nn.logsumexp(logits, -1) ** 2)
+
+
+def balance_loss(probs: Float[Array, "N E"], first: Int[Array, " N"]) -> Float[Array, ""]:
+    """E sum_e f_e P_e; gradients flow through P alone."""
+    experts = probs.shape[-1]
+    share = jnp.bincount(first, length=experts) / first.shape[0]
+    return experts * jnp.sum(share * probs.mean(0))
+
+
+def top_k(logits: Float[Array, "N E"], k: int, *, normalise: bool = False) -> Routing:
+    """The k most probable experts.
+
+    Args:
+      normalise: divide the k weights by their sum.
+
+    Raises:
+      ValueError: k that is not between 1 and E.
+    """
+    _check_k("k", k, logits.shape[-1])
+    probs = jax.nn.softmax(logits, -1)
+    weights, ids = jax.lax.top_k(probs, k)
+    if normalise:
+        weights = weights / weights.sum(-1, keepdims=True)
+    return _routing(logits, probs, ids, weights, jnp.ones(ids.shape, bool))
+
+
+def switch(logits: Float[Array, "N E"]) -> Routing:
+    """The most probable expert, weighted by its probability."""
+    return top_k(logits, 1)
+
+
+def gshard(logits: Float[Array, "N E"], *, key: Key[Array, ""] | None = None) -> Routing:
+    """The two most probable experts, the second one at random.
+
+    Args:
+      key: of the draw that keeps the second expert; without it the second is always kept.
+    """
+    both = top_k(logits, 2, normalise=True)
+    if key is None:
+        return both
+    drawn = jax.random.uniform(key, both.weights.shape[:1]) < 2.0 * both.weights[:, 1]
+    kept = jnp.stack([jnp.ones_like(drawn), drawn], -1)
+    return dataclasses.replace(both, kept=kept, weights=jnp.where(kept, both.weights, 0.0))
+
+
+def expert_choice(logits: Float[Array, "N E"], *, capacity: int) -> Routing:
+    """Each expert takes the `capacity` tokens that want it most: balanced by construction.
+
+    A token may be taken by none or by all. What is taken depends on all tokens of the batch, so this gate
+    is not causal.
+
+    Raises:
+      ValueError: capacity that is not between 1 and N.
+    """
+    tokens, experts = logits.shape
+    _check_k("capacity", capacity, tokens)
+    probs = jax.nn.softmax(logits, -1)
+    _, chosen = jax.lax.top_k(probs.T, capacity)  # [E, C]
+    kept = jnp.zeros((tokens, experts), bool).at[chosen, jnp.arange(experts)[:, None]].set(True)
+    ids = jnp.broadcast_to(jnp.arange(experts), (tokens, experts))
+    routing = _routing(logits, probs, ids, jnp.where(kept, probs, 0.0), kept)
+    return dataclasses.replace(routing, balance=jnp.ones(()))
+
+
+def by_hash(token_ids: Int[Array, " N"], experts: int) -> Routing:
+    """A fixed, random-looking expert for each token id, weight 1; nothing is learned.
+
+    Knuth's multiplicative hash: the upper bits of id * 2654435761 modulo 2^32.
+    """
+    mixed = token_ids.astype(jnp.uint32) * jnp.uint32(2_654_435_761)
+    ids = ((mixed >> 16) % jnp.uint32(experts)).astype(jnp.int32)[:, None]
+    zero = jnp.zeros(())
+    ones = jnp.ones(ids.shape)
+    return Routing(ids, ones, ones.astype(bool), zero, zero, jnp.zeros((), jnp.int32))
+
+
+def dts(
+    logits: Float[Array, "N E"],
+    *,
+    temperature: float | Float[Array, ""],
+    threshold: float = 0.001,
+    budget: int | None = None,
+    hard: bool = False,
+    noise_free_weights: bool = False,
+    key: Key[Array, ""] | None = None,
+) -> Routing:
+    """Dense to sparse: experts whose Gumbel-softmax gate is above a threshold.
+
+    g = softmax((logits + Gumbel noise) / temperature); experts with g_e > threshold take part with weight
+    g_e, never none: the largest always does. At a high temperature all take part, at a low one a single
+    one (Nie et al., 2021, section 3.2).
+
+    Args:
+      temperature: above 0; may be traced, since it changes with the step (see `temperature_at`).
+      threshold: in [0, 1].
+      budget: at most so many experts a token (shapes are static); E by default. What a token wanted
+        beyond is counted in `overflow`.
+      hard: one expert, the largest of g, with its noise-free probability as weight: without noise that is
+        Switch.
+      noise_free_weights: weights are softmax(logits) instead of g.
+      key: of the noise; without it (evaluation) there is none.
+
+    Raises:
+      ValueError: a threshold, temperature or budget that is not allowed.
+    """
+    experts = logits.shape[-1]
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold is {threshold}, allowed: 0 to 1")
+    if not isinstance(temperature, jax.Array) and temperature <= 0:
+        raise ValueError(f"temperature is {temperature}, allowed: above 0")
+    budget = experts if budget is None else budget
+    _check_k("budget", budget, experts)
+    probs = jax.nn.softmax(logits, -1)
+    noisy = logits if key is None else logits + jax.random.gumbel(key, logits.shape, logits.dtype)
+    gate = jax.nn.softmax(noisy / temperature, -1)
+    size = 1 if hard else budget
+    value, ids = jax.lax.top_k(gate, size)
+    kept = (value > threshold) | (jnp.arange(size) == 0)
+    plain = jnp.take_along_axis(probs, ids, -1)
+    weights = jnp.where(kept, plain if hard or noise_free_weights else value, 0.0)
+    wanted = jnp.maximum((gate > threshold).sum(-1), 1)
+    routing = _routing(logits, probs, ids, weights, kept)
+    if hard:
+        return routing
+    rows = jnp.arange(logits.shape[0])[:, None]
+    all_weights = jnp.zeros_like(gate).at[rows, ids].set(weights)
+    all_kept = jnp.zeros_like(gate).at[rows, ids].set(kept.astype(gate.dtype))
+    balance = experts**2 * jnp.mean(all_weights.mean(0) * all_kept.mean(0))
+    overflow = (wanted - kept.sum(-1)).sum()
+    return dataclasses.replace(routing, balance=balance, overflow=overflow)
+
+
+def temperature_at(
+    step: Int[Array, ""] | int,
+    *,
+    start: float = 2.0,
+    end: float = 0.3,
+    decay_steps: int,
+    kind: str = "exponential",
+) -> Float[Array, ""]:
+    """DTS's annealing from `start` to `end` in `decay_steps` steps, constant from there.
+
+    Raises:
+      ValueError: an unknown kind, temperatures that are not above 0, decay_steps below 1.
+    """
+    if min(start, end) <= 0 or decay_steps < 1:
+        raise ValueError(
+            f"start, end, decay_steps are {start}, {end}, {decay_steps}, allowed: above 0"
+        )
+    done = jnp.minimum(jnp.asarray(step) / decay_steps, 1.0)
+    if kind == "exponential":
+        return start * (end / start) ** done
+    if kind == "linear":
+        return start + (end - start) * done
+    raise ValueError(f"kind is {kind!r}, allowed: exponential, linear")
+
+
+def _check_k(name: str, k: int, most: int) -> None:
+    if not 1 <= k <= most:
+        raise ValueError(f"{name} is {k}, allowed: 1 to {most}")
+
+
+def _routing(logits: Array, probs: Array, ids: Array, weights: Array, kept: Array) -> Routing:
+    """With Switch's balance loss and the z-loss."""
+    first = probs.argmax(-1)
+    zero = jnp.zeros((), jnp.int32)
+    return Routing(ids, weights, kept, balance_loss(probs, first), z_loss(logits), zero)
