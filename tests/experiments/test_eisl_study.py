@@ -72,6 +72,26 @@ def test_a_parallel_decoder_runs_and_is_tested_again_from_its_checkpoint(tmp_pat
     assert (tmp_path / "metrics.jsonl").read_text() == trained
 
 
+def test_long_pairs_are_left_out_of_training_and_noise_is_cut(tmp_path):
+    config = invented.get_config()
+    config.update_from_flattened_dict(
+        TINY | {"data.vocab_size": 400, "data.max_tokens": 40, "data.train_tokens": 14}
+    )
+    corpus = translation.load(config, tmp_path)
+    train = corpus.parts["train"]
+    whole = [
+        (corpus.ids([s]) != corpus.pad).sum() <= 14 and (corpus.ids([t]) != corpus.pad).sum() <= 14
+        for s, t in zip(train.source, train.target, strict=True)
+    ]
+    clean = corpus.arrays("repetition", 0.0, 0)
+    assert len(clean["source"]) == sum(whole) < len(train)
+    assert np.array_equal(clean["target"][0], corpus.ids([train.target[whole.index(True)]])[0, :14])
+    noisy = corpus.arrays("repetition", 1.0, 0)
+    assert noisy["target"].shape == clean["target"].shape
+    # Cut or not, every target ends.
+    assert ((noisy["target"] == corpus.end).sum(1) == 1).all()
+
+
 def test_the_fused_loss_is_the_same_loss():
     """EISL through hidden states and embedding, on one device and on a mesh, against logits."""
     config = invented.get_config()

@@ -1,0 +1,69 @@
+"""FlexMoE's policy maker: how even the load gets, and how long planning takes, on one core.
+
+    python benchmarks/placement.py
+
+64 experts, 256 slots on 32 devices of 8 and on 64 of 4; tokens by Zipf's law with exponents from 0.5 to 1.5.
+Plans start from the static placement. The bound is what no placement with evenly split experts can pass
+(`jaxgen.moe.placement.bound`).
+"""
+
+import argparse
+import statistics
+import time
+
+import numpy as np
+
+from jaxgen.moe import cost, placement
+
+EXPERTS, TOKENS = 64, 262_144
+
+
+def traffic(exponent: float, rng: np.random.Generator) -> np.ndarray:
+    """Counts of each expert, in random order."""
+    weight = rng.permutation(1.0 / np.arange(1, EXPERTS + 1) ** exponent)
+    return rng.multinomial(TOKENS, weight / weight.sum())
+
+
+def compare(devices: int, slots: int, exponent: float, cases: int) -> list[float]:
+    """Prints a line; returns excess over the bound of each case."""
+    rng = np.random.default_rng(0)
+    start = placement.initial(EXPERTS, devices, slots)
+    ratios: dict[str, list[float]] = {"bound": [], "plan": [], "packed": [], "static": []}
+    times, excess = [], []
+    for _ in range(cases):
+        tokens = traffic(exponent, rng)
+        begin = time.perf_counter()
+        new = placement.plan(start, tokens)
+        times.append((time.perf_counter() - begin) * 1e3)
+        found = {
+            "plan": new,
+            "packed": placement.packed(tokens, devices, slots),
+            "static": start,
+        }
+        for name, where in found.items():
+            ratios[name].append(cost.balance_ratio(where, tokens))
+        ratios["bound"].append(placement.bound(tokens, devices, slots))
+        excess.append(ratios["plan"][-1] / ratios["bound"][-1] - 1)
+    mid = {name: f"{statistics.median(r):.3f}" for name, r in ratios.items()}
+    print(
+        f"{devices} x {slots}, Zipf {exponent}: bound {mid['bound']}, plan {mid['plan']} (over the bound: "
+        f"median {statistics.median(excess):.1%}, worst {max(excess):.1%}), EPLB-like {mid['packed']}, "
+        f"static {mid['static']}; planning {statistics.median(times):.2f} ms (max {max(times):.2f})",
+        flush=True,
+    )
+    return excess
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", type=int, default=40)
+    args = parser.parse_args()
+    excess = []
+    for devices, slots in ((32, 8), (64, 4)):
+        for exponent in (0.5, 0.75, 1.0, 1.25, 1.5):
+            excess += compare(devices, slots, exponent, args.cases)
+    print(f"over the bound, all: median {statistics.median(excess):.1%}, worst {max(excess):.1%}")
+
+
+if __name__ == "__main__":
+    main()
