@@ -179,34 +179,36 @@ def make_domain(config: Config, vocabulary: Vocabulary) -> systems.Domain:
     """Transformers from tokens to z and back."""
     m, v = config.model, vocabulary
 
-    def cost(logits: Array, target: Array, real: Array) -> Array:
-        """Nats of each row: cross-entropy, of which EISL takes the place by a share `model.eisl`."""
-        if not m.eisl:
-            return text_metrics.nll(logits, target, real)[0]
-        a_token = eisl.mixed_loss(
-            logits,
-            target,
-            ngram_factor=m.eisl,
-            ce_factor=1.0 - m.eisl,
-            ngrams=m.eisl_ngrams,
-            mask=real,
-        )
-        return a_token * real.sum(-1)
-
     def logprob(model: Autoencoder, key: Key[Array, ""]) -> systems.Logprob:
         def parallel(x: Any, z: Array) -> Array:
             logits, pad = model.decoder(z), x["target"] == v.end
             if m.eisl:
-                return -cost(logits, x["target"], jnp.ones_like(pad))
+                share = {"ngram_factor": m.eisl, "ce_factor": 1.0 - m.eisl}
+                a_token = eisl.mixed_loss(logits, x["target"], ngrams=m.eisl_ngrams, **share)
+                return -a_token * v.length
             nll, _ = text_metrics.nll(logits, x["target"], jnp.ones_like(pad))
             light, _ = text_metrics.nll(logits, x["target"], pad)
             return -nll + (1.0 - m.pad_weight) * light
 
         def autoregressive(x: Any, z: Array) -> Array:
-            logits = model.decoder(
-                x["target"], z, begin=v.begin, hide=v.hide, hide_rate=m.hide_rate, key=key
+            target = x["target"]
+            real = sequence.until_end(target, v.end)
+            options: dict[str, Any] = {"begin": v.begin, "hide": v.hide}
+            logits = model.decoder(target, z, **options, hide_rate=m.hide_rate, key=key)
+            nll = text_metrics.nll(logits, target, real)[0]
+            if not m.eisl:
+                return -nll
+            # EISL of what the decoder says when it reads its own output: reading the target, it would
+            # only have to repeat the token before.
+            own = decode(jax.lax.stop_gradient(model))(jax.lax.stop_gradient(z))
+            a_token = eisl.eisl_loss(
+                model.decoder(own, z, **options),
+                target,
+                ngrams=m.eisl_ngrams,
+                logits_mask=sequence.until_end(own, v.end),
+                targets_mask=real,
             )
-            return -cost(logits, x["target"], sequence.until_end(x["target"], v.end))
+            return -(1.0 - m.eisl) * nll - m.eisl * a_token * real.sum(-1)
 
         return parallel if m.decoder == "parallel" else autoregressive
 

@@ -3,7 +3,7 @@
     python -m experiments.style_transfer --config=configs/eisl/transfer.py --workdir=runs/transfer
 
 There are sentences of two styles and no pairs. An encoder-decoder G(x, s), told the style s by a first
-source token, is trained by three terms (after Hu et al., 2017, and Liu et al., 2022, section 4.2):
+source token and, in the other style, reading its own output, is trained by three terms (after Hu et al., 2017, and Liu et al., 2022, section 4.2):
 
     CE(G(x, s), x)                       sentences of their own style are repeated
     + style_weight CE(classifier(G(x, s')), s')     what is written in the other style has it
@@ -94,12 +94,17 @@ def build(config: Config, v: Vocabulary, rngs: nnx.Rngs) -> t5.T5:
     return t5.T5(spec, rngs=rngs)
 
 
-def forced_logits(
-    model: t5.T5, v: Vocabulary, x: Array, style: Array, key: Key[Array, ""] | None
+def written_logits(
+    model: t5.T5,
+    v: Vocabulary,
+    x: Array,
+    written: Array,
+    style: Array,
+    key: Key[Array, ""] | None,
 ) -> Array:
-    """Logits of each token of x, over the vocabulary, as G(x, style) sees it given those before."""
+    """Logits, over the vocabulary, of G(x, style) at each token of `written` given those before it."""
     source = told(x, style, v)
-    shifted = sequence.shift_right(x, v.begin)
+    shifted = sequence.shift_right(written, v.begin)
     return model(source, shifted, source_mask=source != v.source_pad, key=key)[..., : v.size]
 
 
@@ -124,19 +129,25 @@ def system(
 ) -> systems.System:
     """G under one content loss of one weight."""
     t = config.transfer
-    factors = {"ngram_factor": 0.0} if content == "ce" else {"ce_factor": 0.0, "ngrams": t.ngrams}
 
     def loss(model, extra, batch, key, step):
         key_same, key_other, key_soft = jax.random.split(key, 3)
         x, style = batch["target"], batch["style"]
         real = sequence.until_end(x, v.end)
-        same = forced_logits(model, v, x, style, key_same)
+        same = written_logits(model, v, x, x, style, key_same)
         repeat = eisl.mixed_loss(same, x, ngram_factor=0.0, mask=real).mean()
-        other = forced_logits(model, v, x, 1 - style, key_other)
-        kept = eisl.mixed_loss(other, x, mask=real, **factors).mean()
+        fixed = jax.lax.stop_gradient(model)
+        own = _greedy(fixed, v, x, 1 - style)  # reading x, it would only have to repeat x
+        said = sequence.until_end(own, v.end)
+        other = written_logits(model, v, x, own, 1 - style, key_other)
+        if content == "ce":
+            kept = eisl.mixed_loss(other, x, ngram_factor=0.0, mask=real).mean()
+        else:
+            masks = {"logits_mask": said, "targets_mask": real}
+            kept = eisl.eisl_loss(other, x, ngrams=t.ngrams, **masks).mean()
         noise = jax.random.gumbel(key_soft, other.shape)
         soft = jax.nn.softmax((other + noise) / t.temperature)  # a relaxed draw (Jang et al., 2017)
-        judged = classifier(soft, real)
+        judged = classifier(soft, said)
         styled = optax.softmax_cross_entropy_with_integer_labels(judged, 1 - style).mean()
         value = repeat + t.style_weight * styled + weight * kept
         return value, ({"repeat": repeat, "style": styled, "content": kept}, extra)

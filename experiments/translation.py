@@ -180,16 +180,40 @@ def rule(
         each = eisl.mixed_loss(logits, target, mask=real(target), **factors)
         return (each + config.model.length_weight * extra).mean()
 
-    def fused_eisl(model: t5.T5, source: Array, target: Array, key: Any) -> Array:
-        h = forced_states(model, corpus, source, target, key)
+    def own(model: t5.T5, source: Array, target: Array) -> Int[Array, "B T"]:
+        start = _start(jax.lax.stop_gradient(model), corpus, source)
+        return decoding.greedy(
+            start, max_tokens=target.shape[1], eos=corpus.end, pad=corpus.pad
+        ).tokens
 
-        def each(c: Array, mask: Array) -> Array:
-            return eisl.mixed_from_pairs(c, mask=mask, **matching)
+    def free_eisl(model: t5.T5, source: Array, target: Array, key: Any) -> Array:
+        """EISL of what the model says when it reads its own output.
 
-        arguments = (h, model.output_embedding(), target, each, real(target))
-        if mesh is None or mesh.size == 1:
-            return fused.fused_loss(*arguments, budget=e.fused_bytes)
-        return fused.sharded_fused_loss(mesh, *arguments, budget=e.fused_bytes)
+        A decoder that reads the target knows, at every position, the tokens before it; it would only have
+        to repeat the last of them, since EISL lets a token be matched one place later.
+        """
+        key_free, key_forced = jax.random.split(key)
+        drawn = own(model, source, target)
+        masks: dict[str, Any] = {"logits_mask": real(drawn), "targets_mask": real(target)}
+        if e.fused_bytes:
+            h = forced_states(model, corpus, source, drawn, key_free)
+
+            def each(c: Array, masks: Any) -> Array:
+                return eisl.eisl_from_pairs(c, ngrams=e.ngrams, **masks)
+
+            arguments = (h, model.output_embedding(), target, each, masks)
+            if mesh is None or mesh.size == 1:
+                matched = fused.fused_loss(*arguments, budget=e.fused_bytes)
+            else:
+                matched = fused.sharded_fused_loss(mesh, *arguments, budget=e.fused_bytes)
+        else:
+            logits, _ = forced_logits(model, corpus, source, drawn, key_free)
+            matched = eisl.eisl_loss(logits, target, ngrams=e.ngrams, **masks).mean()
+        total = e.ngram_factor * matched
+        if e.ce_factor:
+            ce = forced(model, source, target, key_forced, ngram_factor=0.0)
+            total = total + e.ce_factor * ce
+        return total
 
     def policy(model: t5.T5, source: Array, target: Array, key: Any) -> Array:
         key_draw, key_drop = jax.random.split(key)
@@ -205,7 +229,7 @@ def rule(
     rules: dict[str, Callable[..., Float[Array, ""]]] = {
         "ce": functools.partial(forced, ngram_factor=0.0),
         "smoothing": functools.partial(forced, ngram_factor=0.0, label_smoothing=config.smoothing),
-        "eisl": fused_eisl if e.fused_bytes else functools.partial(forced, **matching),
+        "eisl": functools.partial(forced, **matching) if config.model.parallel else free_eisl,
         "pg": policy,
     }
     return rules[name]

@@ -16,6 +16,8 @@ from configs.eisl import invented, multi30k, multi30k_parallel, vocab256k
 from experiments import eisl, translation
 from jaxgen import mesh as mesh_lib
 from jaxgen.errors import ConfigError
+from jaxgen.losses import eisl as losses
+from jaxgen.nn import sequence
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = {
@@ -101,7 +103,16 @@ def test_the_fused_loss_is_the_same_loss():
     ids = jnp.asarray(rng.integers(3, 96, (8, 16)))
     source, target = ids, ids.at[:, 9:].set(jnp.asarray([2] + [0] * 6))
     model = translation.build(config, 96, nnx.Rngs(0))
-    want = translation.rule(config, corpus, "eisl")(model, source, target, jax.random.key(0))
+    rule = translation.rule(config, corpus, "eisl")
+    want = jax.jit(rule)(model, source, target, jax.random.key(0))
+    # By hand: logits on the model's own greedy output.
+    own = translation.translate(model, corpus, source)
+    logits, _ = translation.forced_logits(model, corpus, source, own, None)
+    masks = [sequence.until_end(y, corpus.end) for y in (own, target)]
+    each = losses.eisl_loss(
+        logits, target, ngrams=(1, 2, 3), logits_mask=masks[0], targets_mask=masks[1]
+    )
+    assert float(want) == pytest.approx(float(each.mean()), rel=1e-5)
     config.eisl.fused_bytes = 2**12
     for mesh in (None, mesh_lib.make_mesh({"data": 2, "model": 4})):
         rule = translation.rule(config, corpus, "eisl", mesh)

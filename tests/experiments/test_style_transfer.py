@@ -62,7 +62,9 @@ def test_the_style_is_told_by_the_first_token():
     told = style_transfer.told(x, jnp.asarray([0, 1]), V)
     assert told.tolist() == [[9, 4, 5, 2, 0, 0], [10, 6, 2, 0, 0, 0]]
     model = style_transfer.build(tiny(), V, nnx.Rngs(0))
-    zero, one = (style_transfer.forced_logits(model, V, x, jnp.full(2, s), None) for s in (0, 1))
+    zero, one = (
+        style_transfer.written_logits(model, V, x, x, jnp.full(2, s), None) for s in (0, 1)
+    )
     assert zero.shape == (2, 5, 9)
     assert np.abs(zero - one).max() > 1e-4
 
