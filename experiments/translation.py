@@ -18,6 +18,7 @@ from experiments import systems
 from experiments.sequence_data import kept_tokenizer
 from jaxgen.config import Config
 from jaxgen.data import parallel
+from jaxgen.errors import ConfigError
 from jaxgen.losses import eisl, fused
 from jaxgen.losses.policy_gradient import policy_gradient_loss
 from jaxgen.metrics import ngrams
@@ -64,6 +65,8 @@ class Corpus:
         for side in (train.source, train.target):
             fits &= tokenizers.encode(self.tokenizer, side, longest + 1)[1] <= longest
         rows = np.flatnonzero(fits)
+        if not len(rows):
+            raise ConfigError("data.train_tokens", longest, "a length that some train pair has")
         clean = [train.target[i] for i in rows]
         target = noise.corrupt(clean, kind, level, seed=seed, blank=self.tokenizer.unk_token)
         sides = {"source": [train.source[i] for i in rows], "target": target}

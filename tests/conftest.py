@@ -1,6 +1,7 @@
 """Eight forced CPU devices, and shape checks of every annotated function while tests run."""
 
 import atexit
+import collections
 import functools
 import os
 import pathlib
@@ -42,3 +43,9 @@ def one_device(monkeypatch):
 
     one = functools.partial(mesh.make_mesh, devices=jax.devices()[:1])
     monkeypatch.setattr(mesh, "make_mesh", one)
+
+
+def pytest_collection_modifyitems(items):
+    """Files with most slow tests first, so that no worker is left with one of them at the end."""
+    slow = collections.Counter(i.path for i in items if i.get_closest_marker("slow"))
+    items.sort(key=lambda item: (-slow[item.path], str(item.path)))

@@ -1,5 +1,6 @@
 """Translation under noisy targets: a small whole run, and what it keeps."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -31,8 +32,9 @@ TINY = {
     "model.heads": 2,
     "model.dropout": 0.0,
     "data.limit": 300,
-    "data.vocab_size": 80,
-    "data.max_tokens": 16,
+    "data.vocab_size": 400,
+    "data.max_tokens": 48,
+    "data.train_tokens": 16,
     "noise.kinds": ("blank",),
     "noise.levels": (0.0, 0.5),
 }
@@ -90,6 +92,8 @@ def test_long_pairs_are_left_out_of_training_and_noise_is_cut(tmp_path):
     assert np.array_equal(clean["target"][0], corpus.ids([train.target[whole.index(True)]])[0, :14])
     noisy = corpus.arrays("repetition", 1.0, 0)
     assert noisy["target"].shape == clean["target"].shape
+    with pytest.raises(ConfigError, match=r"data\.train_tokens is 5"):
+        dataclasses.replace(corpus, train_length=5).arrays("blank", 0.0, 0)
     # Cut or not, every target ends.
     assert ((noisy["target"] == corpus.end).sum(1) == 1).all()
 
@@ -97,7 +101,7 @@ def test_long_pairs_are_left_out_of_training_and_noise_is_cut(tmp_path):
 def test_the_fused_loss_is_the_same_loss():
     """EISL through hidden states and embedding, on one device and on a mesh, against logits."""
     config = invented.get_config()
-    config.update_from_flattened_dict(TINY | {"data.vocab_size": 96})
+    config.update_from_flattened_dict(TINY | {"data.vocab_size": 96, "data.max_tokens": 16})
     corpus, _ = translation.abstract(config)
     rng = np.random.default_rng(0)
     ids = jnp.asarray(rng.integers(3, 96, (8, 16)))

@@ -167,7 +167,8 @@ def test_gradient_through_the_solve(adjoint):
     got = float(jax.grad(end)(1.0))
     h = 1e-2
     want = float(end(1.0 + h) - end(1.0 - h)) / (2 * h)
-    assert got == pytest.approx(want, rel=5e-3)
+    # Ends of about 1 are rounded to 1e-7, and differ by 5e-5.
+    assert got == pytest.approx(want, rel=2e-2)
 
 
 @pytest.mark.parametrize("solver", [diffrax.Dopri5(), diffrax.Tsit5(), diffrax.Bosh3()])
