@@ -95,8 +95,7 @@ def run_cell(
     start = study.fit(translation.system(config, corpus, "ce", f"start-{name}"), seed, arrays)
     models = {"start": start}
     for loss in config.losses:
-        run = f"{loss}-{name}"
-        system = translation.system(config, corpus, loss, run, start, mesh=study.mesh)
+        system = translation.system(config, corpus, loss, f"{loss}-{name}", start, mesh=study.mesh)
         models[loss] = study.fit(
             system,
             seed,

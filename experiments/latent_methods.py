@@ -117,6 +117,11 @@ class Judges:
         found = self.attribute(texts)
         return np.all([found[name] == np.asarray(label) for name, label in targets.items()], 0)
 
+    def geometric_mean(self, accuracy: float, ppl: float, kept: float) -> float:
+        """Over accuracy, fluency min(1, PPL of real / PPL) and a share in [0, 1] of what is kept."""
+        fluency = min(1.0, self.real_ppl / ppl)
+        return float((accuracy * fluency * max(kept, 0.0)) ** (1 / 3))
+
     def perplexity(self, texts: Sequence[str]) -> float:
         """Of a token, under the language model of real sentences."""
         tokens = self.sequence.vocabulary.encode(texts)  # type: ignore[misc]
@@ -211,7 +216,6 @@ def judge(
     }
     if "seconds" in moved:
         numbers["milliseconds"] = 1e3 * moved["seconds"]
-    fluency = min(1.0, judges.real_ppl / numbers["ppl"])
     if task.sources is None:
         numbers["self_bleu"] = _self_bleu(texts)
         numbers["distinct_2"] = text_metrics.distinct_n(texts, 2)
@@ -220,7 +224,7 @@ def judge(
     else:
         numbers["bleu"] = text_metrics.bleu(texts, [task.sources[i] for i in good])
         kept = numbers["bleu"] / 100.0
-    numbers["mean"] = float((numbers["accuracy"] * fluency * max(kept, 0.0)) ** (1 / 3))
+    numbers["mean"] = judges.geometric_mean(numbers["accuracy"], numbers["ppl"], kept)
     return numbers, texts
 
 

@@ -181,17 +181,16 @@ def styles(config: Config, part: Part) -> np.ndarray:
 
 
 def evaluate(
-    config: Config, judges: latent_methods.Judges, texts: list[str], test: Part
+    judges: latent_methods.Judges, texts: list[str], test: Part, asked: np.ndarray
 ) -> dict[str, float]:
-    """Numbers of test sentences that were moved to the other style."""
-    right = judges.accuracy(texts, {"sentiment": 1 - styles(config, test)})
+    """Numbers of test sentences that were moved to the styles asked for."""
+    right = judges.accuracy(texts, {"sentiment": asked})
     row = {
         "accuracy": float(right.mean()),
         "bleu": text_metrics.bleu(texts, test.text),
         "ppl": judges.perplexity(texts),
     }
-    fluency = min(1.0, judges.real_ppl / row["ppl"])
-    return row | {"mean": float((row["accuracy"] * fluency * row["bleu"] / 100.0) ** (1 / 3))}
+    return row | {"mean": judges.geometric_mean(row["accuracy"], row["ppl"], row["bleu"] / 100.0)}
 
 
 def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
@@ -200,6 +199,7 @@ def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
     judges = latent_methods.Judges.train(study)
     train, v = study.data["train"], study.data["train"].vocabulary
     test = take_rows(study.data["test"], config.evaluate.count)
+    asked = 1 - styles(config, test)
     mine, _ = attributes.halves(len(train))  # the other half trains the judges
     arrays = {"target": train.x["target"][mine], "style": styles(config, train)[mine]}
     rows, shown = [], {}
@@ -215,14 +215,14 @@ def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
         for content in config.losses:
             for weight in config.transfer.content_weights:
                 model = study.fit(system(config, v, classifier, content, weight), seed, arrays)
-                moved = transfer(model, v, test.x["target"], 1 - styles(config, test))
+                moved = transfer(model, v, test.x["target"], asked)
                 texts = v.decode(moved)  # type: ignore[misc]
                 row = {"loss": content, "weight": weight, "seed": seed}
-                rows.append(row | evaluate(config, judges, texts, test))
+                rows.append(row | evaluate(judges, texts, test, asked))
                 if seed == config.seed:
                     shown[content, weight] = texts
     if jax.process_index() == 0:
-        print(f"report: {write(study, judges, rows, shown, test)}")
+        print(f"report: {write(study, judges, rows, shown, test, asked)}")
 
 
 def train(config: Config, workdir: pathlib.Path) -> None:
@@ -241,6 +241,7 @@ def write(
     rows: list[dict[str, Any]],
     shown: dict[Any, list[str]],
     test: Part,
+    asked: np.ndarray,
 ) -> pathlib.Path:
     """The table, the trade-off between style and content, and sentences; returns the report's path."""
     config = study.config
@@ -263,7 +264,7 @@ def write(
             )
             points.append((each["accuracy"][0], each["bleu"][0]))
         drawn[content.upper()] = tuple(zip(*sorted(points), strict=True))
-    unchanged = evaluate(config, judges, test.text, test)
+    unchanged = evaluate(judges, test.text, test, asked)
     lines.append(["unchanged", "–", *(report.format_value(unchanged[k], 0.0) for k in COLUMNS)])
     body.append(report.markdown_table(["content loss", "weight", *COLUMNS.values()], lines))
     report.plot_curves(
@@ -277,7 +278,6 @@ def write(
         )["weight"]
         for content in config.losses
     }
-    asked = 1 - styles(config, test)
     body.append("## Sentences\n")
     titles = [f"{content.upper()}, weight {weight:g}" for content, weight in best.items()]
     body.append(

@@ -113,13 +113,20 @@ def build(config: Config, vocab: int, rngs: nnx.Rngs) -> t5.T5 | nat.ParallelT5:
     return t5.T5(spec, rngs=rngs)
 
 
-def translate(model: t5.T5 | nat.ParallelT5, corpus: Corpus, source: Array) -> Int[Array, "B T"]:
-    """Greedy translations; of a parallel decoder, with repeated tokens dropped."""
+def translate(
+    model: t5.T5 | nat.ParallelT5, corpus: Corpus, source: Array, length: int | None = None
+) -> Int[Array, "B T"]:
+    """Greedy translations; of a parallel decoder, with repeated tokens dropped.
+
+    Args:
+      length: tokens that an autoregressive decoder may write; the corpus' by default.
+    """
     if isinstance(model, nat.ParallelT5):
         tokens = model.generate(source, source_mask=source != corpus.pad, pad=corpus.pad)
         return nat.drop_repeats(tokens, corpus.pad)
     start = _start(model, corpus, source)
-    return decoding.greedy(start, max_tokens=corpus.length, eos=corpus.end, pad=corpus.pad).tokens
+    most = corpus.length if length is None else length
+    return decoding.greedy(start, max_tokens=most, eos=corpus.end, pad=corpus.pad).tokens
 
 
 def _start(model: t5.T5, corpus: Corpus, source: Array) -> decoding.Start:
@@ -183,12 +190,6 @@ def rule(
         each = eisl.mixed_loss(logits, target, mask=real(target), **factors)
         return (each + config.model.length_weight * extra).mean()
 
-    def own(model: t5.T5, source: Array, target: Array) -> Int[Array, "B T"]:
-        start = _start(jax.lax.stop_gradient(model), corpus, source)
-        return decoding.greedy(
-            start, max_tokens=target.shape[1], eos=corpus.end, pad=corpus.pad
-        ).tokens
-
     def free_eisl(model: t5.T5, source: Array, target: Array, key: Any) -> Array:
         """EISL of what the model says when it reads its own output.
 
@@ -196,7 +197,7 @@ def rule(
         to repeat the last of them, since EISL lets a token be matched one place later.
         """
         key_free, key_forced = jax.random.split(key)
-        drawn = own(model, source, target)
+        drawn = translate(jax.lax.stop_gradient(model), corpus, source, target.shape[1])
         masks: dict[str, Any] = {"logits_mask": real(drawn), "targets_mask": real(target)}
         if e.fused_bytes:
             h = forced_states(model, corpus, source, drawn, key_free)

@@ -195,33 +195,16 @@ def mixed_loss(
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing is {label_smoothing}, allowed: at least 0, below 1")
     c = pair_logprobs(logits, targets)
-    loss = mixed_from_pairs(
-        c,
-        ngram_factor=ngram_factor,
-        ce_factor=ce_factor * (1.0 - label_smoothing),
-        mask=mask,
-        **options,
-    )
-    if not label_smoothing:
-        return loss
-    x = logits.astype(c.dtype)
-    uniform = _mean_over(jax.nn.logsumexp(x, -1) - x.mean(-1), mask)
-    return loss + ce_factor * label_smoothing * uniform
-
-
-def mixed_from_pairs(
-    c: Float[Array, "B T T"],
-    *,
-    ngram_factor: float = 1.0,
-    ce_factor: float = 1.0,
-    mask: Bool[Array, "B T"] | None = None,
-    **options: Any,
-) -> Float[Array, " B"]:
-    """`mixed_loss` of log-probabilities c, without label smoothing."""
-    ce = ce_factor * _mean_over(-jnp.diagonal(c, axis1=1, axis2=2), mask)
-    if not ngram_factor:
-        return ce
-    return ce + ngram_factor * eisl_from_pairs(c, logits_mask=mask, targets_mask=mask, **options)
+    each = -jnp.diagonal(c, axis1=1, axis2=2)
+    if label_smoothing:
+        x = logits.astype(c.dtype)
+        uniform = jax.nn.logsumexp(x, -1) - x.mean(-1)
+        each = (1.0 - label_smoothing) * each + label_smoothing * uniform
+    loss = ce_factor * _mean_over(each, mask)
+    if ngram_factor:
+        matched = eisl_from_pairs(c, logits_mask=mask, targets_mask=mask, **options)
+        loss = loss + ngram_factor * matched
+    return loss
 
 
 def _mean_over(x: Float[Array, "B T"], mask: Bool[Array, "B T"] | None) -> Float[Array, " B"]:

@@ -132,10 +132,7 @@ def packed(tokens: Int[np.ndarray, " E"], devices: int, slots: int) -> Slots:
     Raises:
       ValueError: fewer slots than experts.
     """
-    check(initial(len(tokens), devices, slots), len(tokens))
-    replicas = np.ones(len(tokens), int)
-    for _ in range(devices * slots - len(tokens)):
-        replicas[(tokens / replicas).argmax()] += 1
+    replicas = _replicas(tokens, devices, slots)
     each = np.repeat(np.arange(len(tokens)), replicas)
     weight = (tokens / replicas)[each]
     out = np.zeros((devices, slots), int)
@@ -154,11 +151,17 @@ def bound(tokens: Int[np.ndarray, " E"], devices: int, slots: int) -> float:
     The most loaded device has at least the mean, and at least one replica of the expert whose replicas are
     the heaviest; giving the next slot to that expert makes those as light as they can be.
     """
-    replicas = np.ones(len(tokens))
+    heaviest = (tokens / _replicas(tokens, devices, slots)).max()
+    return float(max(1.0, heaviest / (tokens.sum() / devices)))
+
+
+def _replicas(tokens: Int[np.ndarray, " E"], devices: int, slots: int) -> Int[np.ndarray, " E"]:
+    """How many slots each expert gets so that the heaviest replica is as light as can be."""
+    check(initial(len(tokens), devices, slots), len(tokens))
+    replicas = np.ones(len(tokens), int)
     for _ in range(devices * slots - len(tokens)):
         replicas[(tokens / replicas).argmax()] += 1
-    mean = tokens.sum() / devices
-    return float(max(1.0, (tokens / replicas).max() / mean))
+    return replicas
 
 
 def _resize(slots: Slots, tokens: Int[np.ndarray, " E"]) -> None:
