@@ -267,7 +267,7 @@ def train_baseline(study: Study, name: str, seed: int) -> list[tuple[str, Any, s
         return decoding.sample(start, key, max_tokens=v.length, eos=v.end, pad=v.end).tokens
 
     def encode(x: Any) -> Array:
-        h, _ = model.hidden(x["target"])
+        h, _, _ = model.hidden(x["target"])
         return bert.mean_pool(h, real_tokens(x["target"], v))
 
     trained = systems.Trained(jax.jit(encode), None, jax.jit(sample, static_argnums=1))

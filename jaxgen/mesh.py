@@ -1,6 +1,6 @@
 """Device meshes, sharding rules, and ahead-of-time compilation.
 
-Axes: `data` and `fsdp` split the batch; `fsdp`, `model` and `expert` split parameters. One table
+Axes: `data`, `fsdp` and `expert` split the batch; `fsdp`, `model` and `expert` split parameters. One table
 maps parameter names to PartitionSpecs; everything else (optimiser moments, EMA) has the parameter's
 name inside its own and so follows it.
 """
@@ -23,13 +23,16 @@ from jaxtyping import PyTree
 from jaxgen.errors import ConfigError
 
 AXES = ("data", "fsdp", "expert", "model")
-BATCH = P(("data", "fsdp"))
+BATCH_AXES = ("data", "fsdp", "expert")
+BATCH = P(BATCH_AXES)
 
 # Matched against `name:rank`; the first match wins. A spec names the trailing axes of the array;
 # leading axes are not split. An axis that does not divide its dimension is left out, so small arrays
 # are simply replicated. Convolutions stay off `model`: XLA's partitioner returned wrong gradients for
 # kernels split over both channel axes beside a split batch (jax 0.10.2, CPU).
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"(^|/)experts/up:3$", ("expert", "fsdp", "model")),
+    (r"(^|/)experts/down:3$", ("expert", "model", "fsdp")),
     (r"(^|/)kernel:[45]$", ("fsdp",)),
     (r"(^|/)kernel:[23]$", ("fsdp", "model")),
     (r"(^|/)embedding:2$", ("model", "fsdp")),
@@ -66,7 +69,7 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[Any] | None = None) ->
 
 def batch_divisor(mesh: Mesh) -> int:
     """The number that a global batch must be divisible by."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
+    return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
 
 
 def path_name(path: tuple[Any, ...]) -> str:

@@ -24,6 +24,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgen.losses.pairs import logits_gradient, logsumexp
+from jaxgen.mesh import BATCH_AXES
 
 # (c [G, T, S], what belongs to the tile's rows) -> loss of each row [G].
 PairLoss = Callable[[Float[Array, "G T S"], PyTree], Float[Array, " G"]]
@@ -74,7 +75,7 @@ def sharded_fused_loss(
     rows: PyTree = None,
     *,
     budget: int = 2**24,
-    batch_axes: tuple[str, ...] = ("data", "fsdp"),
+    batch_axes: tuple[str, ...] = BATCH_AXES,
     vocab_axis: str = "model",
 ) -> Float[Array, ""]:
     """`fused_loss` with rows split over `batch_axes` and the vocabulary over `vocab_axis`.

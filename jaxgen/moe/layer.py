@@ -1,39 +1,117 @@
 """A mixture of feed-forward experts as a layer: router, gate, dispatch, experts.
 
-The gate is any function logits -> `Routing` of `jaxgen.moe.gates`, handed to the call, since DTS's
-temperature and noise change from step to step.
+How a call routes (the gate, whose temperature and noise change from step to step; the mesh and the
+placement of experts on it) is a `Route`, an argument; the layer holds weights alone.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxgen.moe import dispatch
+from jaxgen.moe import dispatch, gates, parallel
 from jaxgen.moe.gates import Routing
+from jaxgen.moe.grouped import grouped_matmul
 
-Gate = Callable[[Float[Array, "N E"]], Routing]
+# (router logits [N, E], key or None) -> Routing
+Gate = Callable[[Float[Array, "N E"], Key[Array, ""] | None], Routing]
+
+
+@dataclasses.dataclass(frozen=True)
+class Route:
+    """How the MoE layers of one call work.
+
+    Attributes:
+      gate: by default Switch's.
+      mesh: experts are spread over its axis `expert`; None for all on one device.
+      placement: [L, slots], which expert each slot of each MoE layer holds; needs a mesh. By default
+        expert i is in slot i.
+      room: see `parallel.expert_parallel`.
+    """
+
+    gate: Gate = lambda logits, key: gates.switch(logits)
+    mesh: Mesh | None = None
+    placement: Int[Array, "L slots"] | None = None
+    room: float = 0.0
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """What a layer's routing came to; with a leading axis for several layers.
+
+    Attributes:
+      counts: tokens that each expert was asked to take.
+      balance: auxiliary loss, as z.
+      z: auxiliary loss on the size of the logits.
+      overflow: choices that a gate's budget did not allow.
+      dropped: choices that found no room, in buffers or on a device.
+    """
+
+    counts: Int[Array, "*L E"]
+    balance: Float[Array, "*L"]
+    z: Float[Array, "*L"]
+    overflow: Int[Array, "*L"]
+    dropped: Int[Array, "*L"]
 
 
 class Experts(nnx.Module):
-    """E feed-forward networks down(gelu(up(x))), their weights side by side."""
+    """E feed-forward networks down(act(up(x))), their weights side by side, one in each slot."""
 
-    def __init__(self, experts: int, width: int, hidden: int, *, rngs: nnx.Rngs):
-        init = jax.nn.initializers.lecun_normal(batch_axis=0)
-        self.up = nnx.Param(init(rngs.params(), (experts, width, hidden)))
-        self.down = nnx.Param(init(rngs.params(), (experts, hidden, width)))
+    def __init__(
+        self,
+        experts: int,
+        width: int,
+        hidden: int,
+        *,
+        slots: int = 0,
+        activation: Callable[[Any], Any] = jax.nn.gelu,
+        std: tuple[float, float] | None = None,
+        dtype: Any = None,
+        rngs: nnx.Rngs,
+    ):
+        """Args:
+        slots: slot s begins with expert s modulo E in it; E by default.
+        std: of the fresh weights of up and down; by default 1 / sqrt(their input size).
+        dtype: of the computation; by default that of the input.
+        """
+        self.activation, self.dtype = activation, dtype
+        place = np.arange(slots or experts) % experts
+        up, down = std or (width**-0.5, hidden**-0.5)
+        draw = jax.random.normal
+        self.up = nnx.Param(up * draw(rngs.params(), (experts, width, hidden))[place])
+        self.down = nnx.Param(down * draw(rngs.params(), (experts, hidden, width))[place])
+
+    # How the weights are split: slots over `expert`, hidden units over `model`.
+    specs = (P(parallel.AXIS, None, "model"), P(parallel.AXIS, "model", None))
+
+    def weights(self) -> tuple[Float[Array, "slots D H"], Float[Array, "slots H D"]]:
+        """(up, down), in the dtype of the computation."""
+        up, down = self.up[...], self.down[...]
+        return (
+            (up, down) if self.dtype is None else (up.astype(self.dtype), down.astype(self.dtype))
+        )
 
     def on_buffers(self, x: Float[Array, "E C D"]) -> Float[Array, "E C D"]:
         """Each expert on its buffer."""
-        h = jax.nn.gelu(jnp.einsum("ecd,edf->ecf", x, self.up[...]))
-        return jnp.einsum("ecf,efd->ecd", h, self.down[...])
+        up, down = self.weights()
+        h = self.activation(jnp.einsum("ecd,edf->ecf", x, up))
+        return jnp.einsum("ecf,efd->ecd", h, down)
 
-    def on_groups(self, x: Float[Array, "M D"], sizes: Int[Array, " E"]) -> Float[Array, "M D"]:
+    def on_groups(
+        self, weights: Any, x: Float[Array, "M D"], sizes: Int[Array, " E"]
+    ) -> Float[Array, "M D"]:
         """The first sizes[0] rows by expert 0, the next sizes[1] by expert 1, and so on."""
-        h = jax.nn.gelu(jax.lax.ragged_dot(x, self.up[...], sizes))
-        return jax.lax.ragged_dot(h, self.down[...], sizes)
+        up, down = weights
+        return grouped_matmul(self.activation(grouped_matmul(x, up, sizes)), down, sizes)
 
 
 class MoE(nnx.Module):
@@ -45,33 +123,89 @@ class MoE(nnx.Module):
         width: int,
         hidden: int,
         *,
+        slots: int = 0,
         capacity_factor: float = 0.0,
         rngs: nnx.Rngs,
+        **options: Any,
     ):
         """Args:
         experts: E.
         width: D, of tokens.
         hidden: of each expert.
+        slots: places for experts' weights, for replicas; E by default.
         capacity_factor: of the buffers (`dispatch.capacity_of`); 0 for dropless.
+        options: of `Experts`.
+
+        Raises:
+          ValueError: fewer slots than experts.
         """
+        parallel.check_slots(slots or experts, experts, 1)
         self.num_experts, self.capacity_factor = experts, capacity_factor
         self.router = nnx.Linear(width, experts, use_bias=False, rngs=rngs)
-        self.experts = Experts(experts, width, hidden, rngs=rngs)
+        self.experts = Experts(experts, width, hidden, slots=slots, rngs=rngs, **options)
 
     def __call__(
-        self, x: Float[Array, "N D"], gate: Gate
-    ) -> tuple[Float[Array, "N D"], Routing, Int[Array, ""]]:
-        """y, the routing (with its auxiliary losses), and the number of dropped pairs.
+        self,
+        x: Float[Array, "N D"],
+        route: Route,
+        *,
+        placement: Int[Array, " slots"] | None = None,
+        real: Bool[Array, " N"] | None = None,
+        key: Key[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "N D"], Load]:
+        """y, and what the routing came to.
 
         Router logits are float32 whatever the dtype of x.
+
+        Args:
+          placement: this layer's row of `route.placement`.
+          real: tokens that take part; the others (padding) give 0. The auxiliary losses see all.
+          key: of the gate's noise.
         """
-        routing = gate(self.router(x.astype(jnp.float32)))
+        routing = route.gate(self.router(x.astype(jnp.float32)), key)
+        if real is not None:
+            kept = routing.kept & real[:, None]
+            weights = jnp.where(kept, routing.weights, 0.0)
+            routing = dataclasses.replace(routing, kept=kept, weights=weights)
+        y, dropped = self.dispatch(x, routing, route, placement)
+        counts = routing.counts(self.num_experts)
+        return y, Load(counts, routing.balance, routing.z, routing.overflow, dropped)
+
+    def dispatch(
+        self,
+        x: Float[Array, "N D"],
+        routing: Routing,
+        route: Route,
+        placement: Int[Array, " slots"] | None = None,
+    ) -> tuple[Float[Array, "N D"], Int[Array, ""]]:
+        """The weighted sum of a routing, and the number of dropped pairs of token and expert."""
+        experts, weights = self.experts, self.experts.weights()
+        if route.mesh is not None and not self.capacity_factor:
+            mesh, slots = route.mesh, len(weights[0])
+            if placement is None:
+                placement = jnp.arange(slots) % self.num_experts
+
+            def on_device(weights: Any, rows: Array, sizes: Array) -> Array:
+                y = experts.on_groups(weights, rows, sizes)
+                return jax.lax.psum(y, "model")
+
+            return parallel.expert_parallel(
+                x,
+                routing,
+                tuple(parallel.tie(w, placement, self.num_experts) for w in weights),
+                on_device,
+                placement,
+                mesh=mesh,
+                num_experts=self.num_experts,
+                specs=experts.specs,
+                room=route.room,
+            )
         if not self.capacity_factor:
-            y = dispatch.dropless(x, routing, self.experts.on_groups, num_experts=self.num_experts)
-            return y, routing, jnp.zeros((), jnp.int32)
+            on_groups = functools.partial(experts.on_groups, weights)
+            y = dispatch.dropless(x, routing, on_groups, num_experts=self.num_experts)
+            return y, jnp.zeros((), jnp.int32)
         tokens, k = routing.expert_ids.shape
         slots = dispatch.capacity_of(tokens, self.num_experts, k, self.capacity_factor)
-        y, dropped = dispatch.capacity(
-            x, routing, self.experts.on_buffers, num_experts=self.num_experts, slots=slots
+        return dispatch.capacity(
+            x, routing, experts.on_buffers, num_experts=self.num_experts, slots=slots
         )
-        return y, routing, dropped

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxgen.moe.layer import Load, Route
 from jaxgen.nn import transformer
 from jaxgen.nn.transformer import Cache, Spec, Transformer
 
@@ -85,7 +86,7 @@ class GPT(nnx.Module):
           added: a vector added to every token's embedding.
           key: switches dropout on.
         """
-        h, cache = self.hidden(
+        h, cache, _ = self.hidden(
             tokens,
             mask=mask,
             positions=positions,
@@ -105,9 +106,10 @@ class GPT(nnx.Module):
         prefix: Float[Array, "B L P D"] | None = None,
         added: Float[Array, "B D"] | None = None,
         cache: Cache | None = None,
+        route: Route | None = None,
         key: Key[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "B T D"], Cache | None]:
-        """The states that `logits` reads."""
+    ) -> tuple[Float[Array, "B T D"], Cache | None, Load | None]:
+        """The states that `logits` reads, the cache, and the loads of experts; see `Transformer`."""
         s = self.spec.stack
         if positions is None:
             real = jnp.ones((1, tokens.shape[1]), bool) if mask is None else mask
@@ -119,7 +121,13 @@ class GPT(nnx.Module):
             h = h + added[:, None]
         h = transformer.dropout(h, s.dropout, key_embed)
         return self.stack(
-            h, mask=mask, positions=positions, prefix=prefix, cache=cache, key=key_stack
+            h,
+            mask=mask,
+            positions=positions,
+            prefix=prefix,
+            cache=cache,
+            route=route,
+            key=key_stack,
         )
 
     def logits(self, h: Float[Array, "B T D"]) -> Float[Array, "B T V"]:

@@ -131,5 +131,5 @@ class ParallelDecoder(nnx.Module):
 
     def __call__(self, z: Float[Array, "B Z"]) -> Float[Array, "B T V"]:
         """Logits of every position, padding included."""
-        h, _ = self.stack(self.latent(z).reshape(z.shape[0], self.length, -1))
+        h, _, _ = self.stack(self.latent(z).reshape(z.shape[0], self.length, -1))
         return self.head(h).astype(jnp.float32)

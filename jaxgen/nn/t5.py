@@ -90,7 +90,7 @@ class T5(nnx.Module):
         key_embed, key_stack, key_out = transformer.split_key(key, 3)
         rate = self.spec.encoder.dropout
         h = transformer.dropout(self.tokens.embedding[...][tokens], rate, key_embed)
-        h, _ = self.encoder(h, mask=mask, key=key_stack)
+        h, _, _ = self.encoder(h, mask=mask, key=key_stack)
         return transformer.dropout(h, rate, key_out)
 
     def states(
@@ -110,7 +110,7 @@ class T5(nnx.Module):
         key_embed, key_stack, key_out = transformer.split_key(key, 3)
         rate = self.spec.decoder.dropout
         h = transformer.dropout(self.tokens.embedding[...][tokens], rate, key_embed)
-        h, cache = self.decoder(
+        h, cache, _ = self.decoder(
             h, mask=mask, memory=memory, memory_mask=memory_mask, cache=cache, key=key_stack
         )
         h = transformer.dropout(h, rate, key_out)

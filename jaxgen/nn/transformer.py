@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxgen.moe.layer import Load, MoE, Route
+
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
@@ -40,6 +42,10 @@ class Spec:
       dropout: rate, of embeddings, attention weights and sublayer outputs.
       remat: recompute blocks in the backward pass (gradient checkpointing).
       scan: trace one block for all layers; compile time no longer grows with depth.
+      experts: of the mixture that takes the feed-forward layer's place; 0 for none.
+      expert_every: each so-many-th block has a mixture, the last of them included.
+      expert_slots: places for experts' weights, for replicas; 0 for one an expert.
+      capacity_factor: of the experts' buffers, 0 for dropless; see `jaxgen.moe.dispatch`.
       dtype: of the computation; parameters stay float32. A name, such as "bfloat16".
     """
 
@@ -68,6 +74,10 @@ class Spec:
     init_std: float = 0.02
     remat: bool = False
     scan: bool = False
+    experts: int = 0
+    expert_every: int = 2
+    expert_slots: int = 0
+    capacity_factor: float = 0.0
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -82,6 +92,21 @@ class Spec:
             )
         if self.windows and len(self.windows) != self.depth:
             raise ValueError(f"windows has {len(self.windows)} entries, allowed: {self.depth}")
+        if self.experts < 0 or self.expert_every < 1 or self.capacity_factor < 0:
+            raise ValueError(
+                f"experts, expert_every, capacity_factor are {self.experts}, {self.expert_every}, "
+                f"{self.capacity_factor}, allowed: 0 or more, at least 1, 0 or more"
+            )
+        if self.experts and (self.gated or self.depth % self.expert_every):
+            raise ValueError(
+                f"gated, depth are {self.gated}, {self.depth}, allowed with experts: False, "
+                f"a multiple of expert_every, {self.expert_every}"
+            )
+
+    @property
+    def moe_layers(self) -> int:
+        """The number of blocks with a mixture of experts."""
+        return self.depth // self.expert_every if self.experts else 0
 
 
 NORMS = ("layer", "rms")
@@ -327,6 +352,7 @@ class Scope:
       memory: an encoder's output [B, M, D], or None.
       memory_mask: [B, 1, 1, M] or None.
       offset: the cache slot of the first token; None without a cache.
+      real: [B, T], tokens that experts see, or None for all.
     """
 
     mask: Array | None
@@ -336,6 +362,7 @@ class Scope:
     memory: Array | None
     memory_mask: Array | None
     offset: Array | None
+    real: Array | None = None
 
 
 # (keys, values) of a layer's cache, and of its encoder memory.
@@ -345,27 +372,30 @@ KV = tuple[Array, Array]
 class Block(nnx.Module):
     """Self-attention, optional cross attention, feed-forward, each with norm and residual."""
 
-    def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
+    def __init__(self, spec: Spec, *, mixture: bool = False, rngs: nnx.Rngs):
         self.spec = spec
         self.norm1 = make_norm(spec, rngs)
         self.attention = Attention(spec, rngs=rngs)
         self.norm_cross = make_norm(spec, rngs) if spec.cross else None
         self.cross = Attention(spec, cross=True, rngs=rngs) if spec.cross else None
         self.norm2 = make_norm(spec, rngs)
-        self.mlp = FeedForward(spec, rngs=rngs)
+        self.mlp = None if mixture else FeedForward(spec, rngs=rngs)
+        self.moe = make_moe(spec, rngs) if mixture else None
 
     def __call__(
         self,
         h: Float[Array, "B T D"],
         scope: Scope,
         *,
+        route: Route | None = None,
+        placement: Int[Array, " slots"] | None = None,
         window: int | Array = 0,
         prefix: Float[Array, "B P D"] | None = None,
         cached: KV | None = None,
         cross_kv: KV | None = None,
         key: Key[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "B T D"], KV]:
-        """Returns the block's output, and the keys and values that a cache keeps."""
+    ) -> tuple[Float[Array, "B T D"], KV, Load | None]:
+        """The block's output, the keys and values that a cache keeps, and the load of its experts."""
         spec = self.spec
         keys = split_key(key, 6)
         x = self.norm1(h) if spec.pre_norm else h
@@ -400,9 +430,18 @@ class Block(nnx.Module):
             h = h + dropout(out, spec.dropout, keys[3])
             if not spec.pre_norm:
                 h = self.norm_cross(h)
-        out = self.mlp(self.norm2(h) if spec.pre_norm else h, keys[4])
+        x, load = self.norm2(h) if spec.pre_norm else h, None
+        if self.moe is None:
+            out = self.mlp(x, keys[4])
+        else:
+            rows = x.reshape(-1, x.shape[-1])
+            real = None if scope.real is None else scope.real.reshape(-1)
+            out, load = self.moe(
+                rows, route or Route(), placement=placement, real=real, key=keys[4]
+            )
+            out = out.reshape(x.shape)
         h = h + dropout(out, spec.dropout, keys[5])
-        return (h if spec.pre_norm else self.norm2(h)), (k, v)
+        return (h if spec.pre_norm else self.norm2(h)), (k, v), load
 
 
 class Transformer(nnx.Module):
@@ -410,7 +449,13 @@ class Transformer(nnx.Module):
 
     def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
         self.spec = spec
-        self.blocks = nnx.List([Block(spec, rngs=rngs) for _ in range(spec.depth)])
+        every = spec.expert_every if spec.experts else 0
+        self.blocks = nnx.List(
+            [
+                Block(spec, mixture=bool(every) and i % every == every - 1, rngs=rngs)
+                for i in range(spec.depth)
+            ]
+        )
         self.norm = make_norm(spec, rngs) if spec.pre_norm else None
         self.relative = (
             nnx.Embed(spec.relative_buckets, spec.heads, rngs=rngs)
@@ -428,8 +473,9 @@ class Transformer(nnx.Module):
         memory_mask: Bool[Array, "B M"] | None = None,
         prefix: Float[Array, "B L P D"] | None = None,
         cache: Cache | None = None,
+        route: Route | None = None,
         key: Key[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+    ) -> tuple[Float[Array, "B T D"], Cache | None, Load | None]:
         """Args:
           h: embedded tokens.
           mask: which of them are real; None for all.
@@ -438,10 +484,12 @@ class Transformer(nnx.Module):
           memory_mask: which of its rows are real.
           prefix: P extra slots of each of L layers, seen by every position, with no query.
           cache: what was read before; the call appends to it.
-          key: switches dropout on.
+          route: how mixtures of experts work; by default Switch's gate on one device.
+          key: switches dropout on, and the noise of gates.
 
         Returns:
-          The last hidden states, and the cache with these tokens in it (None without one).
+          The last hidden states, the cache with these tokens in it (None without one), and the loads of
+          the mixtures, one row a layer that has one (None without them).
         """
         spec, (batch, length, _) = self.spec, h.shape
         h = h.astype(spec.dtype)
@@ -480,27 +528,35 @@ class Transformer(nnx.Module):
             memory=memory,
             memory_mask=None if memory_mask is None else memory_mask[:, None, None, :],
             offset=None if cache is None else past,
+            real=mask,
         )
+        loads: Load | None = None
         if spec.scan and cache is None:
-            h = self._scan(h, scope, prefix, key)
+            h, loads = self._scan(h, scope, prefix, route, key)
         else:
             keys = split_key(key, spec.depth)
             windows = spec.windows or (0,) * spec.depth
-            kept = []
+            placements = placements_of(spec, route)
+            kept, seen_loads = [], []
             for i, block in enumerate(self.blocks):
-                call: Any = functools.partial(block_call, window=windows[i])
+                call: Any = functools.partial(block_call, window=windows[i], route=route)
                 if spec.remat and cache is None:
                     call = jax.checkpoint(call)
-                h, kv = call(
+                h, kv, load = call(
                     block,
                     h,
                     scope,
+                    placement=None if placements is None else placements[i // spec.expert_every],
                     prefix=None if prefix is None else prefix[:, i],
                     cached=None if cache is None else (cache.keys[i], cache.values[i]),
                     cross_kv=None if cross is None else cross[i],
                     key=keys[i],
                 )
                 kept.append(kv)
+                if load is not None:
+                    seen_loads.append(load)
+            if seen_loads:
+                loads = jax.tree.map(lambda *a: jnp.stack(a), *seen_loads)
             if cache is not None:
                 cache = Cache(
                     keys=[k for k, _ in kept],
@@ -512,28 +568,83 @@ class Transformer(nnx.Module):
                 )
         if self.norm is not None:
             h = self.norm(h)
-        return h, cache
+        return h, cache, loads
 
     def _scan(
-        self, h: Array, scope: Scope, prefix: Array | None, key: Key[Array, ""] | None
-    ) -> Array:
-        """All blocks by one traced body, over their stacked parameters."""
-        spec = self.spec
-        stacked = jax.tree.map(lambda *a: jnp.stack(a), *self.blocks)
-        windows = jnp.asarray(spec.windows) if spec.windows else None
-        by_layer = None if prefix is None else jnp.moveaxis(prefix, 1, 0)
-        keys = None if key is None else jax.random.split(key, spec.depth)
+        self,
+        h: Array,
+        scope: Scope,
+        prefix: Array | None,
+        route: Route | None,
+        key: Key[Array, ""] | None,
+    ) -> tuple[Array, Load | None]:
+        """All blocks by one traced body, over their stacked parameters.
 
-        def body(h: Array, layer: tuple[Any, ...]) -> tuple[Array, None]:
-            block, window, slots, k = layer
-            h, _ = block(h, scope, window=0 if window is None else window, prefix=slots, key=k)
-            return h, None
+        A body is one block, or as many as there are from one mixture of experts to the next.
+        """
+        spec, period = self.spec, self.spec.expert_every if self.spec.experts else 1
+        turns = spec.depth // period
+        stacked = [
+            jax.tree.map(lambda *a: jnp.stack(a), *self.blocks[i::period]) for i in range(period)
+        ]
+
+        def by_turn(a: Array) -> Array:
+            return a.reshape(turns, period, *a.shape[1:])
+
+        windows = by_turn(jnp.asarray(spec.windows)) if spec.windows else None
+        by_layer = None if prefix is None else by_turn(jnp.moveaxis(prefix, 1, 0))
+        keys = None if key is None else by_turn(jax.random.split(key, spec.depth))
+
+        def body(h: Array, turn: tuple[Any, ...]) -> tuple[Array, Load | None]:
+            blocks, window, slots, k, placement = turn
+            load = None
+            for i, block in enumerate(blocks):
+                h, _, load = block(
+                    h,
+                    scope,
+                    route=route,
+                    placement=placement,
+                    window=0 if window is None else window[i],
+                    prefix=None if slots is None else slots[i],
+                    key=None if k is None else k[i],
+                )
+            return h, load
 
         if spec.remat:
             body = jax.checkpoint(body, prevent_cse=False)
-        return jax.lax.scan(body, h, (stacked, windows, by_layer, keys))[0]
+        return jax.lax.scan(body, h, (stacked, windows, by_layer, keys, placements_of(spec, route)))
 
 
-def block_call(block: Block, h: Array, scope: Scope, **kwargs: object) -> tuple[Array, KV]:
+def make_moe(spec: Spec, rngs: nnx.Rngs) -> MoE:
+    """The mixture of experts of a spec's blocks."""
+    return MoE(
+        spec.experts,
+        spec.width,
+        spec.mlp_width,
+        slots=spec.expert_slots,
+        capacity_factor=spec.capacity_factor,
+        activation=ACTIVATIONS[spec.activation],
+        std=(spec.init_std, residual_std(spec)),
+        dtype=jnp.dtype(spec.dtype),
+        rngs=rngs,
+    )
+
+
+def placements_of(spec: Spec, route: Route | None) -> Int[Array, "L slots"] | None:
+    """The rows of a route's placement, one a mixture.
+
+    Raises:
+      ValueError: another number of rows than mixtures, or of slots than the spec has.
+    """
+    placement = None if route is None else route.placement
+    want = spec.moe_layers, spec.expert_slots or spec.experts
+    if placement is not None and placement.shape != want:
+        raise ValueError(f"placement has shape {placement.shape}, allowed: {want}")
+    return placement
+
+
+def block_call(
+    block: Block, h: Array, scope: Scope, **kwargs: object
+) -> tuple[Array, KV, Load | None]:
     """A block as a function of its parameters, as `jax.checkpoint` needs it."""
     return block(h, scope, **kwargs)  # type: ignore[arg-type]

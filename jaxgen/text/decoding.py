@@ -71,7 +71,7 @@ def prompt(
         )
     slots = 0 if prefix is None else prefix.shape[2]
     empty = model.make_cache(batch, slots + length + max_tokens)
-    h, cache = model.hidden(tokens, mask=mask, prefix=prefix, added=added, cache=empty)
+    h, cache, _ = model.hidden(tokens, mask=mask, prefix=prefix, added=added, cache=empty)
 
     def step(state: Any, token: Int[Array, " N"]) -> tuple[Array, Any]:
         cache, extra = state

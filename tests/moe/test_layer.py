@@ -1,5 +1,6 @@
 """Dispatch and layer against the sum written out, token by token."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,7 +11,8 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgen.moe import dispatch, gates, layer
+from jaxgen.moe import dispatch, gates, grouped, layer
+from jaxgen.nn import transformer
 
 N, D, E, F = 24, 6, 4, 10
 
@@ -48,12 +50,14 @@ def test_both_dispatches_equal_the_sum_written_out(name):
     x = tokens()
 
     def loss(model, x):
-        y, routing, dropped = model(x, GATES[name])
-        return (y**2).sum() + routing.balance, (y, routing, dropped)
+        y, load = model(x, layer.Route(lambda logits, _: GATES[name](logits)))
+        return (y**2).sum() + load.balance, (y, load)
 
-    (_, (y, routing, _)), g = jax.value_and_grad(loss, (0, 1), has_aux=True)(make(), x)
-    (_, (z, _, dropped)), h = jax.value_and_grad(loss, (0, 1), has_aux=True)(make(float(E)), x)
-    assert int(dropped) == 0
+    (_, (y, load)), g = jax.value_and_grad(loss, (0, 1), has_aux=True)(make(), x)
+    (_, (z, same)), h = jax.value_and_grad(loss, (0, 1), has_aux=True)(make(float(E)), x)
+    assert int(same.dropped) == 0
+    routing = GATES[name](make().router(x))
+    assert np.array_equal(load.counts, routing.counts(E))
     want = by_hand(make(), x, routing)
     assert np.allclose(y, want, atol=1e-5)
     assert np.allclose(z, want, atol=1e-5)
@@ -63,7 +67,7 @@ def test_both_dispatches_equal_the_sum_written_out(name):
 
 def test_threshold_zero_is_the_dense_mixture():
     x, model = tokens(), make()
-    gate = functools.partial(gates.dts, temperature=1.3, threshold=0.0)
+    route = layer.Route(lambda logits, _: gates.dts(logits, temperature=1.3, threshold=0.0))
 
     def dense(model, x):
         w = jax.nn.softmax(model.router(x) / 1.3, -1)
@@ -71,8 +75,8 @@ def test_threshold_zero_is_the_dense_mixture():
         out = jnp.einsum("enf,efd->end", jax.nn.gelu(every), model.experts.down[...])
         return jnp.einsum("ne,end->nd", w, out)
 
-    assert np.allclose(model(x, gate)[0], dense(model, x), atol=1e-5)
-    g = jax.grad(lambda m: (m(x, gate)[0] ** 2).sum())(model)
+    assert np.allclose(model(x, route)[0], dense(model, x), atol=1e-5)
+    g = jax.grad(lambda m: (m(x, route)[0] ** 2).sum())(model)
     want = jax.grad(lambda m: (dense(m, x) ** 2).sum())(model)
     for a, b in zip(jax.tree.leaves(g), jax.tree.leaves(want), strict=True):
         assert np.allclose(a, b, atol=1e-4)
@@ -111,12 +115,90 @@ def test_capacity_of():
 
 def test_under_jit_and_vmap_and_without_tokens_times_experts_times_capacity():
     model, x = make(1.0), jnp.stack([tokens(0), tokens(1)])
-    run = lambda x: model(x, gates.switch)[0]  # noqa: E731
+    run = lambda x: model(x, layer.Route())[0]  # noqa: E731
     both = jax.jit(jax.vmap(run))(x)
     assert np.allclose(both[1], run(x[1]), atol=1e-5)
     largest = max(
         v.aval.size
-        for eqn in jax.make_jaxpr(lambda x: make(1.0)(x, gates.switch)[0])(tokens(n=96)).eqns
+        for eqn in jax.make_jaxpr(lambda x: make(1.0)(x, layer.Route())[0])(tokens(n=96)).eqns
         for v in eqn.outvars
     )
     assert largest < 96 * E * 24
+
+
+def test_padding_is_not_routed():
+    x, model = tokens(), make()
+    real = jnp.arange(N) < N - 5
+    y, load = model(x, layer.Route(), real=real)
+    assert np.allclose(y[:-5], model(x, layer.Route())[0][:-5], atol=1e-6)
+    assert not y[-5:].any()
+    assert int(load.counts.sum()) == N - 5
+
+
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 99), groups=st.integers(1, 6), block=st.sampled_from([1, 8, 128]))
+def test_grouped_matmul_equals_ragged_dot(seed, groups, block, monkeypatch_module):
+    """Value and gradients, with empty groups and rows of none."""
+    monkeypatch_module.setattr(grouped, "_BLOCK", block)
+    rng = np.random.default_rng(seed)
+    sizes = jnp.asarray(rng.multinomial(30, rng.dirichlet(np.ones(groups) * 0.5)), jnp.int32)
+    x = jnp.asarray(rng.normal(size=(37, D)), jnp.float32)
+    w = jnp.asarray(rng.normal(size=(groups, D, F)), jnp.float32)
+
+    def loss(f, x, w):
+        y = f(x, w, sizes)
+        return (y**2).sum(), y
+
+    got, want = (
+        jax.value_and_grad(functools.partial(loss, f), (0, 1), has_aux=True)(x, w)
+        for f in (grouped.grouped_matmul, jax.lax.ragged_dot)
+    )
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert np.allclose(a, b, rtol=1e-4, atol=1e-3)
+    assert not got[0][1][30:].any()
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_module():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_blocks_of_any_transformer(scan):
+    """Each second block has experts; one expert of each token is the dense block."""
+    spec = transformer.Spec(
+        8, 4, 2, 4, F, experts=3, expert_every=2, scan=scan, mlp_bias=False, init_std=0.3
+    )
+    model = transformer.Transformer(spec, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(1), (2, 5, 8))
+    route = layer.Route(lambda logits, _: gates.top_k(logits, 2, normalise=True))
+    _, _, loads = model(x, route=route)
+    assert loads.counts.shape == (2, 3)
+    assert (loads.counts.sum(1) == 2 * 5 * 2).all()
+    # With equal experts and weights that sum to 1, a mixture is one feed-forward layer.
+    dense = transformer.Transformer(dataclasses.replace(spec, experts=0), rngs=nnx.Rngs(0))
+    for block, plain in zip(model.blocks, dense.blocks, strict=True):
+        for part in ("norm1", "attention", "norm2"):
+            nnx.update(getattr(plain, part), nnx.state(getattr(block, part)))
+        if block.moe is None:
+            nnx.update(plain.mlp, nnx.state(block.mlp))
+        else:
+            for name in ("up", "down"):
+                weights = getattr(block.moe.experts, name)
+                weights[...] = jnp.broadcast_to(weights[:1], weights.shape)
+                getattr(plain.mlp, name).kernel[...] = weights[0]
+    assert np.allclose(model(x, route=route)[0], dense(x)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"experts": -1}, "experts, expert_every, capacity_factor are -1"),
+        ({"experts": 2, "expert_every": 3}, "a multiple of expert_every, 3"),
+        ({"experts": 4, "expert_slots": 3}, "experts is 4, allowed: at most 3, the slots"),
+    ],
+)
+def test_specs_that_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        transformer.Transformer(transformer.Spec(8, 4, 2, 4, F, **options), rngs=nnx.Rngs(0))

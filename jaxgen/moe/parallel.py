@@ -1,0 +1,245 @@
+"""Experts on many devices, in any placement, with no new compilation when the placement changes.
+
+Weights lie in slots, [slots, ...], split over the mesh axis `expert`; placement[s] is the expert whose
+replica slot s holds (`jaxgen.moe.placement`). It is an argument of fixed shape, not a constant. A token
+whose expert lies on its own device stays there while that replica's even share lasts; the rest are dealt
+out so that all replicas of an expert get the same number of tokens (Nie et al., 2023, section 3.2). The
+result is that of one copy of each expert.
+
+Tokens travel by `jax.lax.ragged_all_to_all`, which moves just the rows there are; CPUs do not have it, so
+there a padded `all_to_all` does the same.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int, PyTree
+
+from jaxgen import mesh as mesh_lib
+from jaxgen.moe.gates import Routing
+from jaxgen.moe.grouped import varying_like
+
+AXIS = "expert"
+
+
+def expert_parallel(
+    x: Float[Array, "N D"],
+    routing: Routing,
+    weights: PyTree,
+    experts: Callable[[PyTree, Float[Array, "M D"], Int[Array, " S"]], Float[Array, "M F"]],
+    placement: Int[Array, " slots"],
+    *,
+    mesh: Mesh,
+    num_experts: int,
+    specs: PyTree,
+    room: float = 0.0,
+    ragged: bool | None = None,
+) -> tuple[Float[Array, "N F"], Int[Array, ""]]:
+    """sum_k w_nk f_k(x_n), and the number of kept pairs of token and expert that found no room.
+
+    Args:
+      weights: leaves [slots, ...].
+      experts: what a device does: (weights of its S slots, rows sorted by slot, rows of each slot).
+      specs: PartitionSpecs of `weights`, the first axis `expert`. Where a further axis is split, `experts`
+        sees its part and sums over that axis itself.
+      room: rows that a device can take in, as a multiple of its even share; 0 for as many as could ever
+        come, so that nothing is lost. What comes after that (in the order of the devices) is dropped.
+      ragged: which exchange; by default, the padded one on CPUs alone.
+
+    Raises:
+      ValueError: slots, or tokens, that the devices do not divide.
+    """
+    devices = mesh.shape[AXIS]
+    check_slots(len(placement), num_experts, devices)
+    parts = mesh_lib.batch_divisor(mesh)
+    if len(x) % parts:
+        raise ValueError(f"tokens is {len(x)}, allowed: a multiple of {parts}, the devices")
+    if ragged is None:
+        ragged = mesh.devices.flat[0].platform != "cpu"
+    pairs = len(x) // parts * routing.expert_ids.shape[1]
+    rows_in = pairs * devices if not room else min(pairs * devices, max(1, round(pairs * room)))
+    body = functools.partial(
+        _on_device,
+        experts=experts,
+        num_experts=num_experts,
+        devices=devices,
+        rows_in=rows_in,
+        ragged=ragged,
+    )
+    tokens = mesh_lib.BATCH
+    return jax.shard_map(
+        body,
+        mesh=mesh,
+        in_specs=(tokens, tokens, tokens, tokens, specs, P()),
+        out_specs=(tokens, P()),
+    )(x, routing.expert_ids, routing.weights, routing.kept, weights, placement)
+
+
+def check_slots(slots: int, experts: int, devices: int) -> None:
+    """Raises ValueError for fewer slots than experts, or slots that do not divide over devices."""
+    if slots < experts:
+        raise ValueError(f"experts is {experts}, allowed: at most {slots}, the slots")
+    if slots % devices:
+        raise ValueError(f"slots is {slots}, allowed: a multiple of {devices}, the devices")
+
+
+def tie(
+    weights: Float[Array, "slots ..."], placement: Int[Array, " slots"], num_experts: int
+) -> Float[Array, "slots ..."]:
+    """The weights; their gradient is summed over the replicas of each expert.
+
+    All replicas get the same sum, so that an optimiser keeps equal replicas equal, bit by bit. Without
+    replicas (as many slots as experts) there is nothing to sum.
+    """
+    if len(weights) == num_experts:
+        return weights
+    return _tie(num_experts, weights, placement)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _tie(num_experts: int, weights: Array, placement: Array) -> Array:
+    return weights
+
+
+def _tie_forward(num_experts: int, weights: Array, placement: Array) -> tuple[Array, Array]:
+    return weights, placement
+
+
+def _tie_backward(num_experts: int, placement: Array, g: Array) -> tuple[Array, None]:
+    return jax.ops.segment_sum(g, placement, num_experts)[placement], None
+
+
+_tie.defvjp(_tie_forward, _tie_backward)
+
+
+def share_out(
+    placement: Int[Array, " slots"],
+    counts: Int[Array, "G E"],
+    device: Int[Array, ""] | int,
+    expert: Int[Array, " M"],
+    rank: Int[Array, " M"],
+) -> Int[Array, " M"]:
+    """The slot of each of a device's pairs of token and expert.
+
+    Args:
+      counts: pairs of each device and expert.
+      device: whose pairs these are.
+      expert: of each pair; E for pairs that go nowhere, whose slot is `slots`.
+      rank: a pair's place among those of this device with the same expert.
+    """
+    (devices, experts), slots = counts.shape, len(placement)
+    total = counts.sum(0)
+    replicas = jnp.bincount(placement, length=experts)
+    # Slots by expert, then by place, so that those of one expert and one device lie together.
+    order = jnp.argsort(placement)
+    holds, owner = placement[order], order // (slots // devices)
+    first = jnp.cumsum(replicas) - replicas
+    which = jnp.arange(slots) - first[holds]
+    quota = total[holds] // replicas[holds] + (which < total[holds] % replicas[holds])
+    # Local first: a device's own pairs fill its replicas of the expert, one after the other.
+    ahead = jnp.cumsum(quota) - quota
+    begins = jnp.concatenate(
+        [jnp.ones(1, bool), (holds[1:] != holds[:-1]) | (owner[1:] != owner[:-1])]
+    )
+    ahead = ahead - jax.lax.cummax(jnp.where(begins, ahead, 0))
+    local = jnp.clip(counts[owner, holds] - ahead, 0, quota)
+    taken = jnp.zeros_like(counts).at[owner, holds].add(local)
+    # The rest: all devices' leftover pairs in one line, against all slots' leftover room in one line.
+    left = counts - taken
+    line = jnp.cumsum(left.sum(0)) - left.sum(0) + jnp.cumsum(left, 0) - left
+    room_ends = jnp.cumsum(quota - local)
+    mine_ends = jnp.cumsum(jnp.where(owner == device, local, 0))
+    mine = jnp.cumsum(taken[device]) - taken[device]
+    stays = rank < taken[device].at[expert].get(mode="clip")
+    at_home = jnp.searchsorted(mine_ends, mine.at[expert].get(mode="clip") + rank, side="right")
+    away = (line - taken)[device].at[expert].get(mode="clip") + rank
+    elsewhere = jnp.searchsorted(room_ends, away, side="right")
+    slot = order.at[jnp.where(stays, at_home, elsewhere)].get(mode="clip")
+    return jnp.where(expert < experts, slot, slots).astype(jnp.int32)
+
+
+def exchange(
+    rows: Float[Array, "M D"],
+    sizes: Int[Array, "G G"],
+    starts: Int[Array, "G G"],
+    ends: Int[Array, "G G"],
+    *,
+    out_rows: int,
+    ragged: bool,
+) -> Float[Array, "R D"]:
+    """Every device sends some of its rows to every other one; inside `shard_map` over `AXIS`.
+
+    Args:
+      sizes: rows that device i sends to device j.
+      starts: where they begin in `rows` of device i.
+      ends: where they begin in the result of device j. Rows that nothing is sent to are 0.
+      out_rows: of the result.
+    """
+    me = jax.lax.axis_index(AXIS)
+    out = varying_like(jnp.zeros((out_rows, rows.shape[1]), rows.dtype), rows)
+    if ragged:
+        return jax.lax.ragged_all_to_all(
+            rows, out, starts[me], sizes[me], ends[me], sizes[:, me], axis_name=AXIS
+        )
+    place = jnp.arange(min(len(rows), out_rows))
+    sent = rows.at[starts[me][:, None] + place].get(mode="fill", fill_value=0.0)
+    sent = jnp.where((place < sizes[me][:, None])[..., None], sent, 0.0)
+    came = jax.lax.all_to_all(sent, AXIS, 0, 0, tiled=True)
+    at = jnp.where(place < sizes[:, me][:, None], ends[:, me][:, None] + place, out_rows)
+    return out.at[at.reshape(-1)].set(came.reshape(-1, rows.shape[1]), mode="drop")
+
+
+def _on_device(
+    x: Array,
+    ids: Array,
+    gains: Array,
+    kept: Array,
+    weights: Any,
+    placement: Array,
+    *,
+    experts: Callable[..., Array],
+    num_experts: int,
+    devices: int,
+    rows_in: int,
+    ragged: bool,
+) -> tuple[Array, Array]:
+    me, k, slots = jax.lax.axis_index(AXIS), ids.shape[1], len(placement)
+    per_device = slots // devices
+    expert = jnp.where(kept, ids, num_experts).reshape(-1)
+    count = jnp.bincount(expert, length=num_experts + 1)
+    by_expert = jnp.argsort(expert)
+    rank = jnp.arange(len(expert)) - (jnp.cumsum(count) - count)[expert[by_expert]]
+    counts = jax.lax.all_gather(count[:num_experts], AXIS)
+    slot = share_out(placement, counts, me, expert[by_expert], rank)
+    by_slot = jnp.argsort(slot)
+    pair = by_expert[by_slot]
+
+    # [from, to, slot]: rows that are sent, and of those the ones that find room.
+    sent = jax.lax.all_gather(jnp.bincount(slot, length=slots + 1)[:slots], AXIS)
+    sent = sent.reshape(devices, devices, per_device)
+    whole = sent.sum(2)
+    before = jnp.cumsum(whole, 0) - whole
+    sizes = jnp.clip(rows_in - before, 0, whole)
+    within = jnp.cumsum(sent, 2) - sent
+    seated = jnp.clip(sizes[..., None] - within, 0, sent)
+    starts, ends = jnp.cumsum(whole, 1) - whole, jnp.cumsum(sizes, 0) - sizes
+
+    rows = exchange(x[pair // k], sizes, starts, ends, out_rows=rows_in, ragged=ragged)
+    here = seated[:, me]
+    source = jnp.searchsorted(jnp.cumsum(here.reshape(-1)), jnp.arange(rows_in), side="right")
+    owner = jnp.where(source < here.size, source % per_device, per_device)
+    order = jnp.argsort(owner)
+    y = experts(weights, rows[order], here.sum(0))
+    y = jnp.where((owner[order] < per_device)[:, None], y, 0.0)
+    y = jnp.zeros_like(y).at[order].set(y, unique_indices=True)
+    back = exchange(y, sizes.T, ends.T, starts.T, out_rows=len(pair), ragged=ragged)
+
+    weighted = back * gains.reshape(-1)[pair][:, None].astype(back.dtype)
+    out = jnp.zeros_like(weighted, shape=(len(x), y.shape[1])).at[pair // k].add(weighted)
+    lost = jax.lax.psum((whole - sizes)[me].sum(), mesh_lib.BATCH_AXES)
+    return out, lost
