@@ -90,17 +90,22 @@ class Study:
         learning_rate: float | None = None,
         batch_size: int | None = None,
         judging: bool = False,
+        until: int | None = None,
+        **options: Any,
     ) -> Any:
         """Trains (or finishes, or just restores) a run; returns its EMA weights on the host.
 
         Args:
+          until: stop at this step of the schedule; a later call under another loss goes on from there.
+          options: `evaluate`, `eval_every` and `adapt` of `loop.fit`.
           judging: the run belongs to an evaluation, so it is trained even where `may_train` is False.
         """
         t = self.config.train
         steps, peak = steps or t.steps, learning_rate or t.learning_rate
+        last = steps if until is None else min(until, steps)
         name = f"{system.name}-{seed}"
         may_train = self.may_train or judging
-        if not may_train and not (self.workdir / "checkpoints" / name / str(steps)).is_dir():
+        if not may_train and not self._trained(name, last):
             raise ConfigError("workdir", str(self.workdir), f"one where {name} is trained")
         schedule = step.learning_rate(t.schedule, peak, steps=steps, warmup=t.warmup, final=t.final)
         final = loop.fit(
@@ -111,7 +116,8 @@ class Study:
             pipeline.batches(arrays, batch_size or t.batch_size, seed=seed),
             jax.random.key(seed),
             loop.Options(
-                steps=steps,
+                steps=last,
+                eval_every=options.pop("eval_every", 0),
                 save_every=t.save_every,
                 log_every=t.log_every,
                 keep=t.keep,
@@ -124,8 +130,13 @@ class Study:
             mesh=self.mesh,
             extra=system.extra,
             pretrained=system.pretrained,
+            **options,
         )
         return mesh_lib.to_host(final.model if final.ema is None else final.ema)
+
+    def _trained(self, name: str, last: int) -> bool:
+        saved = (self.workdir / "checkpoints" / name).glob("*")
+        return any(p.name.isdigit() and int(p.name) >= last for p in saved)
 
 
 def open_study(

@@ -62,7 +62,10 @@ class Preemption:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Settings of `fit`; the fields of `config.train` with the same names."""
+    """Settings of `fit`; the fields of `config.train` with the same names.
+
+    `eval_every`: steps from one call of `evaluate` to the next; 0 for the last step alone.
+    """
 
     steps: int
     save_every: int
@@ -72,6 +75,7 @@ class Options:
     accumulate: int = 1
     profile_at: int = -1
     profile_steps: int = 5
+    eval_every: int = 0
 
 
 def fit(
@@ -87,6 +91,8 @@ def fit(
     mesh: Mesh,
     extra: Callable[[], PyTree] = lambda: None,
     pretrained: Callable[[PyTree], PyTree] | None = None,
+    evaluate: Callable[[state_lib.TrainState], dict[str, float]] | None = None,
+    adapt: Callable[[int, state_lib.TrainState], state_lib.TrainState] | None = None,
 ) -> state_lib.TrainState:
     """Trains to `options.steps`, continuing from the newest checkpoint of `name` in `workdir`.
 
@@ -96,6 +102,9 @@ def fit(
       loss: see `jaxgen.train.step.Loss`.
       pretrained: fresh model -> model with weights from files; used at step 0 only.
       data: an iterator of batches with `get_state` and `set_state` (`jaxgen.data.pipeline`).
+      evaluate: state -> scalars, which join the metrics of that step.
+      adapt: (step, state) -> state, after every step (FlexMoE's re-placement). It should not wait for the
+        device.
 
     Returns:
       The final state.
@@ -147,6 +156,8 @@ def fit(
                     tracing = True
                 batch = mesh_lib.put_batch(next(data), mesh)
                 state, metrics = step_fn(state, batch)
+                if adapt is not None:
+                    state = adapt(step, state)
                 if tracing and step >= options.profile_at + options.profile_steps - 1:
                     jax.block_until_ready(metrics)
                     jax.profiler.stop_trace()
@@ -154,13 +165,19 @@ def fit(
                 last = step == options.steps
                 stop = preemption.reached(step)
                 save = last or stop or step % options.save_every == 0
-                if save or step % options.log_every == 0 or step == start + 1:
+                due = evaluate is not None and (
+                    last or bool(options.eval_every and step % options.eval_every == 0)
+                )
+                if save or due or step % options.log_every == 0 or step == start + 1:
                     values = {k: float(v) for k, v in jax.device_get(metrics).items()}
                     _check_finite(name, step, values, checkpoints)
                     seconds = time.monotonic() - begin
                     rate = (step - start) / seconds
+                    if due and evaluate is not None:
+                        values |= evaluate(state)
+                        begin = time.monotonic() - seconds  # evaluation is no part of the rate
                     if writer and progress:
-                        if last or step % options.log_every == 0:
+                        if last or due or step % options.log_every == 0:
                             writer.scalars(step, values | {"steps_per_second": round(rate, 3)})
                         note = f"loss {values['loss']:.4g}, {rate:.1f} steps/s"
                         progress.update(step, seconds, note)

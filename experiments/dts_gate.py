@@ -1,0 +1,326 @@
+"""DTS-Gate: a mixture of experts that starts dense and becomes sparse, beside gates that start sparse.
+
+    python -m experiments.dts_gate --config=configs/moe/dts.py --workdir=runs/dts
+
+Every method trains the same GPT on the same text for the same number of steps; steps, FLOPs and time to
+the validation perplexity that Switch ends at are compared. DTS runs in segments, one a budget of experts,
+each of which is one compilation; its first steps train one shared expert (`jaxgen.moe.diversify`).
+`--mode=eval` tests again from the checkpoints; `--mode=compile` compiles the step of Switch for a TPU slice.
+"""
+
+import dataclasses
+import functools
+import itertools
+import pathlib
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from experiments import moe_language, moe_report, systems
+from experiments.moe_language import Corpus
+from experiments.study import RULES, Study, check_accumulate, compile_step, open_study
+from jaxgen import config as config_lib
+from jaxgen import launch
+from jaxgen import mesh as mesh_lib
+from jaxgen.config import Config
+from jaxgen.errors import ConfigError
+from jaxgen.moe import gates
+from jaxgen.moe.diversify import diversify
+from jaxgen.moe.layer import Gate, Route
+from jaxgen.train import state, step
+
+_c = config_lib
+METHODS = ("dts", "switch", "gshard", "hash", "dense")
+
+
+def validate(config: Config) -> None:
+    """Raises ConfigError for any value that cannot run; touches no device and no data."""
+    _c.check(
+        config,
+        {
+            **RULES,
+            **moe_language.RULES,
+            "methods": (lambda v: v and set(v) <= set(METHODS), f"some of {METHODS}"),
+            "dts.start": _c.POSITIVE,
+            "dts.end": _c.POSITIVE,
+            "dts.decay_steps": _c.at_least(1),
+            "dts.decay": _c.one_of("exponential", "linear"),
+            "dts.threshold": (lambda v: 0 <= v <= 1, "0 to 1"),
+            "dts.shared_steps": _c.NON_NEGATIVE,
+            "dts.mask_rate": _c.FRACTION,
+        },
+    )
+    moe_language.check(config)
+    check_accumulate(config)
+    budgets, experts = config.dts.budgets, config.model.experts
+    starts, sizes = zip(*budgets, strict=True) if budgets else ((), ())
+    falling = all(a > b for a, b in itertools.pairwise(sizes))
+    rising = all(a < b for a, b in itertools.pairwise(starts))
+    if not (
+        budgets and starts[0] == 0 and rising and falling and 1 <= sizes[-1] <= sizes[0] <= experts
+    ):
+        raise ConfigError(
+            "dts.budgets",
+            budgets,
+            f"(first step, experts a token) pairs from step 0 on, experts falling from {experts} at most",
+        )
+    if config.dts.shared_steps >= config.train.steps:
+        raise ConfigError("dts.shared_steps", config.dts.shared_steps, "below train.steps")
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """Steps under one gate; `experts` = 0 is the shared expert of a dense model.
+
+    Attributes:
+      end: the step after its last one.
+      budget: experts that a token may have.
+      threshold: so high that no more than the budget can be above it, so that nothing overflows.
+    """
+
+    end: int
+    budget: int
+    threshold: float
+
+
+def segments(config: Config) -> list[Segment]:
+    """DTS's, clipped to the run's length (without the steps of the shared expert)."""
+    d, steps = config.dts, config.train.steps - config.dts.shared_steps
+    starts = [*(s for s, _ in d.budgets[1:]), steps]
+    out = []
+    for (begin, budget), end in zip(d.budgets, starts, strict=True):
+        if begin < steps:
+            # Shares above 1 / (k + 1) are k at most.
+            floor = 0.0 if budget == config.model.experts else 1.0 / (budget + 1)
+            out.append(Segment(min(end, steps), budget, max(d.threshold, floor)))
+    return out
+
+
+def make_gate(config: Config, method: str, tokens: Any, at: Any, segment: Segment | None) -> Gate:
+    """The gate of a method at a step; noise-free where it gets no key.
+
+    Args:
+      tokens: [B, T] that the model reads, for `hash`.
+    """
+    d = config.dts
+
+    def gate(logits: Any, key: Any) -> gates.Routing:
+        if method == "gshard":
+            return gates.gshard(logits, key=key)
+        if method == "hash":
+            return gates.by_hash(tokens.reshape(-1), config.model.experts)
+        if segment is None:
+            return gates.switch(logits)
+        return gates.dts(
+            logits,
+            temperature=gates.temperature_at(
+                at, start=d.start, end=d.end, decay_steps=d.decay_steps, kind=d.decay
+            ),
+            threshold=segment.threshold,
+            budget=segment.budget,
+            hard=segment.budget == 1,
+            noise_free_weights=d.noise_free_weights,
+            key=key,
+        )
+
+    return gate
+
+
+def system(
+    config: Config,
+    vocab: int,
+    method: str,
+    run: str,
+    segment: Segment | None = None,
+    start: Any = None,
+    mesh: Any = None,
+) -> systems.System:
+    """One run (or a segment of one) of a method.
+
+    Args:
+      start: a trained dense model whose feed-forward layers become the experts.
+      mesh: spreads experts over its axis `expert`.
+    """
+    experts = 0 if method == "dense" else config.model.experts
+    tokens = config.train.batch_size * config.data.context
+    over = mesh if mesh is not None and mesh.shape["expert"] > 1 else None
+
+    def loss(model, extra, batch, key, at):
+        x = batch["tokens"]
+        gate = make_gate(config, method, x[:, :-1], at, segment)
+        route = Route(gate, over, room=config.model.room)
+        value, loads = moe_language.nll(model, x, route, key)
+        pairs = extra["pairs"]
+        if loads is not None:
+            pairs = pairs + loads.counts.sum().astype(jnp.float32)
+        metrics = {"nll": value, "pairs": pairs, **moe_language.metrics_of(loads, tokens)}
+        return value + moe_language.auxiliary(config, loads), (metrics, {"pairs": pairs})
+
+    return systems.System(
+        run,
+        lambda key: moe_language.build(config, vocab, experts, nnx.Rngs(key)),
+        loss,
+        extra=lambda: {"pairs": jnp.zeros(())},
+        pretrained=None if start is None else functools.partial(from_dense, config, start),
+    )
+
+
+def from_dense(config: Config, dense: Any, model: Any) -> Any:
+    """`model` with the weights of a dense one, its feed-forward layers in every expert, masked."""
+    model = jax.tree.map(jnp.array, model)
+    for part in ("tokens", "positions"):
+        nnx.update(getattr(model, part), nnx.state(getattr(dense, part)))
+    nnx.update(model.stack.norm, nnx.state(dense.stack.norm))
+    key = jax.random.key(config.seed)
+    for i, (new, old) in enumerate(zip(model.stack.blocks, dense.stack.blocks, strict=True)):
+        for part in ("norm1", "attention", "norm2"):
+            nnx.update(getattr(new, part), nnx.state(getattr(old, part)))
+        if new.moe is None:
+            nnx.update(new.mlp, nnx.state(old.mlp))
+            continue
+        for j, name in enumerate(("up", "down")):
+            masked = diversify(
+                getattr(old.mlp, name).kernel[...],
+                config.model.experts,
+                config.dts.mask_rate,
+                jax.random.fold_in(key, 2 * i + j),
+            )
+            getattr(new.moe.experts, name)[...] = masked
+    return jax.tree.map(jnp.array, model)
+
+
+def tester(config: Config, method: str, part: Any, segment: Segment | None) -> Any:
+    """(model, step) -> scalars on windows of a part, without noise."""
+    rows = part[: len(part) // config.train.batch_size * config.train.batch_size]
+    rows = part if not len(rows) else rows
+    size = min(config.train.batch_size, len(rows))
+    batches = rows[: len(rows) // size * size].reshape(-1, size, rows.shape[1])
+
+    @jax.jit
+    def run(model: Any, at: Any) -> Any:
+        def one(x: Any) -> Any:
+            route = Route(make_gate(config, method, x[:, :-1], at, segment))
+            return moe_language.nll(model, x, route, None)
+
+        return jax.lax.map(one, batches)
+
+    def test(model: Any, at: Any) -> dict[str, float]:
+        each, loads = jax.device_get(run(model, at))
+        values = {"valid_nll": float(each.mean())}
+        if loads is not None:
+            share = loads.counts.sum(0) / loads.counts.sum((0, 2))[:, None]
+            values |= {
+                f"valid_load_{layer}_{e}": float(v) for (layer, e), v in np.ndenumerate(share)
+            }
+        return values
+
+    return test
+
+
+def train_method(study: Study, corpus: Corpus, method: str, seed: int) -> Any:
+    """Trains a method to the end, segment by segment; returns the model."""
+    config, train = study.config, {"tokens": corpus.parts["train"]}
+    valid = corpus.parts["valid"][: config.train.eval_windows]
+    shared, start = config.dts.shared_steps, None
+
+    def fit(run, kind, segment=None, steps=config.train.steps, until=None):
+        test = tester(config, kind, valid, segment)
+        return study.fit(
+            system(config, corpus.vocab, kind, run, segment, start, study.mesh),
+            seed,
+            train,
+            steps=steps,
+            until=until,
+            eval_every=config.train.eval_every,
+            evaluate=lambda s: test(s.model, s.step),
+        )
+
+    if method != "dts":
+        return fit(method, method)
+    if shared:
+        start = fit("shared", "dense", until=shared)
+    model = None
+    for segment in segments(config):
+        model = fit("dts", "dts", segment, config.train.steps - shared, segment.end)
+    return model
+
+
+def step_seconds(study: Study, corpus: Corpus, models: dict[str, Any], repeats: int = 5) -> Any:
+    """Seconds of a training step of each method (of DTS, in each segment), taken in turns.
+
+    Models are trained ones, since a router that has learned sends tokens elsewhere than a fresh one.
+    """
+    config = study.config
+    tx = step.optimizer(optax.constant_schedule(1e-5), clip=config.train.clip)
+    batch = mesh_lib.put_batch(
+        {"tokens": corpus.parts["train"][: config.train.batch_size]}, study.mesh
+    )
+    kinds: list[tuple[str, str, Segment | None]] = [(m, m, None) for m in models if m != "dts"]
+    if "dts" in models:
+        kinds += [(f"dts-{s.budget}", "dts", s) for s in segments(config)]
+        if config.dts.shared_steps and "dense" not in models:
+            kinds.append(("dense", "dense", None))
+    runs = {}
+    for name, method, segment in kinds:
+        made = system(config, corpus.vocab, method, name, segment, mesh=study.mesh)
+        init = functools.partial(state.create, made.build, tx, use_ema=False, extra=made.extra)
+        begin, where = state.create_sharded(init, jax.random.key(0), study.mesh)
+        if method in models:
+            begin = state.replace_model(begin, jax.tree.map(jnp.array, models[method]), where)
+        at = jnp.int32(0 if segment is None else segment.end - 1)
+        begin = dataclasses.replace(begin, step=jax.device_put(at, where.step))
+        run = step.make_step(made.loss, tx, shardings=where)
+        runs[name] = [run, run(begin, batch)[0], []]
+    for _ in range(repeats):
+        for entry in runs.values():
+            jax.block_until_ready(entry[1])
+            began = time.perf_counter()
+            entry[1] = jax.block_until_ready(entry[0](entry[1], batch)[0])
+            entry[2].append(time.perf_counter() - began)
+    return {name: float(np.median(entry[2])) for name, entry in runs.items()}
+
+
+def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
+    """Trains what is not finished, tests, and writes the report."""
+    study = open_study(config, workdir, moe_language.load, may_train=may_train)
+    corpus: Any = study.data
+    rows, models = [], {}
+    for seed in range(config.seed, config.seed + config.seeds):
+        for method in config.methods:
+            model = models[method] = train_method(study, corpus, method, seed)
+            last = segments(config)[-1] if method == "dts" else None
+            test = tester(config, method, corpus.parts["test"], last)
+            at = jnp.int32(config.train.steps)
+            rows.append({"system": method, "seed": seed, "nll": test(model, at)["valid_nll"]})
+    seconds = step_seconds(study, corpus, models)
+    if jax.process_index() == 0:
+        print(f"report: {moe_report.write_dts(study, corpus, rows, seconds, segments(config))}")
+
+
+def train(config: Config, workdir: pathlib.Path) -> None:
+    """Trains and tests whatever is not finished."""
+    run(config, workdir, may_train=True)
+
+
+def evaluate_again(config: Config, workdir: pathlib.Path) -> None:
+    """Tests every model again, from its checkpoint."""
+    run(config, workdir, may_train=False)
+
+
+def compile_moe(config: Config, _: pathlib.Path) -> None:
+    """Compiles the train step of Switch, its experts over the mesh, for `mesh.topology`."""
+    shape = (config.train.batch_size, config.data.context + 1)
+    compile_step(
+        config,
+        lambda mesh: system(config, config.data.vocab_size, "switch", "switch", mesh=mesh),
+        {"tokens": jax.ShapeDtypeStruct(shape, jnp.int32)},
+    )
+
+
+if __name__ == "__main__":
+    launch.run({"train": train, "eval": evaluate_again, "compile": compile_moe}, validate)

@@ -1,0 +1,156 @@
+"""Language models with mixtures of experts, and their text; for `dts_gate` and `flexmoe`."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key
+from numpy import ndarray
+
+from experiments.sequence_data import kept_tokenizer
+from jaxgen import config as config_lib
+from jaxgen import mesh as mesh_lib
+from jaxgen.config import Config
+from jaxgen.data import windows
+from jaxgen.errors import ConfigError
+from jaxgen.moe.layer import Load, Route
+from jaxgen.nn import gpt2
+
+_c = config_lib
+RULES: dict[str, config_lib.Rule] = {
+    "data.source": _c.one_of(*windows.SOURCES),
+    "data.vocab_size": _c.at_least(8),
+    "data.context": _c.at_least(2),
+    "data.valid_fraction": (lambda v: 0 < v < 0.5, "above 0 and below 0.5"),
+    "data.test_fraction": (lambda v: 0 < v < 0.5, "above 0 and below 0.5"),
+    "model.width": _c.at_least(1),
+    "model.depth": _c.at_least(1),
+    "model.heads": _c.at_least(1),
+    "model.hidden": _c.at_least(1),
+    "model.experts": _c.at_least(2),
+    "model.expert_every": _c.at_least(1),
+    "model.capacity_factor": _c.NON_NEGATIVE,
+    "model.dtype": _c.one_of("float32", "bfloat16"),
+    "train.balance_weight": _c.NON_NEGATIVE,
+    "train.z_weight": _c.NON_NEGATIVE,
+    "train.eval_every": _c.at_least(1),
+    "train.eval_windows": _c.at_least(1),
+}
+
+
+def check(config: Config) -> None:
+    """Fields that depend on each other."""
+    m = config.model
+    for field, value in (("heads", m.width % m.heads), ("expert_every", m.depth % m.expert_every)):
+        if value:
+            of = m.width if field == "heads" else m.depth
+            raise ConfigError(f"model.{field}", m[field], f"a divisor of {of}")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Corpus:
+    """Windows of running text, [N, T + 1] token ids of train, valid and test parts."""
+
+    parts: dict[str, Int[ndarray, "N T"]]
+    vocab: int
+
+
+def load(config: Config, workdir: pathlib.Path) -> Corpus:
+    """Reads the text; its BPE is trained on the train part and kept in the workdir."""
+    d = config.data
+    lines = windows.load(
+        d.source,
+        path=d.path,
+        files=d.files,
+        valid_fraction=d.valid_fraction,
+        test_fraction=d.test_fraction,
+    )
+    tokenizer = kept_tokenizer(config, workdir, lines["train"])
+    parts = {k: windows.windows(tokenizer, v, d.context) for k, v in lines.items()}
+    return Corpus(parts, len(tokenizer))
+
+
+def build(config: Config, vocab: int, experts: int, rngs: nnx.Rngs, *, slots: int = 0) -> gpt2.GPT:
+    """A GPT, dense with `experts` = 0. Feed-forward layers have no biases, as experts have none."""
+    m = config.model
+    spec = gpt2.spec(
+        vocab,
+        width=m.width,
+        depth=m.depth,
+        heads=m.heads,
+        max_positions=config.data.context,
+        mlp_width=m.hidden,
+        mlp_bias=False,
+        experts=experts,
+        expert_every=m.expert_every,
+        expert_slots=slots,
+        capacity_factor=m.capacity_factor,
+        dtype=m.dtype,
+        remat=m.remat,
+        scan=m.scan,
+    )
+    return gpt2.GPT(spec, rngs=rngs)
+
+
+def nll(
+    model: gpt2.GPT, tokens: Int[Array, "B T"], route: Route, key: Key[Array, ""] | None
+) -> tuple[Float[Array, ""], Load | None]:
+    """Nats a token of tokens 1 to T - 1, and the loads of the mixtures."""
+    h, _, loads = model.hidden(tokens[:, :-1], route=route, key=key)
+    each = optax.softmax_cross_entropy_with_integer_labels(model.logits(h), tokens[:, 1:])
+    return each.mean(), loads
+
+
+def auxiliary(config: Config, loads: Load | None) -> Float[Array, ""]:
+    """Weighted balance and z losses, summed over layers."""
+    if loads is None:
+        return jnp.zeros(())
+    t = config.train
+    return t.balance_weight * loads.balance.sum() + t.z_weight * loads.z.sum()
+
+
+@dataclasses.dataclass(frozen=True)
+class Flops:
+    """FLOPs of the matrix products of a training step (forward and backward).
+
+    Attributes:
+      dense: of the model with one feed-forward layer everywhere.
+      base: of the model with mixtures, their experts left out.
+      pair: of one token at one expert.
+    """
+
+    dense: float
+    base: float
+    pair: float
+
+
+def flops(config: Config, vocab: int) -> Flops:
+    """Counted from the traced gradient of the dense model; what experts do is known per pair."""
+    m, batch, context = config.model, config.train.batch_size, config.data.context
+    model = jax.eval_shape(lambda: build(config, vocab, 0, nnx.Rngs(0)))
+    tokens = jax.ShapeDtypeStruct((batch, context + 1), jnp.int32)
+    grad = jax.grad(lambda model, x: nll(model, x, Route(), None)[0])
+    dense = mesh_lib.matmul_flops(grad, model, tokens)
+    layers, count = m.depth // m.expert_every, batch * context
+    pair = 12.0 * m.width * m.hidden  # two products, three times over, 2 FLOPs a multiply-add
+    router = 6.0 * count * m.width * m.experts
+    return Flops(dense, dense - layers * (count * pair - router), pair)
+
+
+def metrics_of(loads: Load | None, tokens: int) -> dict[str, Any]:
+    """Scalars for the log: auxiliary losses, experts a token, what was lost, the heaviest expert."""
+    if loads is None:
+        return {}
+    counts = loads.counts.astype(jnp.float32)
+    return {
+        "balance": loads.balance.mean(),
+        "router_z": loads.z.mean(),
+        "experts_per_token": counts.sum(-1).mean() / tokens,
+        "overflow": loads.overflow.sum(),
+        "dropped": loads.dropped.sum(),
+        "heaviest": (counts.max(-1) / jnp.maximum(counts.mean(-1), 1e-9)).mean(),
+    }
