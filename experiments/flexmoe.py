@@ -1,0 +1,309 @@
+"""FlexMoE: experts that follow the load, beside placements that do not or that follow it otherwise.
+
+    python -m experiments.flexmoe --config=configs/moe/flexmoe.py --workdir=runs/flexmoe
+
+One model (a GPT on text, or a vision transformer on digits) is trained under each policy on a mesh whose axis
+`expert` is the group of G devices. Policies see the router's counts of the step before and place experts;
+weights, optimiser state and routing follow while training goes on. All but `capacity` drop nothing, so they
+all train the same model; their loss curves must be equal. What steps would take on real devices is modelled
+(`jaxgen.moe.simulator`): forced host devices share two cores. Router traffic and placements are written to
+`traffic/`, and the report shows them.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from experiments import flexmoe_report, moe_language, systems
+from experiments.study import RULES, Study, check_accumulate, open_study
+from jaxgen import config as config_lib
+from jaxgen import launch
+from jaxgen.config import Config
+from jaxgen.data import images
+from jaxgen.errors import ConfigError
+from jaxgen.moe import gates, moving, placement, policies, simulator
+from jaxgen.moe.layer import Load, Route
+from jaxgen.nn import transformer, vit
+from jaxgen.train.state import TrainState
+
+_c = config_lib
+TASKS = ("text", "images")
+
+
+def validate(config: Config) -> None:
+    """Raises ConfigError for any value that cannot run; touches no device and no data."""
+    _c.check(
+        config,
+        {
+            **RULES,
+            **moe_language.RULES,
+            "task": _c.one_of(*TASKS),
+            "policies": (
+                lambda v: v and set(v) <= set(policies.POLICIES),
+                f"some of {policies.POLICIES}",
+            ),
+            "model.k": (lambda v: 1 <= v <= config.model.experts, f"1 to {config.model.experts}"),
+            "model.patch": _c.at_least(1),
+            "capacity_factor": _c.POSITIVE,
+            "placement.slots": _c.at_least(1),
+            "placement.threshold": _c.at_least(1),
+            "placement.horizon": _c.at_least(1),
+            "placement.slack": _c.NON_NEGATIVE,
+            "placement.every": _c.at_least(1),
+            "placement.device": _c.one_of(*simulator.DEVICES),
+            "placement.tokens": _c.at_least(1),
+            "placement.width": _c.at_least(1),
+            "placement.hidden": _c.at_least(1),
+        },
+    )
+    moe_language.check(config)
+    check_accumulate(config)
+    if config.model.capacity_factor:
+        raise ConfigError(
+            "model.capacity_factor", config.model.capacity_factor, "0; see capacity_factor"
+        )
+
+
+def check_devices(config: Config, devices: int) -> None:
+    """Experts and slots must divide over the devices, and there must be room for all experts."""
+    experts, slots = config.model.experts, config.placement.slots * devices
+    if experts % devices:
+        raise ConfigError("model.experts", experts, f"a multiple of {devices}, the expert axis")
+    if slots < experts:
+        raise ConfigError(
+            "placement.slots", config.placement.slots, f"at least {-(-experts // devices)}"
+        )
+
+
+def load(config: Config, workdir: pathlib.Path) -> Any:
+    """A `moe_language.Corpus`, or `images.Images` parts."""
+    if config.task == "text":
+        return moe_language.load(config, workdir)
+    return images.load("digits", valid_fraction=0.1, test_fraction=0.2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a task brings.
+
+    Attributes:
+      build: (slots, capacity factor, rngs) -> the model.
+      loss: (model, batch, route) -> mean loss and loads.
+      arrays: to train on.
+      tokens: of a batch.
+    """
+
+    build: Any
+    loss: Any
+    arrays: dict[str, Any]
+    tokens: int
+
+
+def make_task(study: Study) -> Task:
+    """The task of a study."""
+    config, data = study.config, study.data
+    m = config.model
+
+    def with_capacity(capacity: float) -> Config:
+        changed = config.copy_and_resolve_references()
+        changed.model.capacity_factor = capacity
+        return changed
+
+    if config.task == "text":
+        corpus: Any = data
+        return Task(
+            lambda slots, capacity, rngs: moe_language.build(
+                with_capacity(capacity), corpus.vocab, m.experts, rngs, slots=slots
+            ),
+            lambda model, batch, route: moe_language.nll(model, batch["tokens"], route, None),
+            {"tokens": corpus.parts["train"]},
+            config.train.batch_size * config.data.context,
+        )
+    train = data["train"]
+
+    def build_vit(slots: int, capacity: float, rngs: nnx.Rngs) -> vit.ViT:
+        stack = transformer.Spec(
+            width=m.width,
+            depth=m.depth,
+            heads=m.heads,
+            head_dim=m.width // m.heads,
+            mlp_width=m.hidden,
+            causal=False,
+            mlp_bias=False,
+            experts=m.experts,
+            expert_every=m.expert_every,
+            expert_slots=slots,
+            capacity_factor=capacity,
+            dtype=m.dtype,
+        )
+        size = train.image.shape[1]
+        return vit.ViT(vit.ViTSpec(size, m.patch, 1, 10, stack), rngs=rngs)
+
+    def loss(model: Any, batch: Any, route: Route) -> tuple[Any, Load]:
+        logits, loads = model(batch["image"], route=route)
+        each = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        return each.mean(), loads
+
+    return Task(
+        build_vit,
+        loss,
+        {"image": train.image, "label": train.label},
+        config.train.batch_size * (train.image.shape[1] // m.patch) ** 2,
+    )
+
+
+def system(study: Study, task: Task, policy: str) -> systems.System:
+    """Training under a policy.
+
+    The state carries the placement, so that checkpoints hold it and a resumed run goes on with it on any
+    number of devices, and the counts of the last two steps, which the policy waits for.
+    """
+    config, mesh = study.config, study.mesh
+    m, devices = config.model, mesh.shape["expert"]
+    slots = config.placement.slots * devices if policy in policies.SPARE else m.experts
+    layers = m.depth // m.expert_every
+    capacity = config.capacity_factor if policy == "capacity" else 0.0
+    begin = placement.initial(m.experts, devices, slots // devices)
+
+    def gate(logits: Any, key: Any) -> gates.Routing:
+        return gates.top_k(logits, m.k, normalise=m.k > 1)
+
+    def loss(model, extra, batch, key, step):
+        placed = extra["placement"]
+        # Buffers of a static capacity are split by XLA; the other policies place experts themselves.
+        route = Route(gate) if capacity else Route(gate, mesh, placed, config.model.room)
+        value, loads = task.loss(model, batch, route)
+        extra = {
+            "placement": placed,
+            "counts": jnp.stack([extra["counts"][1], loads.counts.astype(jnp.int32)]),
+        }
+        metrics = {"task": value, **moe_language.metrics_of(loads, task.tokens)}
+        return value + moe_language.auxiliary(config, loads), (metrics, extra)
+
+    def extra() -> dict[str, Any]:
+        return {
+            "placement": jnp.asarray(np.tile(begin.ravel(), (layers, 1)), jnp.int32),
+            "counts": jnp.zeros((2, layers, m.experts), jnp.int32),
+        }
+
+    return systems.System(
+        policy,
+        lambda key: task.build(slots if policy in policies.SPARE else 0, capacity, nnx.Rngs(key)),
+        loss,
+        extra=extra,
+    )
+
+
+class Placer:
+    """Watches counts, places experts, moves weights; and remembers both for the report.
+
+    It works on the counts of the step before the last one dispatched, which are there already: the device
+    is not waited for.
+    """
+
+    def __init__(self, study: Study, policy: str, run: str):
+        c, self.policy = study.config, policy
+        self.devices = study.mesh.shape["expert"]
+        self.rules = rules_of(c)
+        self.path = study.workdir / "traffic" / f"{run}.npz"
+        self.save_every, self.steps = c.train.save_every, c.train.steps
+        self.counts: list[np.ndarray] = []
+        self.placements: list[np.ndarray] = []
+        self.pending: Any = None
+        self.slots: np.ndarray | None = None
+        self._move: Any = None
+
+    def __call__(self, step: int, state: TrainState) -> TrainState:
+        """After every step; see `loop.fit`."""
+        if self.slots is None:
+            self._begin(step, state)
+        assert self.slots is not None
+        last = jnp.copy(state.extra["counts"][1])
+        seen = np.asarray(self.pending) if self.pending is not None else None
+        self.pending = last
+        if seen is not None and step > 1:
+            self.counts.append(seen)
+            self.placements.append(self.slots.copy())
+            new = policies.following(self.policy, step, self.slots, self.counts, self.rules)
+            if not np.array_equal(new, self.slots):
+                state = self._apply(state, new)
+        if step % self.save_every == 0 or step == self.steps:
+            self._write()
+        return state
+
+    def _begin(self, step: int, state: TrainState) -> None:
+        """The first step of a launch: what was known before it comes from the state and from disk."""
+        placed = np.asarray(state.extra["placement"])
+        self.slots = placed.reshape(len(placed), self.devices, -1)
+        if step > 1:
+            self.pending = state.extra["counts"][0]
+            with np.load(self.path) as file:
+                self.counts = list(file["counts"][: step - 2])
+                self.placements = list(file["placements"][: step - 2])
+
+    def _apply(self, state: TrainState, new: np.ndarray) -> TrainState:
+        assert self.slots is not None
+        if self._move is None:
+            where = jax.tree.map(lambda a: a.sharding, state)
+            self._move = moving.make_move(where)
+        source = moving.sources(self.slots, new)
+        self.slots = new
+        state = self._move(state, jnp.asarray(source))
+        placed = jax.device_put(
+            new.reshape(len(new), -1).astype(np.int32), state.extra["placement"].sharding
+        )
+        return dataclasses.replace(state, extra={**state.extra, "placement": placed})
+
+    def _write(self) -> None:
+        if jax.process_index() == 0 and self.counts:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self.path.with_suffix(".tmp.npz")
+            np.savez_compressed(
+                temporary, counts=np.stack(self.counts), placements=np.stack(self.placements)
+            )
+            temporary.replace(self.path)
+
+
+def shape_of(config: Config) -> simulator.Shape:
+    """The model whose step time is modelled: as routed here, as large as `config.placement` says."""
+    p = config.placement
+    dense = 24.0 * p.width**2 + 4.0 * p.width * p.hidden  # attention, and the dense blocks between
+    return simulator.Shape(p.width, p.hidden, p.tokens, config.model.k, dense)
+
+
+def rules_of(config: Config) -> policies.Rules:
+    """The policies' settings."""
+    p = config.placement
+    return policies.Rules(
+        shape_of(config).costs(simulator.DEVICES[p.device]),
+        placement.Policy(p.threshold, p.horizon, p.slack),
+        p.every,
+    )
+
+
+def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
+    """Trains what is not finished, and writes the report."""
+    study = open_study(config, workdir, load, may_train=may_train)
+    check_devices(config, study.mesh.shape["expert"])
+    task = make_task(study)
+    for seed in range(config.seed, config.seed + config.seeds):
+        for policy in config.policies:
+            made = system(study, task, policy)
+            study.fit(made, seed, task.arrays, adapt=Placer(study, policy, f"{policy}-{seed}"))
+    if jax.process_index() == 0:
+        print(f"report: {flexmoe_report.write(study, shape_of(config), task.tokens)}")
+
+
+train = functools.partial(run, may_train=True)
+evaluate_again = functools.partial(run, may_train=False)
+
+
+if __name__ == "__main__":
+    launch.run({"train": train, "eval": evaluate_again}, validate)

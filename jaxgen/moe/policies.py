@@ -1,0 +1,145 @@
+"""Where experts lie as training goes on: FlexMoE and what it is compared with, one function each.
+
+    capacity   one copy of each expert, buffers of fixed size, what does not fit is dropped (GShard)
+    static     one copy of each expert, nothing is dropped
+    shadowing  one copy, and the most popular experts on every device besides (He et al., 2022, FasterMoE)
+    eplb       every so many steps a placement from nothing, for the load since the last one (DeepSeek)
+    flexmoe    when the balance ratio is too high and a change pays off (Nie et al., 2023)
+
+All decide on counts of steps that are over. `replay` runs a policy over traffic, for the simulator.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from jaxgen.moe import placement, simulator
+from jaxgen.moe.cost import Costs, Slots
+from jaxgen.moe.placement import Policy
+from jaxgen.moe.simulator import Device, Shape, Work
+from jaxgen.moe.traffic import Traffic
+
+POLICIES = ("capacity", "static", "shadowing", "eplb", "flexmoe")
+SPARE = ("shadowing", "eplb", "flexmoe")  # use slots beyond one an expert
+
+Placements = Int[np.ndarray, "L G S"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """Settings of all policies.
+
+    Attributes:
+      costs: what FlexMoE weighs a change by.
+      policy: when FlexMoE changes.
+      every: steps from one placement of EPLB to the next.
+    """
+
+    costs: Costs
+    policy: Policy = dataclasses.field(default_factory=Policy)
+    every: int = 10
+
+
+def following(
+    name: str,
+    step: int,
+    slots: Placements,
+    history: Sequence[Int[np.ndarray, "L E"]],
+    rules: Rules,
+) -> Placements:
+    """The placements after this step.
+
+    Args:
+      history: counts of the steps that are over, the newest last.
+    """
+    if name == "flexmoe":
+        rows = [
+            placement.schedule(s, c, rules.costs, rules.policy)
+            for s, c in zip(slots, history[-1], strict=True)
+        ]
+    elif name == "eplb" and step % rules.every == 0:
+        recent = np.sum(np.stack(history[-rules.every :]), 0)
+        rows = [placement.packed(c + 1, *slots.shape[1:]) for c in recent]
+    elif name == "shadowing":
+        rows = [shadows(c, *slots.shape[1:]) for c in history[-1]]
+    else:
+        return slots
+    return np.stack(rows)
+
+
+def shadows(tokens: Int[np.ndarray, " E"], devices: int, slots: int) -> Slots:
+    """Every device keeps its own experts, and in its spare slots has the most popular ones of all.
+
+    Raises:
+      ValueError: experts that do not divide over the devices, or fill more than the slots.
+    """
+    experts = len(tokens)
+    if experts % devices or experts > devices * slots:
+        raise ValueError(
+            f"experts is {experts}, allowed: a multiple of {devices}, at most {devices * slots}"
+        )
+    home = np.arange(experts).reshape(devices, -1)
+    spare = slots - home.shape[1]
+    popular = np.resize(np.argsort(-tokens, kind="stable")[:spare], spare)
+    return np.concatenate([home, np.tile(popular, (devices, 1))], 1)
+
+
+def work(
+    name: str,
+    slots: Slots,
+    tokens: Int[np.ndarray, " E"],
+    shape: Shape,
+    device: Device,
+    *,
+    capacity_factor: float = 1.25,
+) -> Work:
+    """What one layer of one step asks of the devices, under a policy's placement."""
+    if name == "capacity":
+        return simulator.of_capacity(slots, tokens, shape, capacity_factor)
+    if name == "shadowing":
+        return simulator.of_shadows(slots, tokens, shape, device)
+    return simulator.of_placement(slots, tokens, shape)
+
+
+def replay(
+    name: str,
+    traffic: Traffic,
+    devices: int,
+    slots: int,
+    shape: Shape,
+    device: Device,
+    rules: Rules,
+    *,
+    capacity_factor: float = 1.25,
+) -> tuple[list[list[Work]], list[Placements]]:
+    """Each step's work and placements [L, G, S]; those of step t are decided on counts up to t - 2.
+
+    Policies with one copy of each expert (shadowing too: FasterMoE needs no slots, it fetches) have no more
+    slots than that takes.
+
+    Raises:
+      ValueError: a policy that does not exist.
+    """
+    if name not in POLICIES:
+        raise ValueError(f"policy is {name!r}, allowed: {', '.join(POLICIES)}")
+    experts = traffic.shape[2]
+    if name not in SPARE or name == "shadowing":
+        slots = -(-experts // devices)
+    own = "static" if name == "shadowing" else name
+    now = np.stack([placement.initial(experts, devices, slots)] * traffic.shape[1])
+    steps, places, moved = [], [], None
+    for t, counts in enumerate(traffic):
+        layers = []
+        for layer, row in enumerate(counts):
+            one = work(name, now[layer], row, shape, device, capacity_factor=capacity_factor)
+            if moved is not None and moved[layer].any():
+                one = dataclasses.replace(one, moving=moved[layer])
+            layers.append(one)
+        steps.append(layers)
+        places.append(now)
+        new = following(own, t + 1, now, list(traffic[:t]), rules) if t else now
+        moved = [simulator.moving(a, b, shape) for a, b in zip(now, new, strict=True)]
+        now = new
+    return steps, places

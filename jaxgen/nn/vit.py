@@ -1,0 +1,66 @@
+"""Vision transformer (Dosovitskiy et al., 2021): patches as tokens, and the mean of all as the picture.
+
+With experts in its `transformer.Spec` it is V-MoE (Riquelme et al., 2021).
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from jaxgen.moe.layer import Load, Route
+from jaxgen.nn.transformer import Spec, Transformer
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTSpec:
+    """`size` and `patch` are sides in pixels; the stack is not causal.
+
+    Raises:
+      ValueError: patches that do not tile the picture, or a causal stack.
+    """
+
+    size: int
+    patch: int
+    channels: int
+    classes: int
+    stack: Spec
+
+    def __post_init__(self) -> None:
+        if self.size % self.patch:
+            raise ValueError(f"patch is {self.patch}, allowed: a divisor of the size {self.size}")
+        if self.stack.causal:
+            raise ValueError("stack.causal is True, allowed: False")
+
+
+def patches(x: Float[Array, "B H W C"], side: int) -> Float[Array, "B N P"]:
+    """Pictures cut into squares of `side` pixels, row by row."""
+    b, h, w, c = x.shape
+    cut = x.reshape(b, h // side, side, w // side, side, c).swapaxes(2, 3)
+    return cut.reshape(b, (h // side) * (w // side), side * side * c)
+
+
+class ViT(nnx.Module):
+    """Pictures to logits of classes."""
+
+    def __init__(self, spec: ViTSpec, *, rngs: nnx.Rngs):
+        self.spec = spec
+        width, count = spec.stack.width, (spec.size // spec.patch) ** 2
+        self.embed = nnx.Linear(spec.patch**2 * spec.channels, width, rngs=rngs)
+        init = nnx.initializers.normal(0.02)
+        self.positions = nnx.Embed(count, width, embedding_init=init, rngs=rngs)
+        self.stack = Transformer(spec.stack, rngs=rngs)
+        self.head = nnx.Linear(width, spec.classes, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "B H W C"],
+        *,
+        route: Route | None = None,
+        key: Key[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "B K"], Load | None]:
+        """Logits, float32, and the loads of experts; see `Transformer`."""
+        h = self.embed(patches(x, self.spec.patch)) + self.positions.embedding[...]
+        h, _, loads = self.stack(h, route=route, key=key)
+        return self.head(h.mean(1)).astype(jnp.float32), loads
