@@ -39,7 +39,7 @@ def sources(
     return out
 
 
-def move(tree: PyTree, source: Int[Array, "L slots"]) -> PyTree:
+def move(tree: PyTree, source: Int[Array | np.ndarray, "L slots"]) -> PyTree:
     """Every array [slots, ...] of experts' weights, or what is kept for them, takes its new rows.
 
     Args:

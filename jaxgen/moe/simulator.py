@@ -14,7 +14,7 @@ import heapq
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 
 from jaxgen.moe import cost
 from jaxgen.moe.cost import Costs, Slots
@@ -78,9 +78,9 @@ class Shape:
         """For the policy maker."""
         return Costs(
             seconds_per_token=6 * self.weights / (device.flops * device.utilisation),
-            token_bytes=self.width * self.bytes,
-            expert_bytes=self.weights * self.bytes,
-            state_bytes=self.weights * 4 * self.state,
+            token_bytes=float(self.width * self.bytes),
+            expert_bytes=float(self.weights * self.bytes),
+            state_bytes=float(self.weights * 4 * self.state),
             bandwidth=device.bandwidth,
             latency=device.latency,
         )
@@ -108,7 +108,7 @@ class Work:
     moving: Float[np.ndarray, " G"] | None = None
 
 
-def of_placement(slots: Slots, counts: Int[np.ndarray, " E"], shape: Shape) -> Work:
+def of_placement(slots: Slots, counts: Num[np.ndarray, " E"], shape: Shape) -> Work:
     """Dropless, an expert's tokens split evenly over its replicas, those of a device to its own first."""
     devices = len(slots)
     held = np.zeros((devices, len(counts)))
