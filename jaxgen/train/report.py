@@ -135,13 +135,13 @@ def write(workdir: pathlib.Path, title: str, body: str, results: Mapping[str, An
 
 def plot_curves(
     path: pathlib.Path,
-    curves: Mapping[str, tuple[Sequence[int | float], Sequence[int | float]]],
+    curves: Mapping[str, tuple[Any, Any]],
     *,
     x: str,
     y: str,
     log_y: bool = False,
 ) -> None:
-    """One line for each named (xs, ys)."""
+    """One line for each named (xs, ys), two sequences of numbers."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")

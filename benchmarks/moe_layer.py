@@ -1,0 +1,80 @@
+"""What a mixture of experts costs beyond its experts' matrix products, on CPU.
+
+    python benchmarks/moe_layer.py
+
+(a) Router, top-k gate, dispatch and combine over the experts alone: the same number of rows, already in equal
+    buffers, through the same two products (the least that E experts can cost). Target: at most 1.25.
+(b) Dropless against buffers with a capacity factor of 1.25 (which drop) and of 2.
+(c) Growth with E and N, of dropless and of the formulation with a dispatch mask [N, E, C] (GShard's einsum).
+
+Forward, and forward with gradients, in turns in one process.
+"""
+
+import argparse
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from benchmarks.pairs import paired, show
+from jaxgen.moe import dispatch, gates, layer
+
+
+def sides(experts: int, tokens: int, k: int, width: int, hidden: int, factor: float) -> Any:
+    """(layer, experts alone, einsum with a mask): functions of nothing, forward and with gradients."""
+    model = layer.MoE(experts, width, hidden, capacity_factor=factor, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), (tokens, width))
+    rows = jax.random.normal(jax.random.key(1), (experts, tokens * k // experts, width))
+    route = layer.Route(lambda logits, _: gates.top_k(logits, k, normalise=True))
+
+    def whole(model: Any, x: Any) -> Any:
+        return model(x, route)[0]
+
+    def alone(model: Any, rows: Any) -> Any:
+        return model.experts.on_buffers(rows)
+
+    def masked(model: Any, x: Any) -> Any:
+        routing = route.gate(model.router(x), None)
+        slots = dispatch.capacity_of(tokens, experts, k, factor or 1.25)
+        member = jax.nn.one_hot(routing.expert_ids.T.reshape(-1), experts, dtype=jnp.int32)
+        place = ((jnp.cumsum(member, 0) - 1) * member).sum(-1)
+        seat = jax.nn.one_hot(place, slots) * (place < slots)[:, None]
+        mask = (member[:, :, None] * seat[:, None]).reshape(k, tokens, experts, slots)
+        combine = jnp.einsum("knec,nk->nec", mask, routing.weights)
+        buffers = jnp.einsum("knec,nd->ecd", mask, x)
+        return jnp.einsum("nec,ecd->nd", combine, model.experts.on_buffers(buffers))
+
+    out = []
+    for f, argument in ((whole, x), (alone, rows), (masked, x)):
+        forward = jax.jit(f)
+        both = jax.jit(jax.grad(lambda m, a, f=f: (f(m, a) ** 2).sum(), (0, 1)))
+        for run in (forward, both):
+            out.append(lambda run=run, a=argument: jax.block_until_ready(run(model, a)))
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args()
+    compare = functools.partial(paired, rounds=args.rounds, inner=1)
+    kinds = ("forward", "with gradients")
+    print("(a) experts alone / layer: d 512, hidden 2,048, E 16, k 2, N 4,096")
+    dropless = sides(16, 4096, 2, 512, 2048, 0.0)
+    for i, kind in enumerate(kinds):
+        show(kind, *compare(dropless[i], dropless[2 + i]), other="experts alone")
+    print("(b) buffers / dropless")
+    for factor in (1.25, 2.0):
+        buffers = sides(16, 4096, 2, 512, 2048, factor)
+        for i, kind in enumerate(kinds):
+            show(f"factor {factor}, {kind}", *compare(dropless[i], buffers[i]), other="buffers")
+    print("(c) mask [N, E, C] / dropless: d 128, hidden 256, k 2, forward")
+    for experts, tokens in ((8, 1024), (16, 1024), (64, 1024), (16, 2048), (16, 4096)):
+        made = sides(experts, tokens, 2, 128, 256, 0.0)
+        show(f"E {experts}, N {tokens}", *compare(made[0], made[4]), other="mask")
+
+
+if __name__ == "__main__":
+    main()
