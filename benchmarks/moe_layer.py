@@ -17,8 +17,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from pairs import paired, show
 
-from benchmarks.pairs import paired, show
 from jaxgen.moe import dispatch, gates, layer
 
 

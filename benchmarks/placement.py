@@ -2,7 +2,8 @@
 
     python benchmarks/placement.py
 
-64 experts, 256 slots on 32 devices of 8 and on 64 of 4; tokens by Zipf's law with exponents from 0.5 to 1.5.
+64 experts, 256 slots on 32 devices of 8 and on 64 of 4; tokens by Zipf's law with exponents from 0.5 to 1.5,
+and recorded from a router in training (`jaxgen.moe.traffic.recorded`).
 Plans start from the static placement. The bound is what no placement with evenly split experts can pass
 (`jaxgen.moe.placement.bound`).
 """
@@ -14,6 +15,7 @@ import time
 import numpy as np
 
 from jaxgen.moe import cost, placement
+from jaxgen.moe import traffic as traffic_lib
 
 EXPERTS, TOKENS = 64, 262_144
 
@@ -24,14 +26,12 @@ def traffic(exponent: float, rng: np.random.Generator) -> np.ndarray:
     return rng.multinomial(TOKENS, weight / weight.sum())
 
 
-def compare(devices: int, slots: int, exponent: float, cases: int) -> list[float]:
+def compare(devices: int, slots: int, name: str, cases: list[np.ndarray]) -> list[float]:
     """Prints a line; returns excess over the bound of each case."""
-    rng = np.random.default_rng(0)
     start = placement.initial(EXPERTS, devices, slots)
     ratios: dict[str, list[float]] = {"bound": [], "plan": [], "packed": [], "static": []}
     times, excess = [], []
-    for _ in range(cases):
-        tokens = traffic(exponent, rng)
+    for tokens in cases:
         begin = time.perf_counter()
         new = placement.plan(start, tokens)
         times.append((time.perf_counter() - begin) * 1e3)
@@ -40,13 +40,13 @@ def compare(devices: int, slots: int, exponent: float, cases: int) -> list[float
             "packed": placement.packed(tokens, devices, slots),
             "static": start,
         }
-        for name, where in found.items():
-            ratios[name].append(cost.balance_ratio(where, tokens))
+        for kind, where in found.items():
+            ratios[kind].append(cost.balance_ratio(where, tokens))
         ratios["bound"].append(placement.bound(tokens, devices, slots))
         excess.append(ratios["plan"][-1] / ratios["bound"][-1] - 1)
-    mid = {name: f"{statistics.median(r):.3f}" for name, r in ratios.items()}
+    mid = {kind: f"{statistics.median(r):.3f}" for kind, r in ratios.items()}
     print(
-        f"{devices} x {slots}, Zipf {exponent}: bound {mid['bound']}, plan {mid['plan']} (over the bound: "
+        f"{devices} x {slots}, {name}: bound {mid['bound']}, plan {mid['plan']} (over the bound: "
         f"median {statistics.median(excess):.1%}, worst {max(excess):.1%}), EPLB-like {mid['packed']}, "
         f"static {mid['static']}; planning {statistics.median(times):.2f} ms (max {max(times):.2f})",
         flush=True,
@@ -61,7 +61,11 @@ def main() -> None:
     excess = []
     for devices, slots in ((32, 8), (64, 4)):
         for exponent in (0.5, 0.75, 1.0, 1.25, 1.5):
-            excess += compare(devices, slots, exponent, args.cases)
+            rng = np.random.default_rng(0)
+            cases = [traffic(exponent, rng) for _ in range(args.cases)]
+            excess += compare(devices, slots, f"Zipf {exponent}", cases)
+        seen = traffic_lib.scaled(traffic_lib.recorded(), TOKENS)
+        excess += compare(devices, slots, "recorded", [c for step in seen for c in step])
     print(f"over the bound, all: median {statistics.median(excess):.1%}, worst {max(excess):.1%}")
 
 

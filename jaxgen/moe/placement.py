@@ -13,6 +13,7 @@ saves gradient synchronisation. It works on the host, on counts; see `jaxgen.moe
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Int
@@ -21,6 +22,10 @@ from jaxgen.moe import cost as cost_lib
 from jaxgen.moe.cost import Costs, Slots
 
 Slot = tuple[int, int]
+
+# What `plan` does where replicas as light as can be do not make devices even: at most so many rounds, until
+# the balance ratio is so low.
+_ROUNDS, _EVEN = 8, 1.01
 
 
 def initial(experts: int, devices: int, slots: int) -> Slots:
@@ -96,13 +101,22 @@ class Policy:
 def schedule(
     slots: Slots, tokens: Int[np.ndarray, " E"], costs: Costs, policy: Policy | None = None
 ) -> Slots:
-    """The placement for the next steps: a new one if it pays off, else the one there is."""
+    """The placement for the next steps: of the placements on the way to `plan`'s, and the one there is, the
+    one with the least time of `horizon` steps and of the change.
+
+    The first primitives relieve the most loaded experts, so a few of them are often worth more than all.
+    """
     policy = Policy() if policy is None else policy
     if cost_lib.balance_ratio(slots, tokens) <= policy.threshold:
         return slots
-    new = plan(slots, tokens, slack=policy.slack)
-    saved = costs.step(slots, tokens) - costs.step(new, tokens)
-    return new if saved * policy.horizon > costs.moving(slots, new) else slots
+    way = path(slots, tokens, slack=policy.slack)
+    # So many primitives: 1, 2, 4, ... and all.
+    some = [way[2**i - 1] for i in range(len(way).bit_length()) if 2**i <= len(way)]
+
+    def seconds(new: Slots) -> float:
+        return policy.horizon * costs.step(new, tokens) + costs.moving(slots, new)
+
+    return min([slots, *some, *way[-1:]], key=seconds)
 
 
 def plan(slots: Slots, tokens: Int[np.ndarray, " E"], *, slack: float = 0.005) -> Slots:
@@ -115,12 +129,32 @@ def plan(slots: Slots, tokens: Int[np.ndarray, " E"], *, slack: float = 0.005) -
     Raises:
       ValueError: as `check`.
     """
+    return [slots, *path(slots, tokens, slack=slack)][-1].copy()
+
+
+def path(slots: Slots, tokens: Int[np.ndarray, " E"], *, slack: float = 0.005) -> list[Slots]:
+    """The placements after each primitive on the way to `plan`'s, that one last; empty if none helps."""
     check(slots, len(tokens))
-    new = slots.copy()
-    _resize(new, tokens)
-    _level(new, tokens)
-    _gather(new, tokens, slack)
-    return new
+    new, way = slots.copy(), []
+
+    def follow(changes: Iterator[None]) -> None:
+        way.extend(new.copy() for _ in changes)
+
+    follow(_resize(new, tokens))
+    follow(_level(new, tokens))
+    for _ in range(_ROUNDS):
+        ratio = cost_lib.balance_ratio(new, tokens)
+        if ratio <= _EVEN:
+            break
+        kept, length = new.copy(), len(way)
+        follow(_even_out(new, tokens))
+        follow(_level(new, tokens))
+        if cost_lib.balance_ratio(new, tokens) >= ratio:
+            new[:] = kept
+            del way[length:]
+            break
+    follow(_gather(new, tokens, slack))
+    return way
 
 
 def packed(tokens: Int[np.ndarray, " E"], devices: int, slots: int) -> Slots:
@@ -164,8 +198,8 @@ def _replicas(tokens: Int[np.ndarray, " E"], devices: int, slots: int) -> Int[np
     return replicas
 
 
-def _resize(slots: Slots, tokens: Int[np.ndarray, " E"]) -> None:
-    """Expand and Shrink, in place: from the least to the most loaded slot while that lowers the latter."""
+def _resize(slots: Slots, tokens: Int[np.ndarray, " E"]) -> Iterator[None]:
+    """Expand and Shrink, in place, one at a time: from the least to the most loaded slot, while it falls."""
     replicas = np.bincount(slots.ravel(), minlength=len(tokens)).astype(float)
     load = tokens.astype(float)
     while True:
@@ -182,10 +216,11 @@ def _resize(slots: Slots, tokens: Int[np.ndarray, " E"]) -> None:
         devices, places = np.nonzero(slots == source)
         free = int((load / replicas)[slots].sum(1)[devices].argmin())
         slots[devices[free], places[free]] = to
+        yield
 
 
-def _level(slots: Slots, tokens: Int[np.ndarray, " E"]) -> None:
-    """Migrate, in place: swaps of the most loaded device with any other while its load falls."""
+def _level(slots: Slots, tokens: Int[np.ndarray, " E"]) -> Iterator[None]:
+    """Migrate, in place, one at a time: swaps of the most loaded device with any other while its load falls."""
     weight = cost_lib.slot_loads(slots, tokens)
     loads = weight.sum(1)
     while True:
@@ -199,41 +234,87 @@ def _level(slots: Slots, tokens: Int[np.ndarray, " E"]) -> None:
         loads[g], loads[h] = loads[g] - gain[a, h, b], loads[h] + gain[a, h, b]
         for grid in (slots, weight):
             grid[g, a], grid[h, b] = grid[h, b], grid[g, a]
+        yield
 
 
-def _gather(slots: Slots, tokens: Int[np.ndarray, " E"], slack: float) -> None:
-    """Migrate, in place: swaps that leave an expert on fewer devices, within the slack of load."""
-    weight = cost_lib.slot_loads(slots, tokens)
-    loads = weight.sum(1)
-    limit = loads.max() * (1 + slack)
-    count = np.zeros((len(slots), len(tokens)), int)  # replicas of each expert on each device
+def _even_out(slots: Slots, tokens: Int[np.ndarray, " E"]) -> Iterator[None]:
+    """Expand and Shrink, in place, one at a time: whatever most lowers the sum of squared loads.
+
+    Devices with slots of unpopular experts need heavier replicas in the others than devices without. An
+    expert of the most loaded device gets a replica in place of any other expert's, whose others get heavier.
+    """
+    experts, per_device = len(tokens), slots.shape[1]
+    load = tokens.astype(float)
+    count = np.zeros((len(slots), experts))
     np.add.at(count, (np.arange(len(slots))[:, None], slots), 1)
-    lonely = [(g, s) for g, s in zip(*np.nonzero(_alone(slots, count)), strict=True)]
+    device = np.repeat(np.arange(len(slots)), per_device)
+    for _ in range(slots.size):
+        replicas = count.sum(0)
+        weight = load / replicas
+        loads = count @ weight
+        x = slots.ravel()
+        y = np.unique(slots[loads.argmax()])[:, None]
+        more = (load / np.maximum(replicas - 1, 1) - weight)[x]
+        less = (weight - load / (replicas + 1))[y]
+        inner, squares = count.T @ loads, count.T @ count
+        change = 2 * (more * inner[x] - less * inner[y])
+        change += (
+            more**2 * squares[x, x] + less**2 * squares[y, y] - 2 * more * less * squares[x, y]
+        )
+        here = weight[y] - less - weight[x] - more  # what the slot itself gains
+        at = loads[device] + more * count[device, x] - less * count[device, y]
+        change += here * (2 * at + here)
+        change = np.where((x == y) | (replicas[x] == 1), np.inf, change)
+        i, s = np.unravel_index(int(change.argmin()), change.shape)
+        if not change[i, s] < -1e-9 * (loads @ loads):
+            return
+        g, old, new = device[s], x[s], y[i, 0]
+        count[g, old] -= 1
+        count[g, new] += 1
+        slots[g, s % per_device] = new
+        yield
+
+
+def _gather(slots: Slots, tokens: Int[np.ndarray, " E"], slack: float) -> Iterator[None]:
+    """Migrate, in place, one at a time: swaps that leave an expert on fewer devices, within the slack of load."""
+    sizes = cost_lib.slot_loads(slots, tokens)
+    limit = sizes.sum(1).max() * (1 + slack)
+    counts = np.zeros((len(slots), len(tokens)), int)  # replicas of each expert on each device
+    np.add.at(counts, (np.arange(len(slots))[:, None], slots), 1)
+    lonely = np.argwhere(_alone(slots, counts)).tolist()
+    # Lists: what follows looks at a few numbers at a time, where numpy's calls take longest.
+    grid, weight, count = slots.tolist(), sizes.tolist(), counts.tolist()
+    loads = sizes.sum(1).tolist()
     for g, s in lonely:
-        e = slots[g, s]
-        if count[g, e] != 1:
+        e = grid[g][s]
+        if count[g][e] != 1:
             continue
-        others = np.flatnonzero(count[:, e])
-        for h in others[others != g]:
-            # Give e to h; g gets the slot of h whose expert has no second replica to part from.
-            gain = weight[g, s] - weight[h]
-            fits = (loads[g] - gain <= limit) & (loads[h] + gain <= limit) & (slots[h] != e)
-            # How many more (fewer) device-expert pairs the swap leaves.
-            x = slots[h]
-            change = (count[g, x] == 0).astype(int) - (count[h, x] == 1) - 1
-            change = np.where(fits, change, 1)
-            b = int(change.argmin())
-            if change[b] >= 0:
+        # Give e to a device h that has it; g gets the slot of h after which fewest devices hold either.
+        best, where = 0, None
+        for h, row in enumerate(count):
+            if h == g or not row[e]:
                 continue
-            y = x[b]
-            count[g, e] -= 1
-            count[h, e] += 1
-            count[h, y] -= 1
-            count[g, y] += 1
-            loads[g], loads[h] = loads[g] - gain[b], loads[h] + gain[b]
-            for grid in (slots, weight):
-                grid[g, s], grid[h, b] = grid[h, b], grid[g, s]
-            break
+            for b, x in enumerate(grid[h]):
+                gain = weight[g][s] - weight[h][b]
+                if x == e or loads[g] - gain > limit or loads[h] + gain > limit:
+                    continue
+                change = (count[g][x] == 0) - (row[x] == 1) - 1
+                if change < best:
+                    best, where = change, (h, b, x, gain)
+            if where is not None:
+                break
+        if where is None:
+            continue
+        h, b, x, gain = where
+        count[g][e] -= 1
+        count[h][e] += 1
+        count[h][x] -= 1
+        count[g][x] += 1
+        loads[g], loads[h] = loads[g] - gain, loads[h] + gain
+        for table in (grid, weight):
+            table[g][s], table[h][b] = table[h][b], table[g][s]
+        slots[g, s], slots[h, b] = x, e
+        yield
 
 
 def _alone(slots: Slots, count: np.ndarray) -> np.ndarray:
