@@ -322,6 +322,16 @@ def compile_moe(config: Config, _: pathlib.Path) -> None:
         lambda mesh: system(config, config.data.vocab_size, "switch", "switch", mesh=mesh),
         {"tokens": jax.ShapeDtypeStruct(shape, jnp.int32)},
     )
+    m, experts = config.model, max(config.mesh.expert, 1)
+    chips = len(mesh_lib.topology_devices(config.mesh.topology)) // max(config.mesh.model, 1)
+    pairs = config.train.batch_size * config.data.context // chips
+    # There and back; forward, again where blocks are recomputed, and backward.
+    size = pairs * m.width * jnp.dtype(m.dtype).itemsize * (3 if m.remat else 2)
+    size *= m.depth // m.expert_every
+    print(
+        f"exchange of rows by formula: buffers of {size * ((m.room or experts) + 1) / 2**20:,.1f} MiB per "
+        f"chip; evenly routed, {2 * size * (experts - 1) / experts / 2**20:,.1f} MiB travel"
+    )
 
 
 if __name__ == "__main__":

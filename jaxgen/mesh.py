@@ -153,17 +153,19 @@ def collectives(hlo: str) -> dict[str, dict[str, int]]:
     What stands in the body of a loop counts as often as the loop turns, where XLA knows that.
     """
     found: dict[str, list[tuple[str, int]]] = {}  # computation -> (kind, bytes) of its collectives
-    loops: dict[str, tuple[str, int]] = {}  # body -> (computation that holds the loop, turns)
+    callers: dict[str, tuple[str, str]] = {}  # computation -> (the one that calls it, that line)
+    limits: dict[str, list[int]] = {}  # integer constants of each computation
     pattern = re.compile(r" = (.+?) (" + "|".join(COLLECTIVES) + r")(-start)?\(")
     current = ""
     for line in hlo.splitlines():
         head = re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line)
         if head:
             current = head.group(1)
-        body = re.search(r" while\(.*body=%?([\w.\-]+)", line)
-        if body:
-            turns = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
-            loops[body.group(1)] = current, int(turns.group(1)) if turns else 1
+        for called in re.findall(r"(?:body|calls|to_apply)=%?([\w.\-]+)", line):
+            callers[called] = current, line
+        limits.setdefault(current, []).extend(
+            int(n) for n in re.findall(r"= s32\[\]\S* constant\((\d+)\)", line)
+        )
         match = pattern.search(line)
         if not match:
             continue
@@ -178,9 +180,19 @@ def collectives(hlo: str) -> dict[str, dict[str, int]]:
         found.setdefault(current, []).append((match.group(2), size))
 
     def turns_of(computation: str) -> int:
-        if computation not in loops:
+        if computation not in callers:
             return 1
-        outer, turns = loops[computation]
+        outer, line = callers[computation]
+        turns = 1
+        if " while(" in line:
+            known = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+            condition = re.search(r"condition=%?([\w.\-]+)", line)
+            # TPU programs do not say; their conditions compare a counter from 0 with one constant.
+            bounds = limits.get(condition.group(1), []) if condition else []
+            if known:
+                turns = int(known.group(1))
+            elif len(bounds) == 1:
+                turns = bounds[0]
         return turns * turns_of(outer)
 
     totals: dict[str, dict[str, int]] = {}
@@ -197,7 +209,8 @@ def matmul_flops(function: Callable[..., Any], *args: Any) -> float:
     """FLOPs of the matrix products and convolutions of one call, before it is split over devices.
 
     Read off the jaxpr, with a scan's body counted as often as it runs (XLA's own count takes it
-    once); a while loop's body, whose number of turns nobody knows, counts once.
+    once); a while loop's body, whose number of turns nobody knows, counts once, and of a conditional's
+    branches the costliest. Ragged products count all their rows, those of no group too.
     """
 
     def count(jaxpr: Any) -> float:
@@ -207,11 +220,21 @@ def matmul_flops(function: Callable[..., Any], *args: Any) -> float:
                 (contract, _), _ = eqn.params["dimension_numbers"]
                 shape = eqn.invars[0].aval.shape
                 total += 2.0 * eqn.outvars[0].aval.size * np.prod([shape[i] for i in contract])
+            elif eqn.primitive.name == "ragged_dot_general":
+                dims = eqn.params["ragged_dot_dimension_numbers"]
+                (contract, _), _ = dims.dot_dimension_numbers
+                lhs, out = eqn.invars[0].aval, eqn.outvars[0].aval
+                each = 2.0 * out.size * np.prod([lhs.shape[i] for i in contract])
+                # Where rows of all groups are contracted, each group sees its own alone.
+                total += each / (out.shape[0] if out.ndim > lhs.ndim else 1)
             elif eqn.primitive.name == "conv_general_dilated":
                 kernel = eqn.invars[1].aval
                 out_dim = eqn.params["dimension_numbers"].rhs_spec[0]
                 total += 2.0 * eqn.outvars[0].aval.size * kernel.size / kernel.shape[out_dim]
             times = 1
+            if eqn.primitive.name == "cond":
+                total += max(map(count, jaxprs_in_params(eqn.params)))
+                continue
             if eqn.primitive.name == "scan":
                 times = eqn.params["length"]
             elif eqn.primitive.name == "shard_map":  # its body is what each device does

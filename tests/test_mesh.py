@@ -111,6 +111,38 @@ ENTRY %main (a: f32[8]) -> f32[8] {
     }
 
 
+def test_loops_without_a_known_count_and_collectives_that_run_beside():
+    """As TPU programs are written: the bound stands in the condition, the collective in a call."""
+    hlo = """
+%cond.2 (p: s32[]) -> pred[] {
+  %constant.7 = s32[]{:T(128)} constant(6)
+  ROOT %lt = pred[] compare(%p, %constant.7), direction=LT
+}
+%async.3 (p: bf16[4,8]) -> bf16[6,8] {
+  ROOT %r = bf16[6,8]{1,0} ragged-all-to-all(%p), channel_id=1
+}
+%body.4 (p: s32[]) -> s32[] {
+  %start = (bf16[4,8], bf16[6,8]) async-start(%p), calls=%async.3
+}
+ENTRY %main (a: s32[]) -> s32[] {
+  %w = s32[] while(%a), condition=%cond.2, body=%body.4
+}
+"""
+    assert mesh_lib.collectives(hlo) == {"ragged-all-to-all": {"count": 6, "bytes": 6 * 96}}
+
+
+def test_flops_of_ragged_products_and_of_a_branch():
+    x, w, sizes = jnp.zeros((10, 4)), jnp.zeros((3, 4, 5)), jnp.array([2, 3, 5])
+    assert mesh_lib.matmul_flops(jax.lax.ragged_dot, x, w, sizes) == 2 * 10 * 4 * 5
+    gradients = jax.grad(lambda x, w: jax.lax.ragged_dot(x, w, sizes).sum(), (0, 1))
+    assert mesh_lib.matmul_flops(gradients, x, w) == 3 * 2 * 10 * 4 * 5
+
+    def either(a, b):
+        return jax.lax.cond(a.sum() > 0, lambda: a @ b, lambda: a[:, :1] @ b[:1])
+
+    assert mesh_lib.matmul_flops(either, jnp.zeros((2, 3)), jnp.zeros((3, 4))) == 2 * 2 * 3 * 4
+
+
 def test_flops_inside_shard_map_are_those_of_all_devices():
     mesh = mesh_lib.make_mesh({"data": 8})
     split = jax.shard_map(
