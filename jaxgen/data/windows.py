@@ -32,15 +32,15 @@ def load(
     Raises:
       ConfigError: an unknown source, a missing or unreadable file, or too few lines to split.
     """
-    shares = {"valid_fraction": valid_fraction, "test_fraction": test_fraction}
     if source not in SOURCES:
         raise ConfigError("data.source", source, "one of " + ", ".join(SOURCES))
     if source == "english":
-        return {name: part.text for name, part in text.load(source, **shares).items()}
+        parts = text.load(source, valid_fraction=valid_fraction, test_fraction=test_fraction)
+        return {name: part.text for name, part in parts.items()}
     if not files:
         raise ConfigError("data.files", tuple(files), "at least one file name")
     lines = text.read_files(pathlib.Path(path), files).text
-    valid, test = (int(len(lines) * share) for share in shares.values())
+    valid, test = (int(len(lines) * share) for share in (valid_fraction, test_fraction))
     cut = len(lines) - valid - test
     if min(cut, valid, test) < 1:
         raise ConfigError("data.files", tuple(files), "more lines: each part needs one")

@@ -135,7 +135,8 @@ def plan(slots: Slots, tokens: Int[np.ndarray, " E"], *, slack: float = 0.005) -
 def path(slots: Slots, tokens: Int[np.ndarray, " E"], *, slack: float = 0.005) -> list[Slots]:
     """The placements after each primitive on the way to `plan`'s, that one last; empty if none helps."""
     check(slots, len(tokens))
-    new, way = slots.copy(), []
+    new = slots.copy()
+    way: list[Slots] = []
 
     def follow(changes: Iterator[None]) -> None:
         way.extend(new.copy() for _ in changes)

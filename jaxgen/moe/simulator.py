@@ -204,7 +204,8 @@ class Timeline:
         free = [0.0] * self._resources
         events = [(0.0, n) for n, task in enumerate(self._tasks) if not task.waits]
         heapq.heapify(events)
-        waits, ready, last, done = [t.waits for t in self._tasks], {}, 0.0, 0
+        ready: dict[int, float] = {}
+        waits, last, done = [t.waits for t in self._tasks], 0.0, 0
         running: set[int] = set()
         while events:
             now, n = heapq.heappop(events)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from configs.moe import dts, dts_shakespeare, flexmoe, flexmoe_images, gpt_moe_1_5b
+from configs.moe import dts, dts_shakespeare, dts_yelp, flexmoe, flexmoe_images, gpt_moe_1_5b
 from experiments import dts_gate, moe_language
 from experiments import flexmoe as flexmoe_study
 from jaxgen.errors import ConfigError
@@ -58,7 +58,7 @@ def configured(module, *changes):
 
 
 def test_shipped_configs_are_valid():
-    for module in (dts, dts_shakespeare, gpt_moe_1_5b):
+    for module in (dts, dts_shakespeare, dts_yelp, gpt_moe_1_5b):
         dts_gate.validate(module.get_config())
     for module in (flexmoe, flexmoe_images):
         config = module.get_config()
