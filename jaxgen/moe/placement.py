@@ -154,6 +154,9 @@ def path(slots: Slots, tokens: Int[np.ndarray, " E"], *, slack: float = 0.005) -
             new[:] = kept
             del way[length:]
             break
+    if cost_lib.balance_ratio(new, tokens) > cost_lib.balance_ratio(slots, tokens):
+        new[:] = slots
+        way.clear()
     follow(_gather(new, tokens, slack))
     return way
 
