@@ -28,7 +28,7 @@ from jaxgen import launch
 from jaxgen.config import Config
 from jaxgen.data import images
 from jaxgen.errors import ConfigError
-from jaxgen.moe import gates, moving, placement, policies, simulator
+from jaxgen.moe import gates, moving, placement, policies, simulator, traffic
 from jaxgen.moe.layer import Load, Route
 from jaxgen.nn import transformer, vit
 from jaxgen.train.state import TrainState
@@ -212,6 +212,7 @@ class Placer:
         c, self.policy = study.config, policy
         self.devices = study.mesh.shape["expert"]
         self.rules = rules_of(c)
+        self.total = c.placement.tokens * self.devices * c.model.k
         self.path = study.workdir / "traffic" / f"{run}.npz"
         self.save_every, self.steps = c.train.save_every, c.train.steps
         self.counts: list[np.ndarray] = []
@@ -231,7 +232,9 @@ class Placer:
         if seen is not None and step > 1:
             self.counts.append(seen)
             self.placements.append(self.slots.copy())
-            new = policies.following(self.policy, step, self.slots, self.counts, self.rules)
+            # Whether a change pays off is asked for the machine and the batch that are modelled.
+            recent = traffic.scaled(np.stack(self.counts[-self.rules.every :]), self.total)
+            new = policies.following(self.policy, step, self.slots, list(recent), self.rules)
             if not np.array_equal(new, self.slots):
                 state = self._apply(state, new)
         if step % self.save_every == 0 or step == self.steps:
