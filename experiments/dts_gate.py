@@ -197,10 +197,8 @@ def from_dense(config: Config, dense: Any, model: Any) -> Any:
 
 def tester(config: Config, method: str, part: Any, segment: Segment | None) -> Any:
     """(model, step) -> scalars on windows of a part, without noise."""
-    rows = part[: len(part) // config.train.batch_size * config.train.batch_size]
-    rows = part if not len(rows) else rows
-    size = min(config.train.batch_size, len(rows))
-    batches = rows[: len(rows) // size * size].reshape(-1, size, rows.shape[1])
+    size = min(config.train.batch_size, len(part))
+    batches = part[: len(part) // size * size].reshape(-1, size, part.shape[1])
 
     @jax.jit
     def run(model: Any, at: Any) -> Any:
@@ -304,14 +302,8 @@ def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
         print(f"report: {moe_report.write_dts(study, corpus, rows, seconds, segments(config))}")
 
 
-def train(config: Config, workdir: pathlib.Path) -> None:
-    """Trains and tests whatever is not finished."""
-    run(config, workdir, may_train=True)
-
-
-def evaluate_again(config: Config, workdir: pathlib.Path) -> None:
-    """Tests every model again, from its checkpoint."""
-    run(config, workdir, may_train=False)
+train = functools.partial(run, may_train=True)
+evaluate_again = functools.partial(run, may_train=False)
 
 
 def compile_moe(config: Config, _: pathlib.Path) -> None:

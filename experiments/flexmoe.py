@@ -229,9 +229,10 @@ class Placer:
         last = jnp.copy(state.extra["counts"][1])
         seen = np.asarray(self.pending) if self.pending is not None else None
         self.pending = last
-        if seen is not None and step > 1:
+        if seen is not None:
             self.counts.append(seen)
-            self.placements.append(self.slots.copy())
+            self.placements.append(self.slots)
+        if seen is not None and self.policy in policies.SPARE:
             # Whether a change pays off is asked for the machine and the batch that are modelled.
             recent = traffic.scaled(np.stack(self.counts[-self.rules.every :]), self.total)
             new = policies.following(self.policy, step, self.slots, list(recent), self.rules)

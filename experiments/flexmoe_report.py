@@ -1,6 +1,5 @@
 """Tables and pictures of the FlexMoE study: loads, placements, balance, modelled step time."""
 
-import dataclasses
 import pathlib
 from typing import Any
 
@@ -143,17 +142,21 @@ def measure(
         out["balance"].append(float(np.mean(ratios)))
         bounds = [placement.bound(c, devices, slots) for c in row]
         out["bound"].append(float(np.mean(bounds)))
-        works = []
+        works, old = [], places[max(t - 1, 0)]
         for layer, c in enumerate(row):
             # FasterMoE fetches shadows in every step, as many as pay off; slots are our stand-in.
-            here = static if policy == "shadowing" else where[layer]
-            one = policies.work(
-                policy, here, c, shape, device, capacity_factor=config.capacity_factor
+            here, before = (where[layer], old[layer]) if policy != "shadowing" else (static, static)
+            works.append(
+                policies.work(
+                    policy,
+                    here,
+                    c,
+                    shape,
+                    device,
+                    capacity_factor=config.capacity_factor,
+                    before=before,
+                )
             )
-            if policy in ("eplb", "flexmoe") and t:
-                moved = simulator.moving(places[t - 1][layer], where[layer], shape)
-                one = dataclasses.replace(one, moving=moved) if moved.any() else one
-            works.append(one)
         out["seconds"].append(simulator.step_seconds(works, shape, device))
         out["ideal"].append(simulator.ideal(row, devices, shape, device))
     return {k: np.array(v) for k, v in out.items()}

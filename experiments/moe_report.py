@@ -65,7 +65,7 @@ def write_dts(
                 }
             )
         tests = [r["test_perplexity"] for r in results if r["system"] == method]
-        cells = [f"{sum(map(bool, [r['to_target'] for r in results if r['system'] == method]))}"]
+        cells = [str(len(reached))]
         for i, scale in enumerate((1.0, 1e-12, 1.0)):
             values = [r[i] * scale for r in reached]
             cells.append(report.format_value(*report.mean_and_spread(values)) if values else "-")

@@ -91,13 +91,15 @@ class Study:
         batch_size: int | None = None,
         judging: bool = False,
         until: int | None = None,
-        **options: Any,
+        eval_every: int = 0,
+        **hooks: Any,
     ) -> Any:
         """Trains (or finishes, or just restores) a run; returns its EMA weights on the host.
 
         Args:
           until: stop at this step of the schedule; a later call under another loss goes on from there.
-          options: `evaluate`, `eval_every` and `adapt` of `loop.fit`.
+          eval_every: see `loop.Options`.
+          hooks: `evaluate` and `adapt` of `loop.fit`.
           judging: the run belongs to an evaluation, so it is trained even where `may_train` is False.
         """
         t = self.config.train
@@ -117,7 +119,7 @@ class Study:
             jax.random.key(seed),
             loop.Options(
                 steps=last,
-                eval_every=options.pop("eval_every", 0),
+                eval_every=eval_every,
                 save_every=t.save_every,
                 log_every=t.log_every,
                 keep=t.keep,
@@ -130,7 +132,7 @@ class Study:
             mesh=self.mesh,
             extra=system.extra,
             pretrained=system.pretrained,
-            **options,
+            **hooks,
         )
         return mesh_lib.to_host(final.model if final.ema is None else final.ema)
 

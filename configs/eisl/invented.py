@@ -1,18 +1,11 @@
 """EISL on an invented language that the project's grammar speaks: runs anywhere, minutes on two cores."""
 
-from configs.eddpm import digits
+from configs import common
 from jaxgen.config import Config
 
 
 def get_config() -> Config:
-    base = digits.get_config()
-    config = Config()
-    config.seed, config.seeds, config.mesh, config.train = (
-        base.seed,
-        base.seeds,
-        base.mesh,
-        base.train,
-    )
+    config = common.get_config()
     config.data = Config()
     config.data.source = "grammar"  # grammar, files
     config.data.path = ""

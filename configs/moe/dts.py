@@ -1,18 +1,11 @@
 """DTS-Gate on the standard library's documentation: runs anywhere, minutes on two cores."""
 
-from configs.eddpm import digits
+from configs import common
 from jaxgen.config import Config
 
 
 def get_config() -> Config:
-    base = digits.get_config()
-    config = Config()
-    config.seed, config.seeds, config.mesh, config.train = (
-        base.seed,
-        base.seeds,
-        base.mesh,
-        base.train,
-    )
+    config = common.get_config()
     config.methods = ("dts", "switch", "gshard", "hash", "dense")
 
     config.data = Config()

@@ -12,7 +12,7 @@ All in seconds; G devices, each with its own full-duplex link.
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 Slots = Int[np.ndarray, "G S"]
 
@@ -68,18 +68,31 @@ class Costs:
         return changed * self.state_bytes / self.bandwidth + (self.latency if changed else 0.0)
 
     def _sync(self, slots: Slots, experts: int) -> float:
-        there = holds(slots, experts)
-        spread = there.sum(0)  # devices of each expert
-        share = np.where(spread > 1, 2.0 * (spread - 1) / spread, 0.0)
-        most = float((there * share).sum(1).max())
+        most = float(synced(holds(slots, experts)).max())
         return most * self.expert_bytes / self.bandwidth + (self.latency if most else 0.0)
 
 
-def holds(slots: Slots, experts: int) -> np.ndarray:
-    """[G, E]: whether a device has a replica of an expert."""
-    out = np.zeros((len(slots), experts), bool)
-    out[np.arange(len(slots))[:, None], slots] = True
+def replicas(slots: Slots, experts: int) -> Int[np.ndarray, "G E"]:
+    """How many replicas of each expert a device has."""
+    out = np.zeros((len(slots), experts), int)
+    np.add.at(out, (np.arange(len(slots))[:, None], slots), 1)
     return out
+
+
+def holds(slots: Slots, experts: int) -> Bool[np.ndarray, "G E"]:
+    """Whether a device has a replica of an expert."""
+    return replicas(slots, experts) > 0
+
+
+def synced(there: Bool[np.ndarray, "G E"]) -> Float[np.ndarray, " G"]:
+    """Experts' gradients that each device sends to sum them over replicas, by a ring.
+
+    Args:
+      there: see `holds`.
+    """
+    spread = there.sum(0)  # devices of each expert
+    share = np.where(spread > 1, 2.0 * (spread - 1) / np.maximum(spread, 1), 0.0)
+    return (there * share).sum(1)
 
 
 def slot_loads(slots: Slots, tokens: Int[np.ndarray, " E"]) -> Float[np.ndarray, "G S"]:

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jaxgen.moe import dispatch, gates, parallel
 from jaxgen.moe.gates import Routing
 from jaxgen.moe.grouped import grouped_matmul
+from jaxgen.moe.placement import check_slots
 
 # (router logits [N, E], key or None) -> Routing
 Gate = Callable[[Float[Array, "N E"], Key[Array, ""] | None], Routing]
@@ -139,7 +140,7 @@ class MoE(nnx.Module):
         Raises:
           ValueError: fewer slots than experts.
         """
-        parallel.check_slots(slots or experts, experts, 1)
+        check_slots(slots or experts, experts, 1)
         self.num_experts, self.capacity_factor = experts, capacity_factor
         self.router = nnx.Linear(width, experts, use_bias=False, rngs=rngs)
         self.experts = Experts(experts, width, hidden, slots=slots, rngs=rngs, **options)

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxgen import mesh as mesh_lib
 from jaxgen.moe.gates import Routing
 from jaxgen.moe.grouped import varying_like
+from jaxgen.moe.placement import check_slots
 
 AXIS = "expert"
 
@@ -78,14 +79,6 @@ def expert_parallel(
         in_specs=(tokens, tokens, tokens, tokens, specs, P()),
         out_specs=(tokens, P()),
     )(x, routing.expert_ids, routing.weights, routing.kept, weights, placement)
-
-
-def check_slots(slots: int, experts: int, devices: int) -> None:
-    """Raises ValueError for fewer slots than experts, or slots that do not divide over devices."""
-    if slots < experts:
-        raise ValueError(f"experts is {experts}, allowed: at most {slots}, the slots")
-    if slots % devices:
-        raise ValueError(f"slots is {slots}, allowed: a multiple of {devices}, the devices")
 
 
 def tie(

@@ -34,9 +34,16 @@ def initial(experts: int, devices: int, slots: int) -> Slots:
     Raises:
       ValueError: fewer slots than experts.
     """
-    if experts > devices * slots:
-        raise ValueError(f"experts is {experts}, allowed: at most {devices * slots}, the slots")
+    check_slots(devices * slots, experts, devices)
     return (np.arange(devices * slots) % experts).reshape(devices, slots)
+
+
+def check_slots(slots: int, experts: int, devices: int) -> None:
+    """Raises ValueError for fewer slots than experts, or slots that do not divide over devices."""
+    if slots < experts:
+        raise ValueError(f"experts is {experts}, allowed: at most {slots}, the slots")
+    if slots % devices:
+        raise ValueError(f"slots is {slots}, allowed: a multiple of {devices}, the devices")
 
 
 def check(slots: Slots, experts: int) -> None:
@@ -249,8 +256,7 @@ def _even_out(slots: Slots, tokens: Int[np.ndarray, " E"]) -> Iterator[None]:
     """
     experts, per_device = len(tokens), slots.shape[1]
     load = tokens.astype(float)
-    count = np.zeros((len(slots), experts))
-    np.add.at(count, (np.arange(len(slots))[:, None], slots), 1)
+    count = cost_lib.replicas(slots, experts).astype(float)
     device = np.repeat(np.arange(len(slots)), per_device)
     for _ in range(slots.size):
         replicas = count.sum(0)
@@ -283,8 +289,7 @@ def _gather(slots: Slots, tokens: Int[np.ndarray, " E"], slack: float) -> Iterat
     """Migrate, in place, one at a time: swaps that leave an expert on fewer devices, within the slack of load."""
     sizes = cost_lib.slot_loads(slots, tokens)
     limit = sizes.sum(1).max() * (1 + slack)
-    counts = np.zeros((len(slots), len(tokens)), int)  # replicas of each expert on each device
-    np.add.at(counts, (np.arange(len(slots))[:, None], slots), 1)
+    counts = cost_lib.replicas(slots, len(tokens))
     lonely = np.argwhere(_alone(slots, counts)).tolist()
     # Lists: what follows looks at a few numbers at a time, where numpy's calls take longest.
     grid, weight, count = slots.tolist(), sizes.tolist(), counts.tolist()

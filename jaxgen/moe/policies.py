@@ -94,13 +94,21 @@ def work(
     device: Device,
     *,
     capacity_factor: float = 1.25,
+    before: Slots | None = None,
 ) -> Work:
-    """What one layer of one step asks of the devices, under a policy's placement."""
+    """What one layer of one step asks of the devices, under a policy's placement.
+
+    Args:
+      before: the placement of the step before; what differs has to be moved.
+    """
     if name == "capacity":
         return simulator.of_capacity(slots, tokens, shape, capacity_factor)
     if name == "shadowing":
         return simulator.of_shadows(slots, tokens, shape, device)
-    return simulator.of_placement(slots, tokens, shape)
+    found = simulator.of_placement(slots, tokens, shape)
+    if before is None or np.array_equal(before, slots):
+        return found
+    return dataclasses.replace(found, moving=simulator.moving(before, slots, shape))
 
 
 def replay(
@@ -129,17 +137,16 @@ def replay(
         slots = -(-experts // devices)
     own = "static" if name == "shadowing" else name
     now = np.stack([placement.initial(experts, devices, slots)] * traffic.shape[1])
-    steps, places, moved = [], [], None
+    steps, places, before = [], [], now
     for t, counts in enumerate(traffic):
-        layers = []
-        for layer, row in enumerate(counts):
-            one = work(name, now[layer], row, shape, device, capacity_factor=capacity_factor)
-            if moved is not None and moved[layer].any():
-                one = dataclasses.replace(one, moving=moved[layer])
-            layers.append(one)
-        steps.append(layers)
+        steps.append(
+            [
+                work(name, here, row, shape, device, capacity_factor=capacity_factor, before=old)
+                for here, old, row in zip(now, before, counts, strict=True)
+            ]
+        )
         places.append(now)
-        new = following(own, t + 1, now, list(traffic[:t]), rules) if t else now
-        moved = [simulator.moving(a, b, shape) for a, b in zip(now, new, strict=True)]
-        now = new
+        before = now
+        if t:
+            now = following(own, t + 1, now, list(traffic[:t]), rules)
     return steps, places

@@ -111,15 +111,12 @@ class Work:
 def of_placement(slots: Slots, counts: Num[np.ndarray, " E"], shape: Shape) -> Work:
     """Dropless, an expert's tokens split evenly over its replicas, those of a device to its own first."""
     devices = len(slots)
-    held = np.zeros((devices, len(counts)))
-    np.add.at(held, (np.arange(devices)[:, None], slots), 1)
+    held = cost.replicas(slots, len(counts))
     share = held * (counts / held.sum(0))  # [G, E], rows at each device
-    spread = (held > 0).sum(0)
-    part = np.where(spread > 1, 2.0 * (spread - 1) / spread, 0.0)
     return Work(
         tokens=share.sum(1),
         moved=share.sum(1) - np.minimum(share, counts / devices).sum(1),
-        sync=((held > 0) * part).sum(1) * shape.weights * shape.bytes,
+        sync=cost.synced(held > 0) * shape.weights * shape.bytes,
         fetched=np.zeros(devices),
     )
 
@@ -144,8 +141,6 @@ def of_shadows(slots: Slots, counts: Int[np.ndarray, " E"], shape: Shape, device
     """
     devices, costs = len(slots), shape.costs(device)
     base = of_placement(slots, counts, shape)
-    held = np.zeros((devices, len(counts)))
-    np.add.at(held, (np.arange(devices)[:, None], slots), 1)
     best, shadows = _seconds(base, costs), base
     left = counts.astype(float)
     for n, e in enumerate(np.argsort(-counts), 1):
