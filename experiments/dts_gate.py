@@ -256,7 +256,9 @@ def step_seconds(study: Study, corpus: Corpus, models: dict[str, Any], repeats: 
     Models are trained ones, since a router that has learned sends tokens elsewhere than a fresh one.
     """
     config = study.config
-    tx = step.optimizer(optax.constant_schedule(1e-5), clip=config.train.clip)
+    tx = step.optimizer(
+        optax.constant_schedule(1e-5), kind=config.train.optimizer, clip=config.train.clip
+    )
     batch = mesh_lib.put_batch(
         {"tokens": corpus.parts["train"][: config.train.batch_size]}, study.mesh
     )

@@ -2,8 +2,8 @@
 
     python -m experiments.eisl --config=configs/eisl/invented.py --workdir=runs/eisl
 
-For every kind and level of noise and every seed, a model is trained by cross-entropy on noisy targets;
-from there each loss goes on for the same number of steps. BLEU is that of greedy translations of the
+For every kind and level of noise and every seed, a model is trained by cross-entropy, on targets as noisy
+(`noise.start`) or on clean ones, and from there each loss goes on for the same number of steps on noisy targets. BLEU is that of greedy translations of the
 clean test split, detokenised. Cells that are finished are kept under `results/`, so a launch with more
 levels, kinds or seeds adds to what is there; `--mode=eval` translates again with every trained model.
 `--mode=compile` compiles the train step under EISL for a TPU slice.
@@ -60,6 +60,7 @@ def validate(config: Config) -> None:
             "model.length_weight": _c.NON_NEGATIVE,
             "noise.kinds": (lambda v: v and set(v) <= set(noise.KINDS), f"some of {noise.KINDS}"),
             "noise.levels": (lambda v: v and all(0 <= x <= 1 for x in v), "numbers from 0 to 1"),
+            "noise.start": _c.one_of("noisy", "clean"),
             "losses": (lambda v: set(v) <= set(known), f"some of {known}"),
             "smoothing": _c.FRACTION,
             "eisl.ngram_factor": _c.NON_NEGATIVE,
@@ -92,7 +93,11 @@ def run_cell(
     config = study.config
     arrays = corpus.arrays(kind, level, seed)
     name = "clean" if level == 0 else f"{kind}{level:g}"
-    start = study.fit(translation.system(config, corpus, "ce", f"start-{name}"), seed, arrays)
+    if level == 0 or config.noise.start == "clean":
+        first, begin = corpus.arrays(kind, 0.0, seed), "clean"
+    else:
+        first, begin = arrays, name
+    start = study.fit(translation.system(config, corpus, "ce", f"start-{begin}"), seed, first)
     models = {"start": start}
     for loss in config.losses:
         system = translation.system(config, corpus, loss, f"{loss}-{name}", start, mesh=study.mesh)
@@ -158,11 +163,12 @@ def compile_eisl(config: Config, _: pathlib.Path) -> None:
 def write(study: Study, corpus: translation.Corpus, rows: list[dict[str, Any]]) -> pathlib.Path:
     """The table and the curves of BLEU over level; returns the report's path."""
     config = study.config
+    start = config.noise.start
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in corpus.parts.items())
     body = [
         f"Data: {config.data.source}; {sizes} pairs. Cross-entropy for {config.train.steps:,} steps of "
-        f"batch {config.train.batch_size} on noisy targets, then each loss for "
-        f"{config.finetune.steps:,} more. sacrebleu (13a) of greedy translations of the clean test "
+        f"batch {config.train.batch_size} on {start} targets, then each loss for "
+        f"{config.finetune.steps:,} more on noisy ones. sacrebleu (13a) of greedy translations of the clean test "
         f"split, {config.seeds} seed(s); ± is the standard deviation over seeds.\n"
     ]
     levels = sorted({r["level"] for r in rows})

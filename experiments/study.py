@@ -25,6 +25,7 @@ RULES: dict[str, config_lib.Rule] = {
     "train.steps": _c.at_least(1),
     "train.batch_size": _c.at_least(1),
     "train.learning_rate": _c.POSITIVE,
+    "train.optimizer": _c.one_of(*step.OPTIMIZERS),
     "train.schedule": _c.one_of(*step.SCHEDULES),
     "train.warmup": _c.NON_NEGATIVE,
     "train.final": _c.NON_NEGATIVE,
@@ -114,7 +115,7 @@ class Study:
             name,
             system.build,
             system.loss,
-            step.optimizer(schedule, clip=t.clip, weight_decay=t.weight_decay),
+            step.optimizer(schedule, kind=t.optimizer, clip=t.clip, weight_decay=t.weight_decay),
             pipeline.batches(arrays, batch_size or t.batch_size, seed=seed),
             jax.random.key(seed),
             loop.Options(
@@ -171,7 +172,7 @@ def compile_step(
     mesh = mesh_lib.make_mesh(mesh_shape(config), devices)
     check_batch(config, mesh)
     system, t = make(mesh), config.train
-    tx = step.optimizer(optax.constant_schedule(t.learning_rate), clip=t.clip)
+    tx = step.optimizer(optax.constant_schedule(t.learning_rate), kind=t.optimizer, clip=t.clip)
     init = functools.partial(
         state.create, system.build, tx, use_ema=t.ema_decay > 0, extra=system.extra
     )

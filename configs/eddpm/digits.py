@@ -62,6 +62,7 @@ def get_config() -> Config:
     config.train = Config()
     config.train.steps = 1500
     config.train.batch_size = 64
+    config.train.optimizer = "adamw"  # adamw, adafactor
     config.train.learning_rate = 3e-3
     config.train.schedule = "cosine"  # constant, cosine, rsqrt
     config.train.warmup = 100

@@ -33,6 +33,7 @@ def get_config() -> Config:
     config.noise = Config()
     config.noise.kinds = ("shuffle", "repetition", "blank")
     config.noise.levels = (0.0, 0.3, 0.6)
+    config.noise.start = "noisy"  # noisy: as the cell's targets; clean: one start for all cells
     config.losses = ("ce", "smoothing", "pg", "eisl")
     config.smoothing = 0.1
     config.eisl = Config()

@@ -20,8 +20,11 @@ def get_config() -> Config:
     config.model.depth = 2
     config.noise.levels = (0.0, 0.2, 0.4, 0.6)
     config.noise.kinds = ("shuffle", "repetition", "blank")
-    config.train.steps = 4000
-    config.train.learning_rate = 4e-3
+    config.noise.start = "clean"
+    config.train.steps = 6000
+    config.train.optimizer = "adafactor"
+    config.train.learning_rate = 5e-2  # of Adafactor: relative to the size of each parameter
     config.train.save_every = 1000
-    config.finetune.steps = 400
+    config.finetune.steps = 200
+    config.finetune.learning_rate = 2e-3
     return config

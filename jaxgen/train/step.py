@@ -18,6 +18,7 @@ Loss = Callable[
 ]
 
 SCHEDULES = ("constant", "cosine", "rsqrt")
+OPTIMIZERS = ("adamw", "adafactor")
 
 
 def learning_rate(
@@ -45,14 +46,27 @@ def learning_rate(
 def optimizer(
     schedule: optax.Schedule,
     *,
+    kind: str = "adamw",
     clip: float = 1.0,
     b1: float = 0.9,
     b2: float = 0.99,
     weight_decay: float = 0.0,
 ) -> optax.GradientTransformation:
-    """AdamW behind clipping by global norm; `clip` = 0 turns clipping off."""
-    adam = optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay)
-    return optax.chain(optax.clip_by_global_norm(clip), adam) if clip else adam
+    """AdamW or Adafactor behind clipping by global norm; `clip` = 0 turns clipping off.
+
+    Adafactor (Shazeer & Stern, 2018) steps in proportion to the size of each parameter, which embeddings
+    of unit variance, as T5's, need: AdamW moves them by the rate itself, a small part of their size.
+
+    Raises:
+      ValueError: for an unknown kind.
+    """
+    if kind == "adamw":
+        tx = optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay)
+    elif kind == "adafactor":
+        tx = optax.adafactor(schedule, weight_decay_rate=weight_decay or None)
+    else:
+        raise ValueError(f"optimizer is {kind!r}, allowed: {', '.join(OPTIMIZERS)}")
+    return optax.chain(optax.clip_by_global_norm(clip), tx) if clip else tx
 
 
 def make_step(

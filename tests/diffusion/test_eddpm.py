@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_gaussian import exhaustive_elbo, optimal_denoiser
 
 from jaxgen.diffusion import eddpm, gaussian, schedule
 from jaxgen.nn.conv import gaussian_logprob
+from tests.diffusion.test_gaussian import exhaustive_elbo, optimal_denoiser
 
 S = schedule.linear(12, 1e-3, 0.3)
 W_ENC = jax.random.normal(jax.random.key(10), (5, 3))

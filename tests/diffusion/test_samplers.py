@@ -3,9 +3,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_gaussian import optimal_denoiser
 
 from jaxgen.diffusion import gaussian, samplers, schedule
+from tests.diffusion.test_gaussian import optimal_denoiser
 
 S = schedule.linear(1000)
 MEAN = jnp.array([0.5, -1.0])
