@@ -24,11 +24,13 @@ from jaxgen.config import Config
 from jaxgen.latent_ode import baselines, energy, sample
 from jaxgen.metrics import text as text_metrics
 
+# As many values of each method's knob; chosen ones should lie inside, not at an end.
+_WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 GRIDS = {
-    "ODE": (0.25, 1.0, 4.0, 16.0),
-    "SGLD": (0.25, 1.0, 4.0, 16.0),
-    "predictor-corrector": (0.25, 1.0, 4.0, 16.0),
-    "linear shift": (0.25, 0.5, 1.0, 1.5, 2.0),
+    "ODE": _WEIGHTS,
+    "SGLD": _WEIGHTS,
+    "predictor-corrector": _WEIGHTS,
+    "linear shift": (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0),
     "no control": (0.0,),
 }
 # (operators, u [B, D], {attribute: labels [B]}, {attribute: 0 or 1}, key, knob) -> (u, failed, nfe).

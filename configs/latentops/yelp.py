@@ -21,8 +21,8 @@ def get_config() -> Config:
     config.spaces = ("vae",)
     config.data.max_words = 9
     config.data.max_tokens = 14
-    config.train.steps = 3000
-    config.train.save_every = 1500
+    config.train.steps = 10_000
+    config.train.save_every = 2500
     config.operators.attributes = ("sentiment", "tense")
     config.operators.keywords = 40
     config.evaluate.combinations = (("sentiment",), ("sentiment", "tense"))
