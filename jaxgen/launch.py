@@ -176,7 +176,7 @@ def check_workdir(workdir: pathlib.Path, config: Config, mode: str) -> None:
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError("workdir", str(workdir), "a folder")
     if not path.exists():
-        if mode != "train":
+        if not mode.startswith("train"):  # such as train_vae, which trains a part
             raise ConfigError("workdir", str(workdir), f"a trained workdir for --mode={mode}")
         return
     try:

@@ -14,6 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxgen.config import Config
+from jaxgen.errors import ConfigError
+from jaxgen.launch import check_workdir
+
 ROOT = pathlib.Path(__file__).parents[1]
 DIGITS = "--config=configs/eddpm/digits.py"
 TINY = [
@@ -93,6 +97,13 @@ def test_missing_config_and_workdir(tmp_path):
         assert done.returncode == 2
         assert message in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_modes_that_train_may_begin_a_workdir(tmp_path):
+    for mode in ("train", "train_vae"):
+        check_workdir(tmp_path / "new", Config(), mode)
+    with pytest.raises(ConfigError, match="a trained workdir for --mode=edit"):
+        check_workdir(tmp_path / "new", Config(), "edit")
 
 
 def test_unreadable_image_is_named(tmp_path):

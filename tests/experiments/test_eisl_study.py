@@ -110,7 +110,7 @@ def test_the_fused_loss_is_the_same_loss():
     rule = translation.rule(config, corpus, "eisl")
     want = jax.jit(rule)(model, source, target, jax.random.key(0))
     # By hand: logits on the model's own greedy output.
-    own = translation.translate(model, corpus, source)
+    own = jax.jit(lambda m, x: translation.translate(m, corpus, x))(model, source)
     logits, _ = translation.forced_logits(model, corpus, source, own, None)
     masks = [sequence.until_end(y, corpus.end) for y in (own, target)]
     each = losses.eisl_loss(

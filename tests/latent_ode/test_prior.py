@@ -31,6 +31,7 @@ def test_gaussian_samples_have_its_moments():
     assert np.allclose(np.cov(draws.T), fit.root @ fit.root.T, atol=0.05)
 
 
+@pytest.mark.slow
 def test_gan_finds_modes_that_a_gaussian_misses():
     key = jax.random.key(2)
     side = jnp.where(jax.random.bernoulli(key, 0.5, (4000, 1)), 1.0, -1.0)
