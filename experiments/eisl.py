@@ -9,6 +9,7 @@ levels, kinds or seeds adds to what is there; `--mode=eval` translates again wit
 `--mode=compile` compiles the train step under EISL for a TPU slice.
 """
 
+import functools
 import json
 import pathlib
 from typing import Any
@@ -140,14 +141,8 @@ def run(config: Config, workdir: pathlib.Path, *, reuse: bool) -> None:
         print(f"report: {write(study, corpus, rows)}")
 
 
-def train(config: Config, workdir: pathlib.Path) -> None:
-    """Trains and tests whatever is not finished."""
-    run(config, workdir, reuse=True)
-
-
-def evaluate_again(config: Config, workdir: pathlib.Path) -> None:
-    """Tests every model again, from its checkpoint."""
-    run(config, workdir, reuse=False)
+train = functools.partial(run, reuse=True)
+evaluate_again = functools.partial(run, reuse=False)
 
 
 def compile_eisl(config: Config, _: pathlib.Path) -> None:

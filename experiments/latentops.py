@@ -11,6 +11,7 @@ stdin, one a line:
         --config.edit.sentiment=positive
 """
 
+import functools
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -124,18 +125,8 @@ def train_operators(config: Config, workdir: pathlib.Path) -> None:
         latent_space.train_operators(study, space, seed)
 
 
-def train(config: Config, workdir: pathlib.Path) -> None:
-    """Trains whatever is not trained, judges all methods, writes the report."""
-    run(config, workdir, may_train=True)
-
-
-def evaluate_again(config: Config, workdir: pathlib.Path) -> None:
-    """Judges all methods from the checkpoints."""
-    run(config, workdir, may_train=False)
-
-
 def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
-    """See `train` and `evaluate_again`."""
+    """Trains what is not trained (if it may), judges all methods, writes the report."""
     study = open_latentops(config, workdir, may_train=may_train)
     judges = latent_methods.Judges.train(study)
     moves = {
@@ -153,6 +144,10 @@ def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
             shown[space.name] = artefacts
     if jax.process_index() == 0:
         print(f"report: {latentops_report.write(study, judges, rows, shown)}")
+
+
+train = functools.partial(run, may_train=True)
+evaluate_again = functools.partial(run, may_train=False)
 
 
 def parts_of(config: Config, operators: Operators) -> list[tuple[energy.Operator, Any, float]]:

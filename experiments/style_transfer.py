@@ -14,6 +14,7 @@ classifier is trained first, on true sentences, and reads G's distributions over
 trained on other sentences.
 """
 
+import functools
 import pathlib
 from typing import Any
 
@@ -84,7 +85,7 @@ def told(source: Int[Array, "B T"], style: Int[Array, " B"], v: Vocabulary) -> A
 def build(config: Config, v: Vocabulary, rngs: nnx.Rngs) -> t5.T5:
     """The encoder-decoder, with two tokens more than the vocabulary."""
     m = config.model
-    spec = t5.spec(
+    spec = t5.fresh_spec(
         v.size + 2,
         width=m.decoder_width,
         depth=m.decoder_depth,
@@ -194,7 +195,7 @@ def evaluate(
 
 
 def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
-    """Trains what is not trained, judges everything, writes the report."""
+    """Trains what is not trained (if it may), judges everything, writes the report."""
     study = open_study(config, workdir, sequence_study.load, may_train=may_train)
     judges = latent_methods.Judges.train(study)
     train, v = study.data["train"], study.data["train"].vocabulary
@@ -225,14 +226,8 @@ def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
         print(f"report: {write(study, judges, rows, shown, test, asked)}")
 
 
-def train(config: Config, workdir: pathlib.Path) -> None:
-    """Trains and judges whatever is not finished."""
-    run(config, workdir, may_train=True)
-
-
-def evaluate_again(config: Config, workdir: pathlib.Path) -> None:
-    """Judges every model again, from its checkpoint."""
-    run(config, workdir, may_train=False)
+train = functools.partial(run, may_train=True)
+evaluate_again = functools.partial(run, may_train=False)
 
 
 def write(

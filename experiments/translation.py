@@ -97,17 +97,7 @@ def build(config: Config, vocab: int, rngs: nnx.Rngs) -> t5.T5 | nat.ParallelT5:
     """An encoder-decoder transformer; with `model.parallel`, one that writes all tokens at once."""
     m = config.model
     options = {"dropout": m.dropout, "dtype": m.dtype, "remat": m.remat, "scan": m.scan}
-    # Fresh weights as large as those of T5 itself; at GPT-2's 0.02 attention hardly reaches the
-    # residual stream, whose embeddings have unit variance, and translation is learned late.
-    spec = t5.spec(
-        vocab,
-        width=m.width,
-        depth=m.depth,
-        heads=m.heads,
-        scale=None,
-        init_std=m.width**-0.5,
-        **options,
-    )
+    spec = t5.fresh_spec(vocab, width=m.width, depth=m.depth, heads=m.heads, **options)
     if m.parallel:
         return nat.ParallelT5(spec, max_length=config.data.max_tokens, rngs=rngs)
     return t5.T5(spec, rngs=rngs)

@@ -63,6 +63,15 @@ def spec(
     return T5Spec(vocab_size, encoder, decoder, tied, scale_output)
 
 
+def fresh_spec(vocab_size: int, *, width: int, **sizes: Any) -> T5Spec:
+    """`spec` for training from scratch: weights as large as those that T5 itself begins with.
+
+    At GPT-2's 0.02 attention hardly reaches the residual stream, whose embeddings have unit variance.
+    Attention is scaled as usual, since T5 has its scale in its first weights.
+    """
+    return spec(vocab_size, width=width, scale=None, init_std=width**-0.5, **sizes)
+
+
 class T5(nnx.Module):
     """`encode` the source, `decode` target tokens against it; the call does both."""
 
