@@ -35,9 +35,11 @@ def kinds(tokens: int) -> dict[str, Any]:
     }
 
 
-def rates(counts: Any, devices: int, device: simulator.Device) -> dict[str, tuple[float, float]]:
+def rates(
+    counts: Any, devices: int, device: simulator.Device, horizon: int
+) -> dict[str, tuple[float, float]]:
     """Of each policy: kept pairs a second, and the share of pairs dropped; the first steps are left out."""
-    rules = policies.Rules(SHAPE.costs(device), placement.Policy(1.05, 50), every=10)
+    rules = policies.Rules(SHAPE.costs(device), placement.Policy(1.05, horizon), every=10)
     skip, out = 4, {}
     for name in policies.POLICIES:
         steps, _ = policies.replay(
@@ -56,18 +58,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="a100", choices=sorted(DEVICES))
     parser.add_argument("--devices", type=int, nargs="+", default=[64, 128, 256, 512, 1024])
+    parser.add_argument("--horizon", type=int, default=placement.Policy().horizon)
     parser.add_argument("--plot", type=pathlib.Path, default=None)
     args = parser.parse_args()
     device = DEVICES[args.device]
     print(f"device {args.device}: {dataclasses.asdict(device)}")
     print(f"model: {dataclasses.asdict(SHAPE)}; {LAYERS} layers of {EXPERTS} experts")
     print(f"{SLOTS} slots a device; one copy of an expert for every {EXPERTS} devices otherwise")
-    print(f"capacity factor {CAPACITY}; FlexMoE: threshold 1.05, horizon 50; EPLB every 10 steps")
+    print(
+        f"capacity factor {CAPACITY}; FlexMoE: threshold 1.05, horizon {args.horizon}; EPLB every 10 steps"
+    )
     print(f"{STEPS} steps, the first 4 left out; placements follow counts two steps old")
     table: dict[str, dict[int, dict[str, float]]] = {}
     for devices in args.devices:
         for kind, counts in kinds(SHAPE.tokens * SHAPE.k * devices).items():
-            got = rates(counts, devices, device)
+            got = rates(counts, devices, device, args.horizon)
             flex = got["flexmoe"][0]
             row = {name: flex / rate for name, (rate, _) in got.items()}
             table.setdefault(kind, {})[devices] = row

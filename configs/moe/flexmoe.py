@@ -22,7 +22,7 @@ def get_config() -> Config:
     config.placement = Config()
     config.placement.slots = 4  # a device
     config.placement.threshold = 1.05  # balance ratio above which to plan
-    config.placement.horizon = 50  # steps in which a change must pay off
+    config.placement.horizon = 3  # steps in which a change must pay off
     config.placement.slack = 0.005
     config.placement.every = 10  # steps, of EPLB
     # The machine and the model whose step time is modelled, on this traffic.

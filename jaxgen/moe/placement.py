@@ -89,12 +89,13 @@ class Policy:
 
     Attributes:
       threshold: plan once the balance ratio is above it; at least 1.
-      horizon: steps over which the time of a re-placement must pay off.
+      horizon: steps over which the time of a re-placement must pay off: about as long as the load that
+        it is made for lasts. A long one moves experts after every fluctuation.
       slack: by how much bringing replicas together may raise the largest load, as a share of it.
     """
 
     threshold: float = 1.05
-    horizon: int = 100
+    horizon: int = 3
     slack: float = 0.005
 
     def __post_init__(self) -> None:
