@@ -5,7 +5,7 @@
 For every kind and level of noise and every seed, a model is trained by cross-entropy, on targets as noisy
 (`noise.start`) or on clean ones, and from there each loss goes on for the same number of steps on noisy targets. BLEU is that of greedy translations of the
 clean test split, detokenised. Cells that are finished are kept under `results/`, so a launch with more
-levels, kinds or seeds adds to what is there; `--mode=eval` translates again with every trained model.
+levels, kinds, losses or seeds adds to what is there; `--mode=eval` translates again with every trained model.
 `--mode=compile` compiles the train step under EISL for a TPU slice.
 """
 
@@ -130,10 +130,11 @@ def run(config: Config, workdir: pathlib.Path, *, reuse: bool) -> None:
     for seed in range(config.seed, config.seed + config.seeds):
         for kind, level in cells(config):
             path = workdir / "results" / f"{kind}-{level:g}-{seed}.json"
-            if reuse and path.exists():
-                done = json.loads(path.read_text())
-            else:
-                done = run_cell(study, corpus, kind, level, seed)
+            done = json.loads(path.read_text()) if reuse and path.exists() else []
+            if not {"start", *config.losses} <= {row["loss"] for row in done}:
+                new = run_cell(study, corpus, kind, level, seed)
+                renewed = {row["loss"] for row in new}
+                done = new + [row for row in done if row["loss"] not in renewed]
                 if jax.process_index() == 0:
                     write_atomic(path, json.dumps(done, indent=2) + "\n")
             rows += done

@@ -50,8 +50,14 @@ def test_every_loss_in_every_cell_and_finished_cells_are_kept(tmp_path, monkeypa
     config = invented.get_config()
     config.update_from_flattened_dict(TINY)
     eisl.validate(config)
+    every = config.losses
+    config.losses = every[:1]
+    eisl.train(config, tmp_path)
+    first = json.loads((tmp_path / "results.json").read_text())["systems"]
+    config.losses = every
     eisl.train(config, tmp_path)
     rows = json.loads((tmp_path / "results.json").read_text())["systems"]
+    assert all(r in rows for r in first)
     assert {(r["loss"], r["level"]) for r in rows} == {
         (loss, level) for loss in ("start", *config.losses) for level in (0.0, 0.5)
     }
