@@ -3,7 +3,7 @@
     python benchmarks/flexmoe_simulator.py [--device a100] [--plot speedup.png]
 
 Router traffic: recorded (`jaxgen.moe.traffic.recorded`, scaled to the batch), Zipf's law that stays, that
-drifts, and with bursts. Every assumption is printed. Speed-up is of kept pairs of token and expert a second, so
+drifts, and with bursts. FlexMoE's horizon and EPLB's period are those that serve them best on this traffic. Every assumption is printed. Speed-up is of kept pairs of token and expert a second, so
 that a policy gains nothing by dropping; `bound` is perfect balance without an exchange.
 """
 
@@ -36,10 +36,10 @@ def kinds(tokens: int) -> dict[str, Any]:
 
 
 def rates(
-    counts: Any, devices: int, device: simulator.Device, horizon: int
+    counts: Any, devices: int, device: simulator.Device, horizon: int, every: int
 ) -> dict[str, tuple[float, float]]:
     """Of each policy: kept pairs a second, and the share of pairs dropped; the first steps are left out."""
-    rules = policies.Rules(SHAPE.costs(device), placement.Policy(1.05, horizon), every=10)
+    rules = policies.Rules(SHAPE.costs(device), placement.Policy(1.05, horizon), every)
     skip, out = 4, {}
     for name in policies.POLICIES:
         steps, _ = policies.replay(
@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--device", default="a100", choices=sorted(DEVICES))
     parser.add_argument("--devices", type=int, nargs="+", default=[64, 128, 256, 512, 1024])
     parser.add_argument("--horizon", type=int, default=placement.Policy().horizon)
+    parser.add_argument("--every", type=int, default=5)
     parser.add_argument("--plot", type=pathlib.Path, default=None)
     args = parser.parse_args()
     device = DEVICES[args.device]
@@ -66,13 +67,13 @@ def main() -> None:
     print(f"model: {dataclasses.asdict(SHAPE)}; {LAYERS} layers of {EXPERTS} experts")
     print(f"{SLOTS} slots a device; one copy of an expert for every {EXPERTS} devices otherwise")
     print(
-        f"capacity factor {CAPACITY}; FlexMoE: threshold 1.05, horizon {args.horizon}; EPLB every 10 steps"
+        f"capacity factor {CAPACITY}; FlexMoE: threshold 1.05, horizon {args.horizon}; EPLB every {args.every} steps"
     )
     print(f"{STEPS} steps, the first 4 left out; placements follow counts two steps old")
     table: dict[str, dict[int, dict[str, float]]] = {}
     for devices in args.devices:
         for kind, counts in kinds(SHAPE.tokens * SHAPE.k * devices).items():
-            got = rates(counts, devices, device, args.horizon)
+            got = rates(counts, devices, device, args.horizon, args.every)
             flex = got["flexmoe"][0]
             row = {name: flex / rate for name, (rate, _) in got.items()}
             table.setdefault(kind, {})[devices] = row

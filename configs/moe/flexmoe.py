@@ -24,7 +24,7 @@ def get_config() -> Config:
     config.placement.threshold = 1.05  # balance ratio above which to plan
     config.placement.horizon = 3  # steps in which a change must pay off
     config.placement.slack = 0.005
-    config.placement.every = 10  # steps, of EPLB
+    config.placement.every = 5  # steps, of EPLB
     # The machine and the model whose step time is modelled, on this traffic.
     config.placement.device = "a100"  # v5e, v5p, a100, h100
     config.placement.width = 1024
