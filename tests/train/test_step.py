@@ -54,6 +54,21 @@ def test_clipping_bounds_the_update(key):
     assert len(jax.tree.leaves(step.optimizer(optax.constant_schedule(1.0), clip=0.0).init(g))) > 0
 
 
+def test_adafactor_steps_in_proportion_to_the_parameter():
+    """A parameter ten times as large, with a gradient of any size, moves ten times as far."""
+    tx = step.optimizer(optax.constant_schedule(0.1), kind="adafactor", clip=0.0)
+    w = jax.random.normal(jax.random.key(0), (4, 5))
+    g = jax.random.normal(jax.random.key(1), (4, 5))
+    update, _ = tx.update(g, tx.init(w), w)
+    large, _ = tx.update(3.0 * g, tx.init(w), 10.0 * w)
+    assert np.allclose(large, 10.0 * update, rtol=1e-5)
+    # Adafactor's first second moments are the squared gradients: the step is 0.1 rms(w) sign(g).
+    want = -0.1 * jnp.sqrt((w**2).mean()) * jnp.sign(g)
+    assert np.allclose(update, want, rtol=1e-4)
+    with pytest.raises(ValueError, match="optimizer is 'sgd', allowed: adamw, adafactor"):
+        step.optimizer(optax.constant_schedule(0.1), kind="sgd")
+
+
 def test_accumulation_gives_the_gradient_of_the_whole_batch(key):
     tx = optax.sgd(0.1)
     results = []
