@@ -43,11 +43,12 @@ def get_config() -> Config:
     config.eisl.fused_bytes = 0  # above 0: no [B, T, V] logits, tiles of so many bytes
     config.finetune = Config()
     config.finetune.steps = 200
-    config.finetune.learning_rate = 2e-4
+    config.finetune.learning_rate = 2e-3
 
-    config.train.steps = 1000
+    config.train.steps = 500
     config.train.batch_size = 64
-    config.train.learning_rate = 2e-3
+    config.train.optimizer = "adafactor"
+    config.train.learning_rate = 5e-2  # relative to the size of each parameter
     config.train.save_every = 1000
     config.train.keep = 1
     return config

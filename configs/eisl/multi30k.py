@@ -22,9 +22,5 @@ def get_config() -> Config:
     config.noise.kinds = ("shuffle", "repetition", "blank")
     config.noise.start = "clean"
     config.train.steps = 6000
-    config.train.optimizer = "adafactor"
-    config.train.learning_rate = 5e-2  # of Adafactor: relative to the size of each parameter
     config.train.save_every = 1000
-    config.finetune.steps = 200
-    config.finetune.learning_rate = 2e-3
     return config
