@@ -56,6 +56,8 @@ def format_value(mean: float, spread: float, digits: int = 3) -> str:
     """`mean ± spread`, with as many decimals as `digits` significant figures of the mean need."""
     if not math.isfinite(mean):
         return str(mean)
+    if abs(mean) < 0.5e-6:  # nothing of it would be seen
+        mean = 0.0
     decimals = digits - 1 - (math.floor(math.log10(abs(mean))) if mean else 0)
     decimals = min(max(decimals, 0), 6)
     text = f"{mean:.{decimals}f}"
