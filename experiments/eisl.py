@@ -126,7 +126,7 @@ def run(config: Config, workdir: pathlib.Path, *, reuse: bool) -> None:
     """
     study = open_study(config, workdir, translation.load, may_train=reuse)
     corpus: Any = study.data
-    rows = []
+    rows: list[dict[str, Any]] = []
     for seed in range(config.seed, config.seed + config.seeds):
         for kind, level in cells(config):
             path = workdir / "results" / f"{kind}-{level:g}-{seed}.json"
