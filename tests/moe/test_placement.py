@@ -148,7 +148,8 @@ def test_the_scheduler_moves_only_where_it_pays():
     uneven = np.array([[0, 0, 0, 1], [2, 2, 2, 3]])
     dear = cost.Costs(1e-6, 1e3, 1e6, 1e15, 1e9)
     assert placement.schedule(uneven, tokens, dear) is uneven
-    assert placement.schedule(uneven, tokens, COSTS) is not uneven
+    patient = placement.Policy(horizon=100)
+    assert placement.schedule(uneven, tokens, COSTS, patient) is not uneven
 
 
 def test_bad_input():
