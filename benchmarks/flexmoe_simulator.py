@@ -3,8 +3,9 @@
     python benchmarks/flexmoe_simulator.py [--device a100] [--plot speedup.png]
 
 Router traffic: recorded (`jaxgen.moe.traffic.recorded`, scaled to the batch), Zipf's law that stays, that
-drifts, and with bursts. FlexMoE's horizon and EPLB's period are those that serve them best on this traffic. Every assumption is printed. Speed-up is of kept pairs of token and expert a second, so
-that a policy gains nothing by dropping; `bound` is perfect balance without an exchange.
+drifts, and with bursts. FlexMoE's horizon and EPLB's period are those that serve them best on this traffic.
+Every assumption is printed. Speed-up is of kept pairs of token and expert a second, so that a policy gains
+nothing by dropping; `bound` is perfect balance without an exchange.
 """
 
 import argparse

@@ -3,9 +3,10 @@
     python -m experiments.eisl --config=configs/eisl/invented.py --workdir=runs/eisl
 
 For every kind and level of noise and every seed, a model is trained by cross-entropy, on targets as noisy
-(`noise.start`) or on clean ones, and from there each loss goes on for the same number of steps on noisy targets. BLEU is that of greedy translations of the
-clean test split, detokenised. Cells that are finished are kept under `results/`, so a launch with more
-levels, kinds, losses or seeds adds to what is there; `--mode=eval` translates again with every trained model.
+or on clean ones (`noise.start`), and from there each loss goes on for the same number of steps on noisy
+targets. BLEU is that of greedy translations of the clean test split, detokenised. Cells that are finished
+are kept under `results/`, so a launch with more levels, kinds, losses or seeds adds to what is there;
+`--mode=eval` translates again with every trained model.
 `--mode=compile` compiles the train step under EISL for a TPU slice.
 """
 
@@ -94,7 +95,7 @@ def run_cell(
     config = study.config
     arrays = corpus.arrays(kind, level, seed)
     name = "clean" if level == 0 else f"{kind}{level:g}"
-    if level == 0 or config.noise.start == "clean":
+    if level and config.noise.start == "clean":
         first, begin = corpus.arrays(kind, 0.0, seed), "clean"
     else:
         first, begin = arrays, name
