@@ -23,7 +23,14 @@ from flax import nnx
 
 from experiments import moe_language, moe_report, systems
 from experiments.moe_language import Corpus
-from experiments.study import RULES, Study, check_accumulate, compile_step, open_study
+from experiments.study import (
+    RULES,
+    Study,
+    check_accumulate,
+    compile_step,
+    open_study,
+    optimizer,
+)
 from jaxgen import config as config_lib
 from jaxgen import launch
 from jaxgen import mesh as mesh_lib
@@ -256,9 +263,7 @@ def step_seconds(study: Study, corpus: Corpus, models: dict[str, Any], repeats: 
     Models are trained ones, since a router that has learned sends tokens elsewhere than a fresh one.
     """
     config = study.config
-    tx = step.optimizer(
-        optax.constant_schedule(1e-5), kind=config.train.optimizer, clip=config.train.clip
-    )
+    tx = optimizer(config, optax.constant_schedule(1e-5))
     batch = mesh_lib.put_batch(
         {"tokens": corpus.parts["train"][: config.train.batch_size]}, study.mesh
     )

@@ -10,6 +10,7 @@ are kept under `results/`, so a launch with more levels, kinds, losses or seeds 
 `--mode=compile` compiles the train step under EISL for a TPU slice.
 """
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -88,33 +89,51 @@ def cells(config: Config) -> list[tuple[str, float]]:
     return clean + [(k, x) for k in config.noise.kinds for x in config.noise.levels if x > 0]
 
 
-def run_cell(
+def cell_name(kind: str, level: float) -> str:
+    """Of the runs of a cell."""
+    return "clean" if level == 0 else f"{kind}{level:g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tested:
+    """A model, its BLEU on the test split, and its translations."""
+
+    model: Any
+    bleu: float
+    texts: list[str]
+
+    def row(self, **cell: Any) -> dict[str, Any]:
+        """What is kept of it."""
+        return {**cell, "bleu": self.bleu, "samples": self.texts[:5]}
+
+
+def train_start(
     study: Study, corpus: translation.Corpus, kind: str, level: float, seed: int
+) -> Tested:
+    """Trains by cross-entropy on targets of that noise, and tests."""
+    system = translation.system(study.config, corpus, "ce", f"start-{cell_name(kind, level)}")
+    model = study.fit(system, seed, corpus.arrays(kind, level, seed))
+    return Tested(model, *translation.bleu(model, corpus, "test"))
+
+
+def run_cell(
+    study: Study, corpus: translation.Corpus, kind: str, level: float, seed: int, start: Tested
 ) -> list[dict[str, Any]]:
-    """Trains and tests the start and every loss of one cell; one row each."""
-    config = study.config
+    """Trains and tests every loss of one cell; one row each, and one of the start."""
+    config, name = study.config, cell_name(kind, level)
+    cell = {"kind": kind, "level": level, "seed": seed}
     arrays = corpus.arrays(kind, level, seed)
-    name = "clean" if level == 0 else f"{kind}{level:g}"
-    if level and config.noise.start == "clean":
-        first, begin = corpus.arrays(kind, 0.0, seed), "clean"
-    else:
-        first, begin = arrays, name
-    start = study.fit(translation.system(config, corpus, "ce", f"start-{begin}"), seed, first)
-    models = {"start": start}
+    rows = [start.row(loss="start", **cell)]
     for loss in config.losses:
-        system = translation.system(config, corpus, loss, f"{loss}-{name}", start, mesh=study.mesh)
-        models[loss] = study.fit(
-            system,
+        run = f"{loss}-{name}"
+        model = study.fit(
+            translation.system(config, corpus, loss, run, start.model, mesh=study.mesh),
             seed,
             arrays,
             steps=config.finetune.steps,
             learning_rate=config.finetune.learning_rate,
         )
-    rows = []
-    for loss, model in models.items():
-        score, texts = translation.bleu(model, corpus, "test")
-        row = {"loss": loss, "kind": kind, "level": level, "seed": seed, "bleu": score}
-        rows.append({**row, "samples": texts[:5]})
+        rows.append(Tested(model, *translation.bleu(model, corpus, "test")).row(loss=loss, **cell))
     return rows
 
 
@@ -127,13 +146,19 @@ def run(config: Config, workdir: pathlib.Path, *, reuse: bool) -> None:
     """
     study = open_study(config, workdir, translation.load, may_train=reuse)
     corpus: Any = study.data
+    # Cells that begin at one clean start follow each other.
+    start = functools.lru_cache(maxsize=1)(functools.partial(train_start, study, corpus))
+    clean = config.noise.start == "clean"
     rows: list[dict[str, Any]] = []
     for seed in range(config.seed, config.seed + config.seeds):
         for kind, level in cells(config):
             path = workdir / "results" / f"{kind}-{level:g}-{seed}.json"
             done = json.loads(path.read_text()) if reuse and path.exists() else []
             if not {"start", *config.losses} <= {row["loss"] for row in done}:
-                new = run_cell(study, corpus, kind, level, seed)
+                begin = (
+                    start(config.noise.kinds[0], 0.0, seed) if clean else start(kind, level, seed)
+                )
+                new = run_cell(study, corpus, kind, level, seed, begin)
                 renewed = {row["loss"] for row in new}
                 done = new + [row for row in done if row["loss"] not in renewed]
                 if jax.process_index() == 0:

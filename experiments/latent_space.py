@@ -17,20 +17,32 @@ from experiments.sequence_data import Part
 from experiments.study import Study
 from jaxgen.config import Config
 from jaxgen.latent_ode import energy, prior
-from jaxgen.nn import mlp, vae
+from jaxgen.nn import mlp, sequence, vae
 
 KINDS = ("vae", "eddpm")
 
 
-def vae_system(config: Config, domain: systems.Domain) -> systems.System:
-    """A text VAE with cyclical beta and free bits (Li et al., 2020, Optimus)."""
+def vae_system(config: Config, domain: systems.Domain, pad: int) -> systems.System:
+    """A text VAE with cyclical beta and free bits (Li et al., 2020, Optimus).
+
+    With `vae.delete_rate` it reads sentences with words missing and writes them whole (Shen et al., 2020).
+    """
     c = config.vae
     period = -(-config.train.steps // c.cycles)
 
     def loss(model, extra, batch, key, step):
-        key_loss, key_decoder = jax.random.split(key)
+        key_loss, key_decoder, key_delete = jax.random.split(key, 3)
+
+        def posterior(x):
+            if c.delete_rate:
+                source = sequence.delete_tokens(
+                    x["source"], key_delete, rate=c.delete_rate, pad=pad
+                )
+                x = x | {"source": source}
+            return domain.posterior(model, x)
+
         value, aux = vae.loss(
-            lambda x: domain.posterior(model, x),
+            posterior,
             domain.logprob(model, key_decoder),
             domain.x(batch),
             key_loss,
@@ -77,7 +89,7 @@ def train_space(study: Study, kind: str, seed: int) -> Space:
     domain, arrays = sequence_study.domain(study), sequence_study.train_arrays(study)
     raw: Callable[[Any], Array]
     if kind == "vae":
-        model = study.fit(vae_system(config, domain), seed, arrays)
+        model = study.fit(vae_system(config, domain, train.vocabulary.source_pad), seed, arrays)
         raw = jax.jit(lambda x: domain.posterior(model, x)[0])
     else:
         model = study.fit(systems.eddpm_system(config, domain), seed, arrays)

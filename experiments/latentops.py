@@ -41,6 +41,7 @@ OWN_RULES: dict[str, config_lib.Rule] = {
     "spaces": (lambda v: v and set(v) <= set(latent_space.KINDS), "some of vae, eddpm"),
     "vae.beta": _c.NON_NEGATIVE,
     "vae.free_bits": _c.NON_NEGATIVE,
+    "vae.delete_rate": _c.FRACTION,
     "vae.cycles": _c.at_least(1),
     "prior.kind": _c.one_of("gan", "gaussian"),
     "prior.gan_steps": _c.at_least(1),
@@ -225,5 +226,6 @@ if __name__ == "__main__":
             "edit": edit,
         },
         validate,
+        begins=("train", "train_vae", "train_operators"),
         aliases={"text": "config.edit.text"},
     )

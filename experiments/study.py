@@ -66,6 +66,12 @@ def check_batch(config: Config, mesh: Mesh) -> None:
         )
 
 
+def optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """The optimiser of `config.train` at the learning rates of `schedule`."""
+    t = config.train
+    return step.optimizer(schedule, kind=t.optimizer, clip=t.clip, weight_decay=t.weight_decay)
+
+
 @dataclasses.dataclass(frozen=True)
 class Study:
     """Settings, data and mesh of a launch.
@@ -115,7 +121,7 @@ class Study:
             name,
             system.build,
             system.loss,
-            step.optimizer(schedule, kind=t.optimizer, clip=t.clip, weight_decay=t.weight_decay),
+            optimizer(self.config, schedule),
             pipeline.batches(arrays, batch_size or t.batch_size, seed=seed),
             jax.random.key(seed),
             loop.Options(
@@ -172,7 +178,7 @@ def compile_step(
     mesh = mesh_lib.make_mesh(mesh_shape(config), devices)
     check_batch(config, mesh)
     system, t = make(mesh), config.train
-    tx = step.optimizer(optax.constant_schedule(t.learning_rate), kind=t.optimizer, clip=t.clip)
+    tx = optimizer(config, optax.constant_schedule(t.learning_rate))
     init = functools.partial(
         state.create, system.build, tx, use_ema=t.ema_decay > 0, extra=system.extra
     )

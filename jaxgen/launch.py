@@ -10,7 +10,7 @@ import logging
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import jax
 from absl import flags
@@ -48,6 +48,7 @@ def run(
     validate: Callable[[Config], None],
     argv: list[str] | None = None,
     *,
+    begins: Collection[str] = ("train",),
     aliases: Mapping[str, str] | None = None,
 ) -> None:
     """Parses the command line, prepares jax and the workdir, runs one mode, and exits.
@@ -55,6 +56,7 @@ def run(
     Args:
       modes: name -> function of (config, workdir). `compile` needs no workdir.
       validate: raises ConfigError for a value that is not allowed, without touching a device.
+      begins: modes that may begin a workdir; the others need a trained one.
       aliases: short flag -> the flag that it stands for, such as text -> config.edit.text.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
@@ -62,7 +64,7 @@ def run(
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         argv = _unalias(sys.argv if argv is None else argv, aliases or {})
-        sys.exit(_run(modes, validate, argv))
+        sys.exit(_run(modes, validate, argv, begins))
     except ConfigError as e:
         _fail(str(e), 2)
     except (NonFinite, CheckpointError) as e:
@@ -80,14 +82,19 @@ def _unalias(argv: list[str], aliases: Mapping[str, str]) -> list[str]:
     return out
 
 
-def _run(modes: Mapping[str, Mode], validate: Callable[[Config], None], argv: list[str]) -> int:
+def _run(
+    modes: Mapping[str, Mode],
+    validate: Callable[[Config], None],
+    argv: list[str],
+    begins: Collection[str],
+) -> int:
     config, workdir, mode = parse(argv, modes)
     validate(config)
     setup_devices(config.mesh, mode)
     if mode != "compile":
         if not workdir:
             raise ConfigError("workdir", "", "a folder, --workdir=runs/NAME")
-        check_workdir(pathlib.Path(workdir), config, mode)
+        check_workdir(pathlib.Path(workdir), config, mode, may_begin=mode in begins)
     try:
         modes[mode](config, pathlib.Path(workdir))
     except Preempted as e:
@@ -165,18 +172,20 @@ def setup_devices(mesh: Config, mode: str) -> None:
         )
 
 
-def check_workdir(workdir: pathlib.Path, config: Config, mode: str) -> None:
-    """Checks that a workdir is new or was started with the same config.
+def check_workdir(
+    workdir: pathlib.Path, config: Config, mode: str, *, may_begin: bool
+) -> None:
+    """Checks that a workdir is new (if it may be) or was started with the same config.
 
     Raises:
       ConfigError: the workdir holds another config (each differing field is named), is not a
-        folder, or, for modes that need a trained model, is empty.
+        folder, or is empty where the mode may not begin one.
     """
     path = workdir / "config.json"
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError("workdir", str(workdir), "a folder")
     if not path.exists():
-        if not mode.startswith("train"):  # such as train_vae, which trains a part
+        if not may_begin:
             raise ConfigError("workdir", str(workdir), f"a trained workdir for --mode={mode}")
         return
     try:

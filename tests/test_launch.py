@@ -100,10 +100,9 @@ def test_missing_config_and_workdir(tmp_path):
 
 
 def test_modes_that_train_may_begin_a_workdir(tmp_path):
-    for mode in ("train", "train_vae"):
-        check_workdir(tmp_path / "new", Config(), mode)
+    check_workdir(tmp_path / "new", Config(), "train_vae", may_begin=True)
     with pytest.raises(ConfigError, match="a trained workdir for --mode=edit"):
-        check_workdir(tmp_path / "new", Config(), "edit")
+        check_workdir(tmp_path / "new", Config(), "edit", may_begin=False)
 
 
 def test_unreadable_image_is_named(tmp_path):

@@ -19,6 +19,7 @@ def get_config() -> Config:
     config.vae.beta = 0.1
     config.vae.free_bits = 0.1
     config.vae.cycles = 4
+    config.vae.delete_rate = 0.0  # share of the encoder's tokens that are left out in training
     config.train.steps = 2500
     config.train.learning_rate = 3e-3
 

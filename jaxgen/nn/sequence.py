@@ -61,6 +61,20 @@ def until_end(tokens: Int[Array, "B T"], end: int) -> Bool[Array, "B T"]:
     return jnp.cumsum(hit, -1) - hit == 0
 
 
+def delete_tokens(
+    tokens: Int[Array, "B T"], key: Key[Array, ""], *, rate: float, pad: int
+) -> Int[Array, "B T"]:
+    """Rows without about a share `rate` of their tokens; those left move up, `pad` fills the end.
+
+    The noise that a denoising autoencoder of text reads through (Shen et al., 2020): sentences that share
+    most of their words have to share latents.
+    """
+    gone = jax.random.bernoulli(key, rate, tokens.shape) | (tokens == pad)
+    order = jnp.argsort(gone, axis=-1, stable=True)
+    left = jnp.arange(tokens.shape[-1]) < (~gone).sum(-1, keepdims=True)
+    return jnp.where(left, jnp.take_along_axis(tokens, order, -1), pad)
+
+
 class LatentGPT(nnx.Module):
     """p(tokens | z) by GPT-2."""
 

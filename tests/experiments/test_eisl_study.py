@@ -68,6 +68,30 @@ def test_every_loss_in_every_cell_and_finished_cells_are_kept(tmp_path, monkeypa
 
 
 @pytest.mark.slow
+def test_one_clean_start_for_all_cells_is_trained_and_tested_once(
+    tmp_path, monkeypatch, one_device
+):
+    config = invented.get_config()
+    config.update_from_flattened_dict(TINY | {"noise.start": "clean", "losses": ("ce",)})
+    tested = []
+
+    def bleu(model, corpus, split):
+        tested.append(model)
+        return float(len(tested)), ["a"] * 5
+
+    monkeypatch.setattr(translation, "bleu", bleu)
+    eisl.train(config, tmp_path)
+    rows = json.loads((tmp_path / "results.json").read_text())["systems"]
+    assert [(r["loss"], r["level"], r["bleu"]) for r in rows] == [
+        ("start", 0.0, 1.0),
+        ("ce", 0.0, 2.0),
+        ("start", 0.5, 1.0),
+        ("ce", 0.5, 3.0),
+    ]
+    assert [p.name for p in (tmp_path / "checkpoints").glob("start-*")] == ["start-clean-0"]
+
+
+@pytest.mark.slow
 def test_a_parallel_decoder_runs_and_is_tested_again_from_its_checkpoint(tmp_path, one_device):
     config = invented.get_config()
     changes = {"model.parallel": True, "losses": ("eisl",), "noise.levels": (0.0,)}

@@ -50,6 +50,18 @@ def test_positions_until_the_end():
     assert sequence.until_end(x, 3).tolist() == want
 
 
+def test_deleted_tokens_close_up_and_are_as_many_as_asked():
+    rows = jnp.where(jnp.arange(T) < 5, tokens(4000), 0)
+    out = np.asarray(sequence.delete_tokens(rows, jax.random.key(0), rate=0.3, pad=0))
+    left = (out != 0).sum(1)
+    assert abs(left.mean() - 3.5) < 4 * np.sqrt(5 * 0.3 * 0.7 / 4000)
+    assert ((out != 0) == (np.arange(T) < left[:, None])).all()
+    for before, after in zip(np.asarray(rows)[:50].tolist(), out[:50].tolist(), strict=True):
+        rest = iter(before)
+        assert all(token in rest for token in after if token)  # in the order they had
+    assert (sequence.delete_tokens(rows, jax.random.key(0), rate=0.0, pad=0) == rows).all()
+
+
 def test_decoder_reads_z_and_only_the_past(decoder):
     x, z = tokens(), jax.random.normal(jax.random.key(1), (4, D))
     base = decoder(x, z, begin=2)
