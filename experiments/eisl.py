@@ -183,7 +183,7 @@ def compile_eisl(config: Config, _: pathlib.Path) -> None:
 
 
 def write(study: Study, corpus: translation.Corpus, rows: list[dict[str, Any]]) -> pathlib.Path:
-    """The table and the curves of BLEU over level; returns the report's path."""
+    """The tables and the curves of BLEU over level; returns the report's path."""
     config = study.config
     start = config.noise.start
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in corpus.parts.items())
@@ -194,6 +194,7 @@ def write(study: Study, corpus: translation.Corpus, rows: list[dict[str, Any]]) 
         f"split, {config.seeds} seed(s); ± is the standard deviation over seeds.\n"
     ]
     levels = sorted({r["level"] for r in rows})
+    panels: dict[str, Any] = {}
     for kind in config.noise.kinds:
         mine = [r for r in rows if r["kind"] == kind or r["level"] == 0]
         lines, drawn = [], {}
@@ -208,10 +209,10 @@ def write(study: Study, corpus: translation.Corpus, rows: list[dict[str, Any]]) 
             drawn[TITLES[loss]] = (levels, points)
         body.append(f"## {kind}\n")
         body.append(report.markdown_table(["loss", *(f"level {x:g}" for x in levels)], lines))
-        report.plot_curves(
-            study.workdir / "samples" / f"bleu-{kind}.png", drawn, x="noise level", y="BLEU"
-        )
-        body.append(f"![BLEU over the level of {kind}](samples/bleu-{kind}.png)\n")
+        panels[kind] = drawn
+    picture = study.workdir / "samples" / "bleu.png"
+    report.plot_panels(picture, panels, x="noise level", y="BLEU", marker="o")
+    body.append("![BLEU over the level of noise](samples/bleu.png)\n")
     body.append("## Translations\n")
     test = corpus.parts["test"]
     last = [r for r in rows if r["seed"] == config.seed and r["level"] == levels[-1]]

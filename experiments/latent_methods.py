@@ -24,14 +24,19 @@ from jaxgen.config import Config
 from jaxgen.latent_ode import baselines, energy, sample
 from jaxgen.metrics import text as text_metrics
 
-# As many values of each method's knob; chosen ones should lie inside, not at an end.
-_WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+# As many values of each method's knob; chosen ones should lie inside, not at an end. From a draw of the
+# prior it is further to an attribute than from a sentence, so generation may pull harder.
+_LENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
+_METHODS = ("ODE", "SGLD", "predictor-corrector", "linear shift", "no control")
+
+
+def _grids(weights: tuple[float, ...]) -> dict[str, tuple[float, ...]]:
+    return dict(zip(_METHODS, (weights, weights, weights, _LENGTHS, (0.0,)), strict=True))
+
+
 GRIDS = {
-    "ODE": _WEIGHTS,
-    "SGLD": _WEIGHTS,
-    "predictor-corrector": _WEIGHTS,
-    "linear shift": (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0),
-    "no control": (0.0,),
+    "edit": _grids((0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)),
+    "generate": _grids((1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)),
 }
 # (operators, u [B, D], {attribute: labels [B]}, {attribute: 0 or 1}, key, knob) -> (u, failed, nfe).
 Move = Callable[..., tuple[Any, Any, Any]]
@@ -89,7 +94,7 @@ def make_moves(config: Config, *, editing: bool) -> dict[str, Move]:
         return finished(u, 0)
 
     every = (rows(ode), rows(sgld), rows(predictor_corrector), jax.jit(shift), jax.jit(nothing))
-    return dict(zip(GRIDS, every, strict=True))
+    return dict(zip(_METHODS, every, strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,7 +254,7 @@ def evaluate(
     test = make_tasks(config, space, study.data["test"], e.count, seed)
     rows, shown = [], {}
     for task, tune in zip(test, valid, strict=True):
-        for name, grid in GRIDS.items():
+        for name, grid in GRIDS[task.name].items():
             move = moves[task.name, name]
 
             def score(knob: float, move: Move = move, tune: Task = tune) -> float:

@@ -101,15 +101,19 @@ def _about(study: Study, judges: Judges) -> str:
             "from logistic regression on word n-grams, trained on the half of the train split that "
             f"operators never see (its own test accuracy: {known}); labels of tense are made by rules"
         )
+
+    def values(task: str, method: str) -> str:
+        return ", ".join(f"{k:g}" for k in GRIDS[task][method])
+
     return (
         f"Data: {config.data.source}; {sizes} sentences. {config.train.steps:,} steps of batch "
         f"{config.train.batch_size} for each autoencoder, {config.seeds} seed(s); ± is the standard "
         f"deviation over seeds. Accuracy: all attributes at once, {labels}. PPL under a language model "
         f"of the train split (real test sentences: {judges.real_ppl:.1f}). Self-BLEU of real test "
         f"sentences: {judges.real_self_bleu:.1f}. Each method has one knob, its operators' weight (for "
-        f"the shift its length), chosen on the valid split out of "
-        f"{', '.join(f'{k:g}' for k in GRIDS['ODE'])} (shift: "
-        f"{', '.join(f'{k:g}' for k in GRIDS['linear shift'])}) by the geometric mean. That mean is, of "
+        f"the shift its length), chosen on the valid split by the geometric mean, out of "
+        f"{values('edit', 'ODE')} in editing, {values('generate', 'ODE')} in generation (shift: "
+        f"{values('edit', 'linear shift')}). That mean is, of "
         "edits, over accuracy, input-BLEU / 100 and min(1, PPL of real / PPL); of generation, over "
         "accuracy, min(1, PPL of real / PPL) and min(1, (100 - self-BLEU) / (100 - real self-BLEU)). "
         "Time: the movement of latents alone, all rows in one call, median of three.\n"

@@ -172,9 +172,7 @@ def setup_devices(mesh: Config, mode: str) -> None:
         )
 
 
-def check_workdir(
-    workdir: pathlib.Path, config: Config, mode: str, *, may_begin: bool
-) -> None:
+def check_workdir(workdir: pathlib.Path, config: Config, mode: str, *, may_begin: bool) -> None:
     """Checks that a workdir is new (if it may be) or was started with the same config.
 
     Raises:

@@ -21,6 +21,9 @@ def get_config() -> Config:
     config.spaces = ("vae",)
     config.data.max_words = 9
     config.data.max_tokens = 14
+    # A space without gaps: neighbours have to share their words (BLEU of noised latents' sentences and
+    # perplexity of midpoints tell, and edits show).
+    config.vae.delete_rate = 0.2
     config.train.steps = 10_000
     config.train.save_every = 2500
     config.operators.attributes = ("sentiment", "tense")

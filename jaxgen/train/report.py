@@ -144,18 +144,37 @@ def plot_curves(
     log_y: bool = False,
 ) -> None:
     """One line for each named (xs, ys), two sequences of numbers."""
+    plot_panels(path, {"": curves}, x=x, y=y, log_y=log_y)
+
+
+def plot_panels(
+    path: pathlib.Path,
+    panels: Mapping[str, Mapping[str, tuple[Any, Any]]],
+    *,
+    x: str,
+    y: str,
+    log_y: bool = False,
+    marker: str = "",
+) -> None:
+    """`plot_curves` of each title side by side, on one y axis.
+
+    Args:
+      marker: of single points, as matplotlib has them; "" for none.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    for name, (xs, ys) in curves.items():
-        axes.plot(xs, ys, label=name, linewidth=1.2)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    if log_y:
-        axes.set_yscale("log")
-    axes.legend(fontsize="small")
-    axes.grid(alpha=0.3)
+    figure = Figure(figsize=(3 + 4 * len(panels), 4), layout="constrained")
+    every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, curves) in zip(every, panels.items(), strict=True):
+        for name, (xs, ys) in curves.items():
+            axes.plot(xs, ys, label=name, linewidth=1.2, marker=marker, markersize=4)
+        axes.set_title(title)
+        axes.set_xlabel(x)
+        if log_y:
+            axes.set_yscale("log")
+        axes.grid(alpha=0.3)
+    every[0].set_ylabel(y)
+    every[-1].legend(fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
