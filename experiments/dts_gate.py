@@ -52,6 +52,8 @@ def validate(config: Config) -> None:
         {
             **RULES,
             **moe_language.RULES,
+            "train.eval_every": _c.at_least(1),
+            "train.eval_windows": _c.at_least(1),
             "methods": (lambda v: v and set(v) <= set(METHODS), f"some of {METHODS}"),
             "dts.start": _c.POSITIVE,
             "dts.end": _c.POSITIVE,

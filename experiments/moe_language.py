@@ -37,8 +37,6 @@ RULES: dict[str, config_lib.Rule] = {
     "model.dtype": _c.one_of("float32", "bfloat16"),
     "train.balance_weight": _c.NON_NEGATIVE,
     "train.z_weight": _c.NON_NEGATIVE,
-    "train.eval_every": _c.at_least(1),
-    "train.eval_windows": _c.at_least(1),
 }
 
 

@@ -6,7 +6,7 @@ from jaxgen.config import Config
 
 def get_config() -> Config:
     config = dts.get_config()
-    del config.methods, config.dts
+    del config.methods, config.dts, config.train.eval_every, config.train.eval_windows
     config.task = "text"  # text, images
     config.policies = ("capacity", "static", "shadowing", "eplb", "flexmoe")
     config.capacity_factor = 1.25  # of the policy `capacity`

@@ -111,3 +111,4 @@ def test_mean_ranks_and_spread():
     assert report.mean_ranks(summary, {"x": False, "y": True}) == {"a": 1.25, "b": 1.75}
     assert report.format_value(0.00123456, 0.0001) == "0.00123 ± 0.00010"
     assert report.format_value(12345.6, float("nan")) == "12346"
+    assert report.format_value(3e-9, float("nan")) == "0.00"
