@@ -25,8 +25,6 @@ TINY = {
     "train.steps": 8,
     "train.save_every": 4,
     "train.log_every": 1,
-    "train.eval_every": 4,
-    "train.eval_windows": 4,
     "train.batch_size": 8,
     "model.width": 16,
     "model.depth": 2,
@@ -37,6 +35,8 @@ TINY = {
     "data.vocab_size": 200,
 }
 DTS = {
+    "train.eval_every": 4,
+    "train.eval_windows": 4,
     "dts.budgets": ((0, 4), (2, 2), (4, 1)),
     "dts.decay_steps": 4,
     "dts.shared_steps": 2,
