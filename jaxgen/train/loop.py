@@ -110,7 +110,7 @@ def fit(
       The final state.
 
     Raises:
-      Preempted: SIGTERM came; a checkpoint of the reached step is on disk.
+      Preempted: SIGTERM came; a checkpoint of the reached step is on disk, be it the last.
       NonFinite: names the metric. Nothing after the last finite check was saved.
     """
 
@@ -148,8 +148,8 @@ def fit(
     progress = Progress(name, start, options.steps) if lead else None
     begin = time.monotonic()
     tracing = False
-    try:
-        with Preemption() as preemption:
+    with Preemption() as preemption:
+        try:
             for step in range(start + 1, options.steps + 1):
                 if step == options.profile_at:
                     jax.profiler.start_trace(str(workdir / "profile" / name))
@@ -186,19 +186,22 @@ def fit(
                 if stop and not last:
                     checkpoints.wait()
                     raise Preempted(f"{name}: SIGTERM, saved step {step}")
-    finally:
-        if tracing:
-            jax.profiler.stop_trace()
-        if writer and progress:
-            writer.close()
-            progress.close()
-        failed = sys.exc_info()[0] is not None
-        try:
-            checkpoints.close()
-        except Exception:
-            if not failed:
-                raise
-            log.exception("%s: the last checkpoint was not written", name)
+        finally:
+            if tracing:
+                jax.profiler.stop_trace()
+            if writer and progress:
+                writer.close()
+                progress.close()
+            failed = sys.exc_info()[0] is not None
+            try:
+                checkpoints.close()
+            except Exception:
+                if not failed:
+                    raise
+                log.exception("%s: the last checkpoint was not written", name)
+    if preemption.requested and jax.process_count() == 1:
+        # It came while the last step was on its way. Several processes agree in the next run.
+        raise Preempted(f"{name}: SIGTERM, saved step {options.steps}")
     return state
 
 
