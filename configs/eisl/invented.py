@@ -15,12 +15,12 @@ def get_config() -> Config:
     config.data.limit = 6000
     config.data.seed = 0
     config.data.tokenizer = "bpe"
-    config.data.vocab_size = 400
-    config.data.max_tokens = 32
+    config.data.vocab_size = 800
+    config.data.max_tokens = 24
     config.data.train_tokens = 0  # longer pairs are not trained on; 0 keeps all
 
     config.model = Config()
-    config.model.width = 128
+    config.model.width = 96
     config.model.depth = 2
     config.model.heads = 4
     config.model.dropout = 0.1
@@ -32,7 +32,7 @@ def get_config() -> Config:
 
     config.noise = Config()
     config.noise.kinds = ("shuffle", "repetition", "blank")
-    config.noise.levels = (0.0, 0.3, 0.6)
+    config.noise.levels = (0.0, 0.6)
     config.noise.start = "noisy"  # noisy: as the cell's targets; clean: one start for all cells
     config.losses = ("ce", "smoothing", "pg", "eisl")
     config.smoothing = 0.1
@@ -42,10 +42,10 @@ def get_config() -> Config:
     config.eisl.ngrams = (1, 2, 3)
     config.eisl.fused_bytes = 0  # above 0: no [B, T, V] logits, tiles of so many bytes
     config.finetune = Config()
-    config.finetune.steps = 200
+    config.finetune.steps = 150
     config.finetune.learning_rate = 2e-3
 
-    config.train.steps = 500
+    config.train.steps = 300
     config.train.batch_size = 64
     config.train.optimizer = "adafactor"
     config.train.learning_rate = 5e-2  # relative to the size of each parameter

@@ -21,6 +21,7 @@ def get_config() -> Config:
     config.noise.levels = (0.0, 0.2, 0.4, 0.6)
     config.noise.kinds = ("shuffle", "repetition", "blank")
     config.noise.start = "clean"
+    config.finetune.steps = 200
     config.train.steps = 6000
     config.train.save_every = 1000
     return config
