@@ -27,6 +27,7 @@ TINY = {
     "model.decoder_depth": 1,
     "model.decoder_heads": 2,
     "model.latent_dim": 8,
+    "vae.delete_rate": 0.1,
     "prior.gan_steps": 5,
     "operators.steps": 6,
     "operators.width": 8,
