@@ -102,6 +102,11 @@ class Tested:
     bleu: float
     texts: list[str]
 
+    @classmethod
+    def on_test(cls, model: Any, corpus: translation.Corpus) -> "Tested":
+        """Translates the test split."""
+        return cls(model, *translation.bleu(model, corpus, "test"))
+
     def row(self, **cell: Any) -> dict[str, Any]:
         """What is kept of it."""
         return {**cell, "bleu": self.bleu, "samples": self.texts[:5]}
@@ -113,7 +118,7 @@ def train_start(
     """Trains by cross-entropy on targets of that noise, and tests."""
     system = translation.system(study.config, corpus, "ce", f"start-{cell_name(kind, level)}")
     model = study.fit(system, seed, corpus.arrays(kind, level, seed))
-    return Tested(model, *translation.bleu(model, corpus, "test"))
+    return Tested.on_test(model, corpus)
 
 
 def run_cell(
@@ -133,7 +138,7 @@ def run_cell(
             steps=config.finetune.steps,
             learning_rate=config.finetune.learning_rate,
         )
-        rows.append(Tested(model, *translation.bleu(model, corpus, "test")).row(loss=loss, **cell))
+        rows.append(Tested.on_test(model, corpus).row(loss=loss, **cell))
     return rows
 
 
