@@ -56,14 +56,16 @@ def check_accumulate(config: Config) -> None:
 
 
 def check_batch(config: Config, mesh: Mesh) -> None:
-    """The batch must divide over the mesh, in each part of an accumulated step."""
+    """Batches must divide over the mesh, in each part of an accumulated step."""
     parts = mesh_lib.batch_divisor(mesh) * config.train.accumulate
-    if config.train.batch_size % parts:
-        raise ConfigError(
-            "train.batch_size",
-            config.train.batch_size,
-            f"a multiple of {parts} (mesh axes data x fsdp, times train.accumulate)",
-        )
+    for group in ("train", "ascent"):
+        size = config[group].batch_size if group in config else 0
+        if size % parts:
+            raise ConfigError(
+                f"{group}.batch_size",
+                size,
+                f"a multiple of {parts} (mesh axes data x fsdp, times train.accumulate)",
+            )
 
 
 def optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTransformation:

@@ -183,9 +183,8 @@ def fit(
                         progress.update(step, seconds, note)
                 if save:
                     checkpoints.save(step, state, data.get_state())
-                if stop and not last:
-                    checkpoints.wait()
-                    raise Preempted(f"{name}: SIGTERM, saved step {step}")
+                if stop:
+                    break
         finally:
             if tracing:
                 jax.profiler.stop_trace()
@@ -199,9 +198,9 @@ def fit(
                 if not failed:
                     raise
                 log.exception("%s: the last checkpoint was not written", name)
-    if preemption.requested and jax.process_count() == 1:
-        # It came while the last step was on its way. Several processes agree in the next run.
-        raise Preempted(f"{name}: SIGTERM, saved step {options.steps}")
+    # A signal may also come after the last step has asked; only a process on its own knows then.
+    if stop or (jax.process_count() == 1 and preemption.requested):
+        raise Preempted(f"{name}: SIGTERM, saved step {step}")
     return state
 
 

@@ -228,6 +228,13 @@ def test_bad_fields(field, value, message):
         study.validate(config)
 
 
+def test_batches_that_do_not_divide_over_the_mesh_are_named_before_a_workdir_is_made(tmp_path):
+    for field in ("train.batch_size", "ascent.batch_size"):
+        with pytest.raises(ConfigError, match=rf"{field} is 12, allowed: a multiple of 8 \("):
+            study.train(tiny(grammar, **{field: 12}), tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+
+
 def test_missing_files_are_named_before_a_workdir_is_made(tmp_path):
     config = tiny(yelp, **{"data.path": str(tmp_path / "nowhere")})
     with pytest.raises(ConfigError, match=r"nowhere/sentiment\.test\.0"):

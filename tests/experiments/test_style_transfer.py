@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from configs.eisl import transfer
+from configs.eisl import transfer, transfer_yelp
 from experiments import style_transfer
 from experiments.sequence_data import Vocabulary
 from jaxgen.errors import ConfigError
@@ -39,6 +39,11 @@ def tiny(**changes):
     config.update_from_flattened_dict(TINY | changes)
     style_transfer.validate(config)
     return config
+
+
+def test_shipped_configs_are_valid():
+    for module in (transfer, transfer_yelp):
+        style_transfer.validate(module.get_config())
 
 
 @pytest.mark.slow
