@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from jaxgen.data import splits
+from jaxgen.data import splits, tables
 from jaxgen.errors import ConfigError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -126,26 +126,11 @@ def _folder(name: str, path: str, size: int, channels: int, limit: int) -> Image
 
 
 def _tfds(name: str, path: str, size: int, channels: int, limit: int) -> Images:
-    import tensorflow_datasets as tfds
-
-    try:
-        builder = tfds.builder(name, data_dir=path or None, file_format="array_record")
-        builder.download_and_prepare()
-        source = builder.as_data_source(split="all")
-    except Exception as e:  # tfds raises many kinds; all mean that the data is not to be had
-        raise ConfigError("data.name", name, f"a data set that tfds can prepare ({e})") from e
-    return _from_rows(source, size, channels, limit)
+    return _from_rows(tables.tfds_rows(name, path), size, channels, limit)
 
 
 def _hf(name: str, path: str, size: int, channels: int, limit: int) -> Images:
-    import datasets
-
-    try:
-        loaded = datasets.load_dataset(name, data_dir=path or None)
-    except Exception as e:
-        raise ConfigError("data.name", name, f"a data set that `datasets` can load ({e})") from e
-    rows = datasets.concatenate_datasets([loaded[k] for k in sorted(loaded)])
-    return _from_rows(rows, size, channels, limit)
+    return _from_rows(tables.hub_rows(name, path), size, channels, limit)
 
 
 def _from_rows(rows: Any, size: int, channels: int, limit: int) -> Images:

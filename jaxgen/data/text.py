@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
-from jaxgen.data import corpora, splits
+from jaxgen.data import corpora, splits, tables
 from jaxgen.errors import ConfigError
 
 SOURCES = ("files", "table", "hf", "tfds", "grammar", "english")
@@ -101,9 +101,9 @@ def load(
     elif source == "table":
         lines = read_tables(root, train, text_field, label_field)
     elif source == "hf":
-        lines = _from_hf(name, path, text_field, label_field)
+        lines = _from_rows(tables.hub_rows(name, path), text_field, label_field)
     else:
-        lines = _from_tfds(name, path, text_field, label_field)
+        lines = _from_rows(tables.tfds_rows(name, path), text_field, label_field)
     lines = lines.up_to(max_words)
     if limit and limit < len(lines):
         lines = lines.take(np.linspace(0, len(lines) - 1, limit).round().astype(int))
@@ -185,29 +185,6 @@ def read_tables(
             cause = e.__cause__ or e
             raise ConfigError("data", str(path), f"a readable table ({cause})") from e
     return _from_rows(datasets.concatenate_datasets(parts), text_field, label_field)
-
-
-def _from_hf(name: str, path: str, text_field: str, label_field: str) -> Lines:
-    import datasets
-
-    try:
-        loaded = datasets.load_dataset(name, data_dir=path or None)
-    except Exception as e:
-        raise ConfigError("data.name", name, f"a data set that `datasets` can load ({e})") from e
-    rows = datasets.concatenate_datasets([loaded[k] for k in sorted(loaded)])
-    return _from_rows(rows, text_field, label_field)
-
-
-def _from_tfds(name: str, path: str, text_field: str, label_field: str) -> Lines:
-    import tensorflow_datasets as tfds
-
-    try:
-        builder = tfds.builder(name, data_dir=path or None, file_format="array_record")
-        builder.download_and_prepare()
-        source = builder.as_data_source(split="all")
-    except Exception as e:
-        raise ConfigError("data.name", name, f"a data set that tfds can prepare ({e})") from e
-    return _from_rows(source, text_field, label_field)
 
 
 def _from_rows(rows: Any, text_field: str, label_field: str) -> Lines:
