@@ -66,6 +66,35 @@ def test_hub_folder_through_datasets(tmp_path):
     assert set(parts["train"].label.tolist()) == {0, 1}
 
 
+def test_tfds_prepared_locally(tmp_path):
+    """Sentences of a tfds builder, written and read as array_record without TensorFlow."""
+    import tensorflow_datasets as tfds
+
+    class TinyReviews(tfds.core.GeneratorBasedBuilder):
+        pkg_dir_path = tmp_path
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            label = tfds.features.ClassLabel(num_classes=2)
+            features = tfds.features.FeaturesDict({"text": tfds.features.Text(), "label": label})
+            return self.dataset_info_from_configs(features=features)
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._rows(0), "test": self._rows(100)}
+
+        def _rows(self, first):
+            for i in range(first, first + 100):
+                yield i, {"text": f"café  number {i}", "label": i % 2}
+
+        def _generate_examples(self):
+            raise NotImplementedError
+
+    TinyReviews(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    parts = text.load("tfds", name="tiny_reviews", path=str(tmp_path), label_field="label")
+    got = {t: y for part in parts.values() for t, y in zip(part.text, part.label, strict=True)}
+    assert got == {f"café number {i}": i % 2 for i in range(200)}
+
+
 def test_longer_sentences_are_left_out_of_all_parts(tmp_path):
     write(tmp_path / "a", [" ".join(["w"] * n) + f" {i}" for i, n in enumerate([1, 5, 9] * 20)])
     write(tmp_path / "b", ["one two three", "one two three four five six seven"] * 5)
