@@ -154,8 +154,7 @@ def forced_logits(
     mask = source != corpus.pad
     if isinstance(model, nat.ParallelT5):
         count = sequence.until_end(target, corpus.end).sum(1)
-        logits, lengths = model(source, count, source_mask=mask, key=key)
-        logits = logits[:, : target.shape[1]]
+        logits, lengths = model(source, count, source_mask=mask, positions=target.shape[1], key=key)
         return logits, optax.softmax_cross_entropy_with_integer_labels(lengths, count - 1)
     shifted = sequence.shift_right(target, corpus.begin)
     return model(source, shifted, source_mask=mask, key=key), jnp.zeros(source.shape[:1])

@@ -32,18 +32,19 @@ class ParallelT5(nnx.Module):
         count: Int[Array, " B"],
         *,
         source_mask: Bool[Array, "B M"],
+        positions: int | None = None,
         key: Key[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "B T V"], Float[Array, "B T"]]:
-        """Logits of all positions, and of the lengths 1, ..., T.
+    ) -> tuple[Float[Array, "B P V"], Float[Array, "B T"]]:
+        """Logits of the first P positions, and of the lengths 1, ..., T.
 
         Args:
           count: number of target tokens of each row; positions from there on mean nothing.
+          positions: P, where no row has more tokens than that; T by default.
         """
         key_enc, key_dec = transformer.split_key(key, 2)
         memory = self.t5.encode(source, mask=source_mask, key=key_enc)
-        return self._decode(source, memory, count, source_mask, key_dec), self._lengths(
-            memory, source_mask
-        )
+        logits = self._decode(source, memory, count, source_mask, positions, key_dec)
+        return logits, self._lengths(memory, source_mask)
 
     def generate(
         self, source: Int[Array, "B M"], *, source_mask: Bool[Array, "B M"], pad: int
@@ -51,7 +52,7 @@ class ParallelT5(nnx.Module):
         """The likeliest tokens of the likeliest length."""
         memory = self.t5.encode(source, mask=source_mask)
         count = jnp.argmax(self._lengths(memory, source_mask), -1) + 1
-        tokens = jnp.argmax(self._decode(source, memory, count, source_mask, None), -1)
+        tokens = jnp.argmax(self._decode(source, memory, count, source_mask, None, None), -1)
         return jnp.where(jnp.arange(tokens.shape[1]) < count[:, None], tokens, pad)
 
     def _lengths(
@@ -65,9 +66,10 @@ class ParallelT5(nnx.Module):
         memory: Float[Array, "B M D"],
         count: Int[Array, " B"],
         source_mask: Bool[Array, "B M"],
+        positions: int | None,
         key: Key[Array, ""] | None,
-    ) -> Float[Array, "B T V"]:
-        length = self.length.out_features
+    ) -> Float[Array, "B P V"]:
+        length = self.length.out_features if positions is None else positions
         read = copy_uniformly(source, source_mask.sum(1), count, length)
         mask = jnp.arange(length) < count[:, None]
         return self.t5.decode(read, memory, memory_mask=source_mask, mask=mask, key=key)[0]

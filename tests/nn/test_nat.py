@@ -43,6 +43,9 @@ def test_every_position_sees_every_other_but_not_what_lies_past_the_end():
     padded = jnp.pad(source, ((0, 0), (0, 3)))
     longer = logits(padded, padded != PAD, 4)
     assert np.allclose(plain[:4], longer[:4], atol=1e-5)
+    fewer = model(source, jnp.asarray([4]), source_mask=mask, positions=4)[0][0]
+    assert np.allclose(plain[:4], fewer, atol=1e-5)
+    assert len(fewer) == 4
     wider = make(max_length=9)
     wider.t5 = model.t5
     assert np.allclose(
