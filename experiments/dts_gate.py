@@ -54,7 +54,7 @@ def validate(config: Config) -> None:
             **moe_language.RULES,
             "train.eval_every": _c.at_least(1),
             "train.eval_windows": _c.at_least(1),
-            "methods": (lambda v: v and set(v) <= set(METHODS), f"some of {METHODS}"),
+            "methods": _c.some_of(*METHODS),
             "dts.start": _c.POSITIVE,
             "dts.end": _c.POSITIVE,
             "dts.decay_steps": _c.at_least(1),

@@ -34,12 +34,11 @@ def validate(config: Config) -> None:
     c = config_lib
     c.check(config, {"data.kind": c.one_of(*KINDS)})
     kind = KINDS[config.data.kind]
-    known = f"some of {', '.join(kind.SYSTEMS)}"
     c.check(
         config,
         {
             **RULES,
-            "systems": (lambda v: v and set(v) <= set(kind.SYSTEMS), known),
+            "systems": c.some_of(*kind.SYSTEMS),
             "model.latent_dim": c.at_least(1),
             "model.latent_norm": c.one_of("none", "running"),
             "model.denoiser_width": c.at_least(1),

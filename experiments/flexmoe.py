@@ -45,10 +45,7 @@ def validate(config: Config) -> None:
             **RULES,
             **moe_language.RULES,
             "task": _c.one_of(*TASKS),
-            "policies": (
-                lambda v: v and set(v) <= set(policies.POLICIES),
-                f"some of {policies.POLICIES}",
-            ),
+            "policies": _c.some_of(*policies.POLICIES),
             "model.k": (lambda v: 1 <= v <= config.model.experts, f"1 to {config.model.experts}"),
             "model.patch": _c.at_least(1),
             "capacity_factor": _c.POSITIVE,

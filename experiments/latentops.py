@@ -38,7 +38,7 @@ from jaxgen.latent_ode import energy, sample
 
 _c = config_lib
 OWN_RULES: dict[str, config_lib.Rule] = {
-    "spaces": (lambda v: v and set(v) <= set(latent_space.KINDS), "some of vae, eddpm"),
+    "spaces": _c.some_of(*latent_space.KINDS),
     "vae.beta": _c.NON_NEGATIVE,
     "vae.free_bits": _c.NON_NEGATIVE,
     "vae.delete_rate": _c.FRACTION,

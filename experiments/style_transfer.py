@@ -10,8 +10,9 @@ source token and, in the other style, reading its own output, is trained by thre
     + content_weight L(G(x, s'), x)      and keeps the content; L is EISL or cross-entropy
 
 Cross-entropy punishes every word that changes at its place, EISL only n-grams that occur nowhere. The
-classifier is trained first, on true sentences, and reads G's distributions over tokens. Judges are others,
-trained on other sentences.
+classifier is trained first, on true sentences with words hidden, so that no one word decides; of G it reads
+draws of single tokens with a relaxed gradient (Jang et al., 2017), since mixtures of tokens deceive it. Judges
+are others, trained on other sentences.
 """
 
 import functools
@@ -36,7 +37,7 @@ from jaxgen.data import corpora
 from jaxgen.losses import eisl
 from jaxgen.metrics import text as text_metrics
 from jaxgen.nn import sequence, t5, textcnn
-from jaxgen.text import decoding
+from jaxgen.text import decoding, relaxed
 from jaxgen.train import report
 
 _c = config_lib
@@ -57,7 +58,7 @@ def validate(config: Config) -> None:
             **RULES,
             **sequence_study.MODEL_RULES,
             "operators.attributes": (lambda v: tuple(v) == ("sentiment",), "('sentiment',)"),
-            "losses": (lambda v: v and set(v) <= set(LOSSES), f"some of {LOSSES}"),
+            "losses": _c.some_of(*LOSSES),
             "transfer.content_weights": (
                 lambda v: v and all(w >= 0 for w in v),
                 "numbers, 0 or more",
@@ -69,6 +70,7 @@ def validate(config: Config) -> None:
                 "one or more of -1, 0, 1, ...",
             ),
             "classifier.width": _c.at_least(1),
+            "classifier.hide_rate": _c.FRACTION,
             "classifier.steps": _c.at_least(1),
             "classifier.learning_rate": _c.POSITIVE,
             "evaluate.count": _c.at_least(10),
@@ -110,11 +112,12 @@ def written_logits(
 
 
 def classifier_system(config: Config, v: Vocabulary) -> systems.System:
-    """The classifier that steers: of true sentences."""
+    """The classifier that steers: of true sentences, a share of whose words it does not see."""
 
     def loss(model, extra, batch, key, step):
         x, style = batch["target"], batch["style"]
-        logits = model(x, sequence.until_end(x, v.end))
+        seen = jax.random.bernoulli(key, 1.0 - config.classifier.hide_rate, x.shape)
+        logits = model(x, sequence.until_end(x, v.end) & seen)
         each = optax.softmax_cross_entropy_with_integer_labels(logits, style)
         accuracy = (logits.argmax(-1) == style).mean()
         return each.mean(), ({"accuracy": accuracy}, extra)
@@ -132,7 +135,7 @@ def system(
     t = config.transfer
 
     def loss(model, extra, batch, key, step):
-        key_same, key_other, key_soft = jax.random.split(key, 3)
+        key_same, key_other, key_draw = jax.random.split(key, 3)
         x, style = batch["target"], batch["style"]
         real = sequence.until_end(x, v.end)
         same = written_logits(model, v, x, x, style, key_same)
@@ -146,9 +149,8 @@ def system(
         else:
             masks = {"logits_mask": said, "targets_mask": real}
             kept = eisl.eisl_loss(other, x, ngrams=t.ngrams, **masks).mean()
-        noise = jax.random.gumbel(key_soft, other.shape)
-        soft = jax.nn.softmax((other + noise) / t.temperature)  # a relaxed draw (Jang et al., 2017)
-        judged = classifier(soft, said)
+        drawn = relaxed.gumbel_softmax(other, key_draw, temperature=t.temperature, hard=True)
+        judged = classifier(drawn, said)
         styled = optax.softmax_cross_entropy_with_integer_labels(judged, 1 - style).mean()
         value = repeat + t.style_weight * styled + weight * kept
         return value, ({"repeat": repeat, "style": styled, "content": kept}, extra)

@@ -40,6 +40,14 @@ def get(config: Config, path: str) -> Any:
     return value
 
 
+def some_of(*values: Any) -> Rule:
+    """One or more of these values, none twice."""
+    return (
+        lambda v: v and set(v) <= set(values) and len(set(v)) == len(v),
+        "some of " + ", ".join(map(str, values)) + ", each once",
+    )
+
+
 def check(config: Config, rules: Mapping[str, Rule]) -> None:
     """Applies a rule to each dotted field; the first that fails raises ConfigError."""
     for path, (test, allowed) in rules.items():

@@ -96,7 +96,10 @@ def test_the_loss_is_its_three_terms():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("losses", ("pg",), "losses"),
+        ("losses", ("pg",), "losses is .*, allowed: some of ce, eisl, each once"),
+        ("losses", ("ce", "ce"), "losses is"),
+        ("losses", (), "losses is"),
+        ("classifier.hide_rate", 1.0, "classifier.hide_rate is 1"),
         ("transfer.content_weights", (), "transfer.content_weights"),
         ("transfer.temperature", 0.0, "transfer.temperature is 0"),
         ("operators.attributes", ("tense",), "operators.attributes"),
