@@ -9,5 +9,6 @@ def get_config() -> Config:
     config = transfer.get_config()
     base = yelp.get_config()
     config.data, config.judge = base.data, base.judge
-    config.train.steps = 2500
+    config.transfer.content_weights = (0.3, 1.0)
+    config.train.steps = 1500
     return config
