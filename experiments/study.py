@@ -55,17 +55,14 @@ def check_accumulate(config: Config) -> None:
         )
 
 
-def check_batch(config: Config, mesh: Mesh) -> None:
-    """Batches must divide over the mesh, in each part of an accumulated step."""
+def check_batch(config: Config, mesh: Mesh, field: str = "train.batch_size") -> None:
+    """That batch must divide over the mesh, in each part of an accumulated step."""
     parts = mesh_lib.batch_divisor(mesh) * config.train.accumulate
-    for group in ("train", "ascent"):
-        size = config[group].batch_size if group in config else 0
-        if size % parts:
-            raise ConfigError(
-                f"{group}.batch_size",
-                size,
-                f"a multiple of {parts} (mesh axes data x fsdp, times train.accumulate)",
-            )
+    size = _c.get(config, field)
+    if size % parts:
+        raise ConfigError(
+            field, size, f"a multiple of {parts} (mesh axes data x fsdp, times train.accumulate)"
+        )
 
 
 def optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -160,6 +157,8 @@ def open_study(
     """
     mesh = mesh_lib.make_mesh(mesh_shape(config))
     check_batch(config, mesh)
+    if "ascent" in config:  # an evaluation that trains too
+        check_batch(config, mesh, "ascent.batch_size")
     data = load(config, workdir)
     launch.write_config(workdir, config)
     return Study(config, workdir, mesh, data, may_train)
