@@ -199,8 +199,9 @@ def write(study: Study, corpus: translation.Corpus, rows: list[dict[str, Any]]) 
         f"split, {config.seeds} seed(s); ± is the standard deviation over seeds.\n"
     ]
     levels = sorted({r["level"] for r in rows})
+    kinds = config.noise.kinds if any(levels) else ("no noise",)
     panels: dict[str, Any] = {}
-    for kind in config.noise.kinds:
+    for kind in kinds:
         mine = [r for r in rows if r["kind"] == kind or r["level"] == 0]
         lines, drawn = [], {}
         for loss in ("start", *config.losses):
@@ -225,7 +226,13 @@ def write(study: Study, corpus: translation.Corpus, rows: list[dict[str, Any]]) 
         report.markdown_table(
             ["noise", "loss", "source", "translation", "reference"],
             [
-                [r["kind"], TITLES[r["loss"]], test.source[i], text, test.target[i]]
+                [
+                    r["kind"] if r["level"] else "none",
+                    TITLES[r["loss"]],
+                    test.source[i],
+                    text,
+                    test.target[i],
+                ]
                 for r in last
                 for i, text in enumerate(r["samples"][:3])
             ],
