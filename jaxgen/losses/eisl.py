@@ -13,6 +13,7 @@ The diagonal sums of n are those of n - 1 plus one more term. n-grams that touch
 or of the target, are left out exactly.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -135,14 +136,39 @@ def _soft_match(
     key: Key[Array, ""] | None,
 ) -> Float[Array, " B"]:
     """- mean over allowed j of sum_i softmax_i(match / temperature) match."""
-    score = match
+    offset = jnp.where(ok_i[:, :, None], 0.0, _NEVER).astype(match.dtype)
     if key is not None:
-        score = score + jax.random.gumbel(key, match.shape, match.dtype)
-    score = jnp.where(ok_i[:, :, None], score / temperature, _NEVER)
-    weight = jax.nn.softmax(score, axis=1)
-    best = jnp.where(ok_i[:, :, None], weight * match, 0.0).sum(1)
+        offset = offset + jax.random.gumbel(key, match.shape, match.dtype) / temperature
+    best = _soft_average(match, offset, temperature)
     there = ok_j & ok_i.any(1, keepdims=True)
     return -jnp.where(there, best, 0.0).sum(1) / jnp.maximum(there.sum(1), 1)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _soft_average(
+    match: Float[Array, "B I J"], offset: Array, temperature: float
+) -> Float[Array, "B J"]:
+    """sum_i a_i m_i with a = softmax_i(m / temperature + offset); the offset is a constant.
+
+    Its derivative, a_i (1 + (m_i - sum a m) / temperature), takes one array where automatic
+    differentiation keeps several.
+    """
+    return _soft_weights(match, offset, temperature)[1]
+
+
+def _soft_weights(match: Array, offset: Array, temperature: float) -> tuple[Array, Array]:
+    weight = jax.nn.softmax(match / temperature + offset, axis=1)
+    return weight, (weight * match).sum(1)
+
+
+@_soft_average.defjvp
+def _soft_average_jvp(
+    temperature: float, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    match, offset = primals
+    weight, best = _soft_weights(match, offset, temperature)
+    slope = weight * (1.0 + (match - best[:, None]) / temperature)
+    return best, (slope * tangents[0]).sum(1)
 
 
 def _long_matches(

@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxgen.losses.pairs import logits_gradient, logsumexp
+from jaxgen.losses.pairs import at_targets, logits_gradient, logsumexp
 from jaxgen.mesh import BATCH_AXES
 
 # (c [G, T, S], what belongs to the tile's rows) -> loss of each row [G].
@@ -168,8 +168,7 @@ def _pairs(
     """c of a tile, and what its gradient needs: (logits, logsumexp, index, whether it is there)."""
     logits = jnp.einsum("gtd,vd->gtv", h, embedding, preferred_element_type=jnp.float32)
     index, here = _local(y, embedding.shape[0], axis_name)
-    spread = jnp.broadcast_to(index[:, None], (*logits.shape[:2], y.shape[1]))
-    chosen = jnp.take_along_axis(logits, spread, -1, mode="clip")
+    chosen = at_targets(logits, index)
     if here is not None:
         chosen = jax.lax.psum(jnp.where(here[:, None], chosen, 0.0), axis_name)
     lse = logsumexp(logits, chosen.max(-1), axis_name)
