@@ -1,4 +1,4 @@
-"""EISL on an invented language that the project's grammar speaks: runs anywhere, minutes on two cores."""
+"""EISL on an invented language that the project's grammar speaks: runs anywhere, half an hour on two cores."""
 
 from configs import common
 from jaxgen.config import Config

@@ -1,4 +1,4 @@
-"""Style transfer on the grammar corpus, whose sentiment is read off exactly: minutes on two cores."""
+"""Style transfer on the grammar corpus, whose sentiment is read off exactly: half an hour on two cores."""
 
 from configs.eddpm import grammar
 from jaxgen.config import Config
