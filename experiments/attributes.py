@@ -124,6 +124,19 @@ class TextJudge:
             )
         return cls(wanted, models, accuracy)
 
+    def about(self) -> str:
+        """Where its labels come from, for reports."""
+        if not self.models:
+            return (
+                "read off the sentence by the grammar's parser; one that the grammar cannot have "
+                "written, a verb of another tense than its time for instance, counts as wrong"
+            )
+        known = ", ".join(f"{k} {v:.3f}" for k, v in self.accuracy.items())
+        return (
+            "from logistic regression on word n-grams, trained on the half of the train split that "
+            f"nothing that steers sees (its own test accuracy: {known})"
+        )
+
     def __call__(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """{attribute: labels}."""
         if not self.models:

@@ -93,14 +93,6 @@ def write(
 def _about(study: Study, judges: Judges) -> str:
     config, data = study.config, study.data
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in data.items())
-    exact = config.data.source == "grammar"
-    labels = "read off the sentence by the grammar's parser, without error"
-    if not exact:
-        known = ", ".join(f"{k} {v:.3f}" for k, v in judges.attribute.accuracy.items())
-        labels = (
-            "from logistic regression on word n-grams, trained on the half of the train split that "
-            f"operators never see (its own test accuracy: {known}); labels of tense are made by rules"
-        )
 
     def values(task: str, method: str) -> str:
         return ", ".join(f"{k:g}" for k in GRIDS[task][method])
@@ -108,7 +100,8 @@ def _about(study: Study, judges: Judges) -> str:
     return (
         f"Data: {config.data.source}; {sizes} sentences. {config.train.steps:,} steps of batch "
         f"{config.train.batch_size} for each autoencoder, {config.seeds} seed(s); ± is the standard "
-        f"deviation over seeds. Accuracy: all attributes at once, {labels}. PPL under a language model "
+        f"deviation over seeds. Accuracy: all attributes at once, {judges.attribute.about()}. "
+        "Real text's labels of tense are made by rules. PPL under a language model "
         f"of the train split (real test sentences: {judges.real_ppl:.1f}). Self-BLEU of real test "
         f"sentences: {judges.real_self_bleu:.1f}. Each method has one knob, its operators' weight (for "
         f"the shift its length), chosen on the valid split by the geometric mean, out of "

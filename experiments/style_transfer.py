@@ -245,8 +245,8 @@ def write(
     body = [
         f"Data: {config.data.source}. Every model: {config.train.steps:,} steps of batch "
         f"{config.train.batch_size}, {config.seeds} seed(s); ± is the standard deviation over seeds. "
-        f"{len(test):,} test sentences moved to the other sentiment. Accuracy by a judge that never "
-        f"steers, PPL under a language model of real sentences (which are at {judges.real_ppl:.1f}), "
+        f"{len(test):,} test sentences moved to the other sentiment. Accuracy: {judges.attribute.about()}. "
+        f"PPL under a language model of real sentences (which are at {judges.real_ppl:.1f}), "
         "geometric mean over accuracy, input-BLEU / 100 and min(1, PPL of real / PPL).\n"
     ]
     lines: list[list[str]] = []

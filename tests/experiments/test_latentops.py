@@ -153,6 +153,22 @@ def test_attributes_of_the_grammar_and_of_files():
     assert attributes.occurrences(["soup and soup", "x"], words).tolist() == [[1, 0], [0, 0]]
 
 
+def test_a_judge_says_where_its_labels_come_from():
+    v = Vocabulary(5, 5, 4, 0, 0, 0, 0)
+    config = yelp.get_config()
+    config.operators.attributes = ("sentiment",)
+    truth = np.arange(60) % 2
+    lines = [f"the food {i} was {('bad', 'good')[y]}" for i, y in enumerate(truth)]
+    judge = attributes.TextJudge.train(
+        config, Part(lines, {}, v, truth), Part(lines[:10], {}, v, truth[:10])
+    )
+    assert judge(["so bad", "so good"])["sentiment"].tolist() == [0, 1]
+    assert "sentiment 1.000" in judge.about()
+    exact = attributes.TextJudge.train(tiny(), Part([], {}, v), Part([], {}, v))
+    assert exact(["nonsense"])["sentiment"].tolist() == [-1]
+    assert "grammar's parser" in exact.about()
+
+
 def test_targets_differ_from_what_is_there():
     rng = np.random.default_rng(0)
     known = {"tense": np.array([0, 1, 2, -1] * 20)}
