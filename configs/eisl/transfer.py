@@ -1,4 +1,4 @@
-"""Style transfer on the grammar corpus, whose sentiment is read off exactly: half an hour on two cores."""
+"""Style transfer on the grammar corpus, whose sentiment is read off exactly: an hour on one core."""
 
 from configs.eddpm import grammar
 from jaxgen.config import Config
@@ -14,7 +14,7 @@ def get_config() -> Config:
     config.operators = Config()
     config.operators.attributes = ("sentiment",)
     config.transfer = Config()
-    config.transfer.content_weights = (0.1, 0.3, 1.0)
+    config.transfer.content_weights = (0.1, 0.3, 1.0, 3.0)
     config.transfer.style_weight = 1.0
     config.transfer.temperature = 1.0
     config.transfer.ngrams = (1, 2)
