@@ -36,6 +36,7 @@ RUNTIME_FIELDS = (
     "noise.kinds",
     "noise.levels",
     "losses",
+    "transfer.content_weights",
     "train.log_every",
     "train.save_every",
     "train.keep",
