@@ -139,6 +139,8 @@ def _soft_match(
     offset = jnp.where(ok_i[:, :, None], 0.0, _NEVER).astype(match.dtype)
     if key is not None:
         offset = offset + jax.random.gumbel(key, match.shape, match.dtype) / temperature
+    # 0 where it does not count: an infinity there would make its weight of 0 a NaN.
+    match = jnp.where(ok_i[:, :, None], match, 0.0)
     best = _soft_average(match, offset, temperature)
     there = ok_j & ok_i.any(1, keepdims=True)
     return -jnp.where(there, best, 0.0).sum(1) / jnp.maximum(there.sum(1), 1)

@@ -266,3 +266,18 @@ def test_bad_settings(options, message):
     logits, targets = random_case()
     with pytest.raises(ValueError, match=message):
         eisl.eisl_loss(logits, targets, **options)
+
+
+def test_an_impossible_token_matters_only_in_n_grams_that_count():
+    """Token 0 is impossible at output 1; the bigram that starts there touches padding."""
+    logits, _ = random_case(b=1, t=3, s=3, v=5)
+    targets, mask = jnp.asarray([[0, 1, 2]]), jnp.asarray([[True, True, False]])
+    banned = logits.at[0, 1, 0].set(-jnp.inf)
+
+    def loss(logits):
+        return eisl.eisl_loss(logits, targets, ngrams=(2,), logits_mask=mask).sum()
+
+    value, grads = jax.value_and_grad(loss)(banned)
+    possible = loss(banned.at[0, 1, 0].set(-50.0))
+    assert float(value) == pytest.approx(float(possible), rel=1e-6)
+    assert np.isfinite(grads).all()
