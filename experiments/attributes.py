@@ -132,9 +132,10 @@ class TextJudge:
                 "written, a verb of another tense than its time for instance, counts as wrong"
             )
         known = ", ".join(f"{k} {v:.3f}" for k, v in self.accuracy.items())
+        truth = "; labels of tense are made by rules" if "tense" in self.models else ""
         return (
             "from logistic regression on word n-grams, trained on the half of the train split that "
-            f"nothing that steers sees (its own test accuracy: {known})"
+            f"nothing that steers sees (its own test accuracy: {known}){truth}"
         )
 
     def __call__(self, texts: Sequence[str]) -> dict[str, np.ndarray]:

@@ -52,7 +52,7 @@ class ParallelT5(nnx.Module):
         """The likeliest tokens of the likeliest length."""
         memory = self.t5.encode(source, mask=source_mask)
         count = jnp.argmax(self._lengths(memory, source_mask), -1) + 1
-        tokens = jnp.argmax(self._decode(source, memory, count, source_mask, None, None), -1)
+        tokens = jnp.argmax(self._decode(source, memory, count, source_mask), -1)
         return jnp.where(jnp.arange(tokens.shape[1]) < count[:, None], tokens, pad)
 
     def _lengths(
@@ -66,8 +66,8 @@ class ParallelT5(nnx.Module):
         memory: Float[Array, "B M D"],
         count: Int[Array, " B"],
         source_mask: Bool[Array, "B M"],
-        positions: int | None,
-        key: Key[Array, ""] | None,
+        positions: int | None = None,
+        key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B P V"]:
         length = self.length.out_features if positions is None else positions
         read = copy_uniformly(source, source_mask.sum(1), count, length)
