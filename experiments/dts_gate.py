@@ -148,12 +148,14 @@ def system(
     run: str,
     segment: Segment | None = None,
     start: Any = None,
+    seed: int = 0,
     mesh: Any = None,
 ) -> systems.System:
     """One run (or a segment of one) of a method.
 
     Args:
       start: a trained dense model whose feed-forward layers become the experts.
+      seed: of the masks that set them apart.
       mesh: spreads experts over its axis `expert`.
     """
     experts = 0 if method == "dense" else config.model.experts
@@ -176,17 +178,17 @@ def system(
         lambda key: moe_language.build(config, vocab, experts, nnx.Rngs(key)),
         loss,
         extra=lambda: {"pairs": jnp.zeros(())},
-        pretrained=None if start is None else functools.partial(from_dense, config, start),
+        pretrained=None if start is None else functools.partial(from_dense, config, start, seed),
     )
 
 
-def from_dense(config: Config, dense: Any, model: Any) -> Any:
+def from_dense(config: Config, dense: Any, seed: int, model: Any) -> Any:
     """`model` with the weights of a dense one, its feed-forward layers in every expert, masked."""
     model = jax.tree.map(jnp.array, model)
     for part in ("tokens", "positions"):
         nnx.update(getattr(model, part), nnx.state(getattr(dense, part)))
     nnx.update(model.stack.norm, nnx.state(dense.stack.norm))
-    key = jax.random.key(config.seed)
+    key = state.run_key(f"masks-{seed}")
     for i, (new, old) in enumerate(zip(model.stack.blocks, dense.stack.blocks, strict=True)):
         for part in ("norm1", "attention", "norm2"):
             nnx.update(getattr(new, part), nnx.state(getattr(old, part)))
@@ -240,7 +242,7 @@ def train_method(study: Study, corpus: Corpus, method: str, seed: int) -> Any:
     def fit(run, kind, segment=None, steps=config.train.steps, until=None):
         test = tester(config, kind, valid, segment)
         return study.fit(
-            system(config, corpus.vocab, kind, run, segment, start, study.mesh),
+            system(config, corpus.vocab, kind, run, segment, start, seed, study.mesh),
             seed,
             train,
             steps=steps,

@@ -20,7 +20,7 @@ from experiments.study import RULES, Study, check_accumulate, compile_step, open
 from jaxgen import config as config_lib
 from jaxgen import launch
 from jaxgen.config import Config
-from jaxgen.train.writers import write_atomic
+from jaxgen.train.writers import read_json, write_atomic
 
 KINDS: dict[str, Any] = {
     "images": image_study,
@@ -119,11 +119,10 @@ def run(config: Config, workdir: pathlib.Path, *, reuse: bool) -> None:
             for label, model, trained in train_system(study, name, seed):
                 path = workdir / "results" / f"{label.replace(' ', '_')}-{seed}.json"
                 first = seed == config.seed
-                if reuse and path.exists() and not first:
-                    known = json.loads(path.read_text())
-                    if known["sample"] == setting:
-                        rows.append(known["row"])
-                        continue
+                known = read_json(path) if reuse and not first else None
+                if known and known["sample"] == setting:
+                    rows.append(known["row"])
+                    continue
                 numbers, artefacts = kind.evaluate(study, judge, label, model, trained, seed)
                 row = {"system": label, "seed": seed, **numbers}
                 if jax.process_index() == 0:

@@ -31,6 +31,7 @@ VARIANTS: dict[str, dict[str, object]] = {
 def train(config: Config, workdir: pathlib.Path) -> None:
     """Trains and evaluates every variant in a workdir of its own; writes one table."""
     rows = []
+    launch.write_config(workdir, config)
     for number, (label, changes) in enumerate(VARIANTS.items()):
         variant = config.copy_and_resolve_references()
         variant.systems = ("eddpm",)
@@ -39,8 +40,13 @@ def train(config: Config, workdir: pathlib.Path) -> None:
             variant.eddpm.encoder_warmup = config.train.steps // 3
         folder = workdir / f"variant-{number}"
         judge = workdir / "variant-0" / "checkpoints" / "classifier-0"
-        if number and judge.exists() and not folder.exists():
-            shutil.copytree(judge, folder / "checkpoints" / "classifier-0")
+        own = folder / "checkpoints" / "classifier-0"
+        if number and judge.exists() and not own.exists():
+            copy = folder / "classifier.tmp"  # renamed when it is whole
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(judge, copy)
+            own.parent.mkdir(parents=True, exist_ok=True)
+            copy.rename(own)
         study = eddpm.open_eddpm(variant, folder)
         judged = image_study.Judge.train(study)
         for seed in range(config.seed, config.seed + config.seeds):
@@ -48,7 +54,6 @@ def train(config: Config, workdir: pathlib.Path) -> None:
                 numbers, _ = image_study.evaluate(study, judged, label, model, trained, seed)
                 rows.append({"system": label, "seed": seed, **numbers})
     table, ranks = report.comparison_table(rows, image_report.RANKED, image_report.OTHERS)
-    launch.write_config(workdir, config)
     body = f"Fréchet distance between the real splits: {judged.floor:.3g}.\n\n{table}"
     path = report.write(workdir, "EDDPM: ablation", body, {"systems": rows, "mean_rank": ranks})
     print(table)

@@ -27,7 +27,7 @@ from jaxgen.config import Config
 from jaxgen.data import parallel
 from jaxgen.text import noise
 from jaxgen.train import report
-from jaxgen.train.writers import write_atomic
+from jaxgen.train.writers import read_json, write_atomic
 
 _c = config_lib
 TITLES = {
@@ -158,7 +158,7 @@ def run(config: Config, workdir: pathlib.Path, *, reuse: bool) -> None:
     for seed in range(config.seed, config.seed + config.seeds):
         for kind, level in cells(config):
             path = workdir / "results" / f"{kind}-{level:g}-{seed}.json"
-            done = json.loads(path.read_text()) if reuse and path.exists() else []
+            done = (read_json(path) if reuse else None) or []
             if not {"start", *config.losses} <= {row["loss"] for row in done}:
                 begin = (
                     start(config.noise.kinds[0], 0.0, seed) if clean else start(kind, level, seed)

@@ -13,6 +13,7 @@ all train the same model; their loss curves must be equal. What steps would take
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -199,7 +200,7 @@ def system(study: Study, task: Task, policy: str) -> systems.System:
 
 
 class Placer:
-    """Watches counts, places experts, moves weights; and remembers both for the report.
+    """Watches counts, places experts, moves weights; and remembers both for the report (`loop.Adapt`).
 
     It works on the counts of the step before the last one dispatched, which are there already: the device
     is not waited for.
@@ -211,18 +212,16 @@ class Placer:
         self.rules = rules_of(c)
         self.total = c.placement.tokens * self.devices * c.model.k
         self.path = study.workdir / "traffic" / f"{run}.npz"
-        self.save_every, self.steps = c.train.save_every, c.train.steps
         self.counts: list[np.ndarray] = []
         self.placements: list[np.ndarray] = []
         self.pending: Any = None
-        self.slots: np.ndarray | None = None
+        self.slots = np.zeros((0, self.devices, 0), np.int32)  # known from the first step on
         self._move: Any = None
 
     def __call__(self, step: int, state: TrainState) -> TrainState:
-        """After every step; see `loop.fit`."""
-        if self.slots is None:
-            self._begin(step, state)
-        assert self.slots is not None
+        """After every step; see `loop.Adapt`."""
+        if not self.slots.size:
+            self._place(state)
         last = jnp.copy(state.extra["counts"][1])
         seen = np.asarray(self.pending) if self.pending is not None else None
         self.pending = last
@@ -235,22 +234,26 @@ class Placer:
             new = policies.following(self.policy, step, self.slots, list(recent), self.rules)
             if not np.array_equal(new, self.slots):
                 state = self._apply(state, new)
-        if step % self.save_every == 0 or step == self.steps:
-            self._write()
         return state
 
-    def _begin(self, step: int, state: TrainState) -> None:
-        """The first step of a launch: what was known before it comes from the state and from disk."""
+    def history(self) -> dict[str, np.ndarray]:
+        """`counts` [steps - 1, layers, experts] and `placements` [steps - 1, layers, devices, slots]."""
+        return {
+            name: np.stack(rows) if rows else np.zeros((0,), np.int32)
+            for name, rows in (("counts", self.counts), ("placements", self.placements))
+        }
+
+    def resume(self, state: TrainState, history: Mapping[str, np.ndarray]) -> None:
+        """What was known before this launch."""
+        self._place(state)
+        self.pending = jnp.copy(state.extra["counts"][1])
+        self.counts, self.placements = (list(history[k]) for k in ("counts", "placements"))
+
+    def _place(self, state: TrainState) -> None:
         placed = np.asarray(state.extra["placement"])
         self.slots = placed.reshape(len(placed), self.devices, -1)
-        if step > 1:
-            self.pending = state.extra["counts"][0]
-            with np.load(self.path) as file:
-                self.counts = list(file["counts"][: step - 2])
-                self.placements = list(file["placements"][: step - 2])
 
     def _apply(self, state: TrainState, new: np.ndarray) -> TrainState:
-        assert self.slots is not None
         if self._move is None:
             where = jax.tree.map(lambda a: a.sharding, state)
             self._move = moving.make_move(where)
@@ -262,13 +265,12 @@ class Placer:
         )
         return dataclasses.replace(state, extra={**state.extra, "placement": placed})
 
-    def _write(self) -> None:
-        if jax.process_index() == 0 and self.counts:
+    def write(self) -> None:
+        """Writes the history, for the report and for replay."""
+        if jax.process_index() == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self.path.with_suffix(".tmp.npz")
-            np.savez_compressed(
-                temporary, counts=np.stack(self.counts), placements=np.stack(self.placements)
-            )
+            np.savez_compressed(temporary, **self.history())  # type: ignore[arg-type]
             temporary.replace(self.path)
 
 
@@ -297,7 +299,9 @@ def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
     for seed in range(config.seed, config.seed + config.seeds):
         for policy in config.policies:
             made = system(study, task, policy)
-            study.fit(made, seed, task.arrays, adapt=Placer(study, policy, f"{policy}-{seed}"))
+            placer = Placer(study, policy, f"{policy}-{seed}")
+            study.fit(made, seed, task.arrays, adapt=placer)
+            placer.write()
     if jax.process_index() == 0:
         print(f"report: {flexmoe_report.write(study, shape_of(config), task.tokens)}")
 

@@ -28,7 +28,7 @@ def write(study: Study, shape: simulator.Shape, tokens: int) -> pathlib.Path:
     """
     config, devices = study.config, study.mesh.shape["expert"]
     device = simulator.DEVICES[config.placement.device]
-    logged = writers.read_jsonl(study.workdir / "metrics.jsonl")
+    logged = writers.read_metrics(study.workdir)
     seeds = range(config.seed, config.seed + config.seeds)
     rows: list[dict[str, Any]] = []
     drawn: dict[str, dict[str, Any]] = {}

@@ -14,6 +14,7 @@ from jaxgen.data.images import Images
 from jaxgen.diffusion import gaussian, samplers
 from jaxgen.metrics import probes
 from jaxgen.train import report, writers
+from jaxgen.train.state import run_key
 
 # Metric: (column title, higher is better). The first three decide the mean rank.
 RANKED = {
@@ -124,7 +125,7 @@ def eddpm_pictures(
         "back):\n\n![zT](samples/EDDPM-interpolation-zT.png)\n"
     )
 
-    start = jax.random.normal(jax.random.key(config.seed), (8, z.shape[-1]))
+    start = jax.random.normal(run_key(f"denoising-{config.seed}"), (8, z.shape[-1]))
     path = samplers.ddim(denoise, start, chain, num_steps=steps, trajectory=True)
     taus = samplers.ddim_steps(chain.num_steps, steps)[::-1]
     kept = np.unique(np.round(np.linspace(0, steps, 11)).astype(int))
@@ -199,7 +200,7 @@ def spherical(a: jax.Array, b: jax.Array, weight: Any) -> jax.Array:
 
 def curves(workdir: pathlib.Path) -> str:
     """Training curves of the noise predictors and of reconstruction, from metrics.jsonl."""
-    rows = writers.read_jsonl(workdir / "metrics.jsonl")
+    rows = writers.read_metrics(workdir)
     body = ["## Training\n"]
     for metric in ("eps_mse", "reconstruction"):
         lines = {}

@@ -23,7 +23,7 @@ from jaxgen.errors import ConfigError
 from jaxgen.metrics import frechet, probes
 from jaxgen.nn import conv, unet
 from jaxgen.train import writers
-from jaxgen.train.state import parameter_count
+from jaxgen.train.state import parameter_count, run_key
 
 ImageShape = tuple[int, int, int]
 Images = Float[Array, "B H W C"]
@@ -328,7 +328,7 @@ def evaluate(
     z_train = systems.in_batches(t.encode, train.image)
     z_test = systems.in_batches(t.encode, test.image)
     restored = systems.in_batches(t.decode, z_test)
-    samples = t.generate(jax.random.key(config.seed + 1_000_003), config.sample.count)
+    samples = t.generate(run_key(f"samples-{label}-{seed}"), config.sample.count)
     features = judge.features(samples)
     flat_train, flat_test = z_train.reshape(len(train), -1), z_test.reshape(len(test), -1)
     assert train.label is not None

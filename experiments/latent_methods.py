@@ -23,6 +23,7 @@ from experiments.study import Study
 from jaxgen.config import Config
 from jaxgen.latent_ode import baselines, energy, sample
 from jaxgen.metrics import text as text_metrics
+from jaxgen.train.state import run_key
 
 # As many values of each method's knob; chosen ones should lie inside, not at an end. From a draw of the
 # prior it is further to an attribute than from a sentence, so generation may pull harder.
@@ -173,7 +174,8 @@ def make_tasks(config: Config, space: Space, part: Part, count: int, seed: int) 
         rng = np.random.default_rng([seed, len(names)])
         targets = draw_targets(known, names, rng)
         tasks.append(Task("edit", tuple(names), u, targets, rows.text))
-        drawn = np.asarray(space.draw(jax.random.key(seed + len(part)), len(rows)))
+        key = run_key(f"generate-{space.name}-{'-'.join(names)}-{len(part)}-{seed}")
+        drawn = np.asarray(space.draw(key, len(rows)))
         even = {n: rng.integers(0, len(attributes.LABELS[n]), len(rows)) for n in names}
         tasks.append(Task("generate", tuple(names), drawn, even, None))
     return tasks
@@ -190,8 +192,9 @@ def apply(
     names = operators.directions
     some = np.zeros(len(task.u), np.int32)
     labels = {n: jnp.asarray(task.targets.get(n, some), jnp.int32) for n in names}
+    key = run_key(f"{task.name}-{'-'.join(task.names)}-{seed}")
     on = {n: jnp.asarray(float(n in task.names)) for n in names}
-    arguments = (operators, jnp.asarray(task.u), labels, on, jax.random.key(seed), knob)
+    arguments = (operators, jnp.asarray(task.u), labels, on, key, knob)
     end, failed, nfe = jax.block_until_ready(move(*arguments))
     out: dict[str, Any] = {
         "u": np.asarray(end),

@@ -18,6 +18,7 @@ from experiments.study import Study
 from jaxgen.config import Config
 from jaxgen.latent_ode import energy, prior
 from jaxgen.nn import mlp, sequence, vae
+from jaxgen.train.state import run_key
 
 KINDS = ("vae", "eddpm")
 
@@ -102,7 +103,7 @@ def train_space(study: Study, kind: str, seed: int) -> Space:
         draw = jax.jit(lambda key, n: fit.whiten(chain(key, n)), static_argnums=1)
     elif config.prior.kind == "gan":
         fit_gan = jax.jit(lambda u, k: prior.fit_gan(u, k, steps=config.prior.gan_steps)[0])
-        generator = fit_gan(fit.whiten(z), jax.random.key(seed))
+        generator = fit_gan(fit.whiten(z), run_key(f"gan-{seed}"))
         draw = jax.jit(lambda key, n: prior.generate(generator, key, n), static_argnums=1)
     else:
         draw = jax.jit(lambda key, n: jax.random.normal(key, (n, z.shape[1])), static_argnums=1)

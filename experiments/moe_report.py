@@ -35,7 +35,7 @@ def write_dts(
     """
     config = study.config
     seeds = range(config.seed, config.seed + config.seeds)
-    logged = writers.read_jsonl(study.workdir / "metrics.jsonl")
+    logged = writers.read_metrics(study.workdir)
     curves = {
         (m, s): curve(config, corpus, logged, m, s, seconds, segments)
         for m in config.methods

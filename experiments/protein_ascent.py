@@ -22,6 +22,7 @@ from experiments.study import Study
 from jaxgen.latent_ode import ascent
 from jaxgen.nn import mlp
 from jaxgen.train import report
+from jaxgen.train.state import run_key
 
 
 def fit_regressor(study: Study, z: np.ndarray, seed: int) -> mlp.MLP:
@@ -114,7 +115,7 @@ def ascend(
         return rows[[row.tobytes() not in known for row in rows]]
 
     proposals = {
-        "samples of the model": t.generate(jax.random.key(seed + 7), a.stages * len(start)),
+        "samples of the model": t.generate(run_key(f"ascent-{seed}"), a.stages * len(start)),
         "substitutions": np.concatenate(
             [substitute(ids[start], train.vocabulary.end, 1 + i % 3, rng) for i in range(a.stages)]
         ),

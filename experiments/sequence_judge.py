@@ -25,7 +25,7 @@ from jaxgen.data import corpora
 from jaxgen.metrics import probes
 from jaxgen.metrics import text as text_metrics
 from jaxgen.nn import gpt2, sequence
-from jaxgen.train.state import parameter_count
+from jaxgen.train.state import parameter_count, run_key
 
 
 def lm_system(name: str, spec: gpt2.GPTSpec, v: Vocabulary) -> systems.System:
@@ -123,7 +123,7 @@ def evaluate(
     train = take_rows(study.data["train"], config.judge.probe_rows)
     test = take_rows(study.data["test"], config.judge.test_rows)
     z_train, z_test = (systems.in_batches(t.encode, part.x) for part in (train, test))
-    samples = t.generate(jax.random.key(seed + 1_000_003), config.sample.count)
+    samples = t.generate(run_key(f"samples-{label}-{seed}"), config.sample.count)
     row = {"parameters": float(parameter_count(model))}
     row |= generation(study, judge, label, samples, seed) | representation(
         z_train, train, z_test, test

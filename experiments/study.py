@@ -122,7 +122,7 @@ class Study:
             system.loss,
             optimizer(self.config, schedule),
             pipeline.batches(arrays, batch_size or t.batch_size, seed=seed),
-            jax.random.key(seed),
+            state.run_key(name),
             loop.Options(
                 steps=last,
                 eval_every=eval_every,
@@ -133,6 +133,7 @@ class Study:
                 accumulate=t.accumulate,
                 profile_at=t.profile_at,
                 profile_steps=t.profile_steps,
+                restart=t.restart,
             ),
             workdir=self.workdir,
             mesh=self.mesh,

@@ -4,11 +4,10 @@ Exit codes: 0 done (or preempted, with everything saved), 1 the run failed (NaN,
 asked for something impossible; 1 and 2 print one line on stderr.
 """
 
-import glob
 import json
 import logging
-import os
 import pathlib
+import shutil
 import sys
 from collections.abc import Callable, Collection, Mapping
 
@@ -19,8 +18,10 @@ from ml_collections import config_flags
 from jaxgen import config as config_lib
 from jaxgen.config import Config
 from jaxgen.errors import ConfigError, UsageError
+from jaxgen.train import lock
 from jaxgen.train.checkpoint import CheckpointError
-from jaxgen.train.loop import NonFinite, Preempted
+from jaxgen.train.loop import NonFinite
+from jaxgen.train.preemption import Preempted, stoppable
 from jaxgen.train.writers import write_atomic
 
 Mode = Callable[[Config, pathlib.Path], None]
@@ -40,6 +41,7 @@ RUNTIME_FIELDS = (
     "train.log_every",
     "train.save_every",
     "train.keep",
+    "train.restart",
     "train.profile",
 )
 
@@ -91,13 +93,17 @@ def _run(
 ) -> int:
     config, workdir, mode = parse(argv, modes)
     validate(config)
-    setup_devices(config.mesh, mode)
-    if mode != "compile":
-        if not workdir:
-            raise ConfigError("workdir", "", "a folder, --workdir=runs/NAME")
-        check_workdir(pathlib.Path(workdir), config, mode, may_begin=mode in begins)
-    try:
+    if mode == "compile":
+        setup_devices(config.mesh, mode)
         modes[mode](config, pathlib.Path(workdir))
+        return 0
+    if not workdir:
+        raise ConfigError("workdir", "", "a folder, --workdir=runs/NAME")
+    check_workdir(pathlib.Path(workdir), config, mode, may_begin=mode in begins)
+    setup_devices(config.mesh, mode)
+    try:
+        with lock.hold(pathlib.Path(workdir)), stoppable():
+            modes[mode](config, pathlib.Path(workdir))
     except Preempted as e:
         print(e, file=sys.stderr)
     return 0
@@ -149,19 +155,6 @@ def setup_devices(mesh: Config, mode: str) -> None:
     """Platform, forced host devices and processes, before jax touches a device."""
     if mode == "compile":
         jax.config.update("jax_platforms", "cpu")
-    if not (glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")):
-        # An installed libtpu (for --mode=compile) would ask a metadata server for a slice, and
-        # complain at length; here is none.
-        for name, value in {
-            "TPU_SKIP_MDS_QUERY": "1",
-            "TPU_WORKER_HOSTNAMES": "localhost",
-            "TPU_ACCELERATOR_TYPE": "v5p-8",
-            "TPU_STDERR_LOG_LEVEL": "3",
-            "TPU_MIN_LOG_LEVEL": "3",
-            # Without a TPU there is nothing that two processes could fight over.
-            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-        }.items():
-            os.environ.setdefault(name, value)
     if mesh.host_devices:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", mesh.host_devices)
@@ -175,6 +168,9 @@ def setup_devices(mesh: Config, mode: str) -> None:
 
 def check_workdir(workdir: pathlib.Path, config: Config, mode: str, *, may_begin: bool) -> None:
     """Checks that a workdir is new (if it may be) or was started with the same config.
+
+    A workdir belongs to its config from the first checkpoint on; what a launch left that failed before
+    is taken away here, where the config is another one now.
 
     Raises:
       ConfigError: the workdir holds another config (each differing field is named), is not a
@@ -193,6 +189,12 @@ def check_workdir(workdir: pathlib.Path, config: Config, mode: str, *, may_begin
         raise ConfigError("workdir", str(path), f"readable JSON ({e})") from e
     new = json.loads(config_lib.to_json(config))
     changed = config_lib.differences(old, new, RUNTIME_FIELDS)
+    if changed and may_begin and not any(workdir.glob("**/checkpoints/*/*[0-9]")):
+        for name in ("checkpoints", "tensorboard", "tokenizer"):
+            shutil.rmtree(workdir / name, ignore_errors=True)
+        for name in ("metrics.jsonl", "config.json"):
+            (workdir / name).unlink(missing_ok=True)
+        return
     if changed:
         raise ConfigError(
             "workdir", str(workdir), "the config it was started with; " + "; ".join(changed)

@@ -74,6 +74,7 @@ def get_config() -> Config:
     config.train.log_every = 50
     config.train.save_every = 500
     config.train.keep = 2
+    config.train.restart = False  # True: a run whose checkpoints cannot be read begins anew
     config.train.profile_at = -1  # first step of a profiler trace
     config.train.profile_steps = 5
 

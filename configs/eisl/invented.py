@@ -50,5 +50,4 @@ def get_config() -> Config:
     config.train.optimizer = "adafactor"
     config.train.learning_rate = 5e-2  # relative to the size of each parameter
     config.train.save_every = 1000
-    config.train.keep = 1
     return config

@@ -48,7 +48,6 @@ def get_config() -> Config:
     config.train.warmup = 50
     config.train.ema_decay = 0.0
     config.train.save_every = 400
-    config.train.keep = 1
     config.train.log_every = 25
     config.train.eval_every = 25
     config.train.eval_windows = 64

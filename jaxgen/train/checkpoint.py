@@ -1,21 +1,25 @@
 """Checkpoints of a training run: orbax, asynchronous, checked when read.
 
-A checkpoint holds the whole `TrainState` (model, EMA, optimiser, loss state, key, step) and the
-state of the data iterator. Arrays are stored under their names, so a checkpoint can be restored
-onto any mesh. Orbax commits a step atomically; a CRC of every array is stored beside it, so that
-a damaged file is found when it is read, and the step before it is used.
+A checkpoint holds the whole `TrainState` (model, EMA, optimiser, loss state, key, step), the state of
+the data iterator, and what the host remembers of the run (`history`). Arrays are stored under their
+names, so a checkpoint can be restored onto any mesh. Orbax commits a step atomically; a CRC of every
+array is stored beside it, so that a damaged file is found when it is read, and the step before it used.
 """
 
+import contextlib
+import itertools
+import json
 import logging
 import pathlib
-import shutil
 import zlib
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
+from numpy import ndarray
 
 from jaxgen.mesh import path_name
 
@@ -23,7 +27,19 @@ log = logging.getLogger(__name__)
 
 
 class CheckpointError(RuntimeError):
-    """No checkpoint of a run could be read."""
+    """A checkpoint could not be written, or none of a run could be read."""
+
+
+class CheckpointMismatch(CheckpointError):
+    """A checkpoint is whole, and of another model."""
+
+
+class Restored(NamedTuple):
+    """What `Checkpointer.save` was given."""
+
+    state: PyTree
+    data: dict[str, Any]
+    history: dict[str, ndarray]
 
 
 def to_arrays(tree: PyTree) -> dict[str, Any]:
@@ -58,6 +74,29 @@ def _is_key(a: Any) -> bool:
     return jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key)
 
 
+def _kind(a: Any) -> list[Any]:
+    """Shape and type, as JSON has them."""
+    return [list(a.shape), str(a.dtype)]
+
+
+def _text_checksum(data: Any) -> int:
+    return zlib.crc32(json.dumps(data, sort_keys=True).encode())
+
+
+def _one_line(e: BaseException) -> str:
+    text = " ".join(str(e).split())
+    return f"{type(e).__name__}: {text[:200]}" if text else type(e).__name__
+
+
+def _everywhere(ok: bool) -> bool:
+    """Whether all processes say so."""
+    if jax.process_count() == 1:
+        return ok
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.process_allgather(np.array(ok)).all())
+
+
 def _checksums(arrays: dict[str, Any]) -> dict[str, int]:
     """CRC-32 of each array that this process can see whole; others are left out."""
     return {
@@ -70,103 +109,202 @@ def _checksums(arrays: dict[str, Any]) -> dict[str, int]:
 class Checkpointer:
     """Saves and restores the checkpoints of one run under `directory`."""
 
-    def __init__(self, directory: str | pathlib.Path, *, keep: int = 2):
+    def __init__(self, directory: str | pathlib.Path, *, keep: int = 2, restart: bool = False):
         """Args:
         keep: how many of the newest steps stay on disk.
+        restart: where `restore` can read nothing, everything is set aside (`NAME.set-aside`).
         """
-        self.directory = pathlib.Path(directory).absolute()
+        self.directory, self._restart = pathlib.Path(directory).absolute(), restart
         self._options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, enable_async_checkpointing=True, create=True
         )
+        self._open()
+
+    def _open(self) -> None:
         self._manager = ocp.CheckpointManager(self.directory, options=self._options)
 
     def steps(self) -> list[int]:
         """Committed steps, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: PyTree, data: dict[str, Any]) -> None:
+    def save(
+        self,
+        step: int,
+        state: PyTree,
+        data: dict[str, Any],
+        history: Mapping[str, ndarray] | None = None,
+    ) -> None:
         """Starts writing; returns once the arrays are copied, so the state may be donated.
 
-        Does nothing where `step` is on disk already. Raises what a failed earlier write raised.
+        Does nothing where `step` is on disk already.
+
+        Args:
+          data: state of the data iterator, JSON.
+          history: arrays of any length that the host keeps beside the state.
+
+        Raises:
+          CheckpointError: this or an earlier step could not be written; names the steps on disk.
         """
         if step in self._manager.all_steps():
             return
         arrays = to_arrays(state)
-        sums = _checksums(arrays)
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(arrays),  # type: ignore[call-arg]
-                meta=ocp.args.JsonSave({"data": data, "crc32": sums}),  # type: ignore[call-arg]
-            ),
-        )
+        history = {k: np.asarray(v) for k, v in (history or {}).items()}
+        meta = {
+            "data": data,
+            "crc32": _checksums(arrays)
+            | {f"history/{k}": c for k, c in _checksums(history).items()},
+            "arrays": {name: _kind(a) for name, a in arrays.items()},
+            "history": {name: _kind(a) for name, a in history.items()},
+        }
+        items: dict[str, Any] = {
+            "state": ocp.args.StandardSave(arrays),  # type: ignore[call-arg]
+            "meta": ocp.args.JsonSave(meta | {"meta_crc32": _text_checksum(meta)}),  # type: ignore[call-arg]
+        }
+        full = {name: a for name, a in history.items() if a.size}  # orbax writes no empty arrays
+        if full:
+            items["history"] = ocp.args.StandardSave(full)  # type: ignore[call-arg]
+        with self._writing():
+            # Forced, since orbax would else ask whether to stop, which `loop.Preemption` does.
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
-    def restore(self, template: PyTree, shardings: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
-        """The newest readable checkpoint as (state, data-iterator state); None if there is none.
+    def restore(self, template: PyTree, shardings: PyTree) -> Restored | None:
+        """The newest readable checkpoint; None if there is none.
 
         Args:
           template: state of ShapeDtypeStructs or arrays, for structure, shapes and types.
           shardings: where each array goes; may belong to another mesh than the one that saved.
 
-        A step that cannot be read is reported, moved out of the way (`unreadable-STEP`), and the
-        one before it is tried.
+        A step that cannot be read is reported, and the one before it is tried. Once one was read, those
+        after it are renamed to `unreadable-STEP`, so that they can be written again; until then no file
+        is touched, since what failed may be the file system. Nothing is ever deleted here.
 
         Raises:
-          CheckpointError: if there are checkpoints and none can be read.
+          CheckpointError: there are checkpoints (or some that were set aside) and none can be read, or
+            they hold another model than `template`.
         """
-        where = to_arrays_of_shardings(template, shardings)
+        try:
+            return self._newest(template, to_arrays_of_shardings(template, shardings))
+        except CheckpointError as e:
+            if not self._restart:
+                raise CheckpointError(
+                    f"{e}; the files are left as they are, and --config.train.restart=True "
+                    "sets them aside and begins this run anew"
+                ) from e
+            log.warning("%s; the run begins anew", e)
+        self._move(self.directory, self.directory.parent / f"{self.directory.name}.set-aside")
+        return None
+
+    def _newest(self, template: PyTree, where: dict[str, Any]) -> Restored | None:
         steps = self.steps()
+        bad: list[int] = []
         for step in reversed(steps):
+            found, failure = None, None
             try:
-                return self._read(step, template, where)
-            except (OSError, ValueError, KeyError, TypeError) as e:
-                reason = str(e).strip().splitlines()[0][:200] if str(e).strip() else repr(e)
-                log.warning(
-                    "checkpoint of step %d in %s cannot be read (%s); trying the one before it",
-                    step,
-                    self.directory,
-                    reason,
-                )
-                self._discard(step)
+                found = self._read(step, template, where)
+            except CheckpointMismatch:
+                raise
+            except Exception as e:  # whatever orbax, tensorstore and the file system raise
+                failure = e
+            if _everywhere(found is not None):
+                for other in bad:
+                    self._move(self.directory / str(other), self.directory / f"unreadable-{other}")
+                return found
+            bad.append(step)
+            log.warning(
+                "checkpoint of step %d in %s cannot be read (%s)%s",
+                step,
+                self.directory,
+                _one_line(failure) if failure else "in another process",
+                "; trying the one before it" if step != steps[0] else "",
+            )
         if steps:
             raise CheckpointError(
                 f"none of the checkpoints {steps} in {self.directory} is readable"
             )
+        aside = sorted(p.name for p in self.directory.glob("unreadable-*"))
+        if aside:
+            raise CheckpointError(
+                f"{self.directory} holds {', '.join(aside)} and no readable checkpoint"
+            )
         return None
 
-    def _read(self, step: int, template: PyTree, where: dict[str, Any]) -> Any:
+    def _read(self, step: int, template: PyTree, where: dict[str, Any]) -> Restored:
         target = {
             name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where[name])
             for name, a in to_arrays(template).items()
         }
-        read = self._manager.restore(
+        meta = self._manager.restore(
             step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(target),  # type: ignore[call-arg]
-                meta=ocp.args.JsonRestore(),  # type: ignore[call-arg]
-            ),
-        )
-        arrays, meta = read["state"], read["meta"]
-        for name, crc in _checksums(arrays).items():
+            args=ocp.args.Composite(meta=ocp.args.JsonRestore()),  # type: ignore[call-arg]
+        )["meta"]
+        crc = meta.pop("meta_crc32", None)
+        if crc not in (None, _text_checksum(meta)):
+            raise ValueError("its description and data state do not match their checksum")
+        self._check_kinds(step, meta.get("arrays", {}), target)
+        items: dict[str, Any] = {"state": ocp.args.StandardRestore(target)}  # type: ignore[call-arg]
+        kinds = {name: np.zeros(k[0], k[1]) for name, k in meta.get("history", {}).items()}
+        full = {name: a for name, a in kinds.items() if a.size}
+        if full:
+            items["history"] = ocp.args.StandardRestore(full)  # type: ignore[call-arg]
+        read = self._manager.restore(step, args=ocp.args.Composite(**items))
+        arrays = read["state"]
+        history = kinds | {k: np.asarray(v) for k, v in (read["history"] if full else {}).items()}
+        sums = _checksums(arrays) | {f"history/{k}": c for k, c in _checksums(history).items()}
+        for name, crc in sums.items():
             if meta["crc32"].get(name, crc) != crc:
                 raise ValueError(f"array {name} does not match its checksum")
-        return from_arrays(template, arrays), meta["data"]
+        return Restored(from_arrays(template, arrays), meta["data"], history)
 
-    def _discard(self, step: int) -> None:
-        if jax.process_index() == 0:
-            target = self.directory / f"unreadable-{step}"
-            shutil.rmtree(target, ignore_errors=True)
-            (self.directory / str(step)).rename(target)
+    def _check_kinds(self, step: int, saved: Mapping[str, Any], target: Mapping[str, Any]) -> None:
+        if not saved:  # of a version that did not write them
+            return
+        wanted = {name: _kind(a) for name, a in target.items()}
+        for name in sorted(saved.keys() | wanted.keys()):
+            there, here = saved.get(name, "absent"), wanted.get(name, "absent")
+            if there != here:
+                raise CheckpointMismatch(
+                    f"checkpoint of step {step} in {self.directory} is of another model or of other "
+                    f"data: {name} is {there} there and {here} in this run"
+                )
+
+    def _move(self, source: pathlib.Path, target: pathlib.Path) -> None:
+        """Renames, to a name that is free; the first process does it for all."""
         self._manager.close()
-        self._manager = ocp.CheckpointManager(self.directory, options=self._options)
+        if jax.process_index() == 0:
+            names = (target.with_name(f"{target.name}-{i}") for i in itertools.count(2))
+            free = target if not target.exists() else next(n for n in names if not n.exists())
+            source.rename(free)
+        _everywhere(True)
+        self._open()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Any failure as one line; orbax and tensorstore raise many types."""
+        try:
+            yield
+        except Exception as e:
+            kept = self.steps()
+            raise CheckpointError(
+                f"a checkpoint in {self.directory} could not be written ({_one_line(e)}); "
+                f"on disk: {kept or 'none'}"
+            ) from e
 
     def wait(self) -> None:
-        """Blocks until the last save is on disk."""
-        self._manager.wait_until_finished()
+        """Blocks until the last save is on disk.
+
+        Raises:
+          CheckpointError: it could not be written.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """`wait`, and ends the threads of orbax."""
+        try:
+            self.wait()
+        finally:
+            with contextlib.suppress(Exception):  # a failed write again, which `wait` raised
+                self._manager.close()
 
 
 def to_arrays_of_shardings(template: PyTree, shardings: PyTree) -> dict[str, Any]:

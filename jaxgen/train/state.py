@@ -1,11 +1,13 @@
 """What training carries from step to step, as one pytree."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Key, PyTree
@@ -34,6 +36,13 @@ class TrainState:
     opt_state: PyTree
     extra: PyTree
     key: Any
+
+
+def run_key(name: str) -> Key[Array, ""]:
+    """The key of what `name` stands for, a run with its seed, say: no two of them draw the same numbers."""
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    high, low = (int.from_bytes(half, "big") for half in (digest[:4], digest[4:]))
+    return jax.random.fold_in(jax.random.key(np.uint32(high)), np.uint32(low))
 
 
 def create(

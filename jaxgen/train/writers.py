@@ -1,8 +1,10 @@
 """Where a run's numbers and pictures go: metrics.jsonl, tensorboard events, PNG files."""
 
 import json
+import logging
 import os
 import pathlib
+import shutil
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -11,37 +13,80 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+log = logging.getLogger(__name__)
+
 
 def write_atomic(path: pathlib.Path, text: str) -> None:
     """Writes a whole file or nothing: a killed process never leaves half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    except OSError:  # a full disk
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """What `write_atomic` wrote as JSON; None where there is no file, or, with a warning, a damaged one."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as e:
+        log.warning("%s is passed over: %s", path, e)
+        return None
 
 
 def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file; a last line cut off by a kill is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    """Rows of a JSON-lines file; what is no row (a last line cut off by a kill, foreign bytes) is left out."""
+    return _read_jsonl(path)[0]
+
+
+def _read_jsonl(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """Rows, and the numbers (from 1) of lines that are none, but for a last line that was cut off."""
+    rows, bad = [], []
+    lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
+            row = json.loads(line)
+        except ValueError:  # of bytes and of syntax
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        elif number < len(lines):
+            bad.append(number)
+    return rows, bad
+
+
+def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """Rows of `metrics.jsonl`, each with its `run` and `step`; damaged and foreign lines are named in a warning."""
+    path = workdir / "metrics.jsonl"
+    rows, bad = _read_jsonl(path)
+    known = [r for r in rows if isinstance(r.get("run"), str) and type(r.get("step")) is int]
+    if bad:
+        log.warning(
+            "%s: passed over lines %s, which are no rows", path, ", ".join(map(str, bad[:10]))
+        )
+    if len(known) < len(rows):
+        log.warning("%s: passed over %d rows without run and step", path, len(rows) - len(known))
+    return known
 
 
 class MetricWriter:
     """Rows of scalars of one run, to `metrics.jsonl` (shared by all runs) and to tensorboard.
 
     On resume, rows of this run from after the restored step are dropped, so that the file reads as
-    if nothing had been interrupted.
+    if nothing had been interrupted. A file with lines that are no rows is kept as `metrics.damaged.jsonl`.
     """
 
     def __init__(self, workdir: pathlib.Path, run: str, *, resume_step: int):
         self.run = run
         path = workdir / "metrics.jsonl"
-        rows = read_jsonl(path)
+        rows = read_metrics(workdir)
+        if path.exists() and path.read_bytes().count(b"\n") > len(rows):
+            shutil.copyfile(path, workdir / "metrics.damaged.jsonl")
         kept = [r for r in rows if r["run"] != run or r["step"] <= resume_step]
         write_atomic(path, "".join(json.dumps(r) + "\n" for r in kept))
         self._file = path.open("a")

@@ -110,7 +110,7 @@ def test_dts_with_its_shared_expert_begins_at_the_dense_model():
     config = configured(dts, TINY, DTS, {"dts.mask_rate": 0.0, "dts.threshold": 0.0})
     dense = moe_language.build(config, 50, 0, nnx.Rngs(0))
     fresh = moe_language.build(config, 50, 4, nnx.Rngs(1))
-    model = dts_gate.from_dense(config, dense, fresh)
+    model = dts_gate.from_dense(config, dense, 0, fresh)
     tokens = jax.random.randint(jax.random.key(2), (2, 17), 0, 50)
     segment = dts_gate.segments(config)[0]
     route = Route(dts_gate.make_gate(config, "dts", None, jnp.int32(0), segment))
@@ -118,7 +118,9 @@ def test_dts_with_its_shared_expert_begins_at_the_dense_model():
     got, loads = moe_language.nll(model, tokens, route, jax.random.key(3))
     assert float(got) == pytest.approx(float(want), rel=1e-5)
     assert (loads.counts == 32).all()
-    masked = dts_gate.from_dense(configured(dts, TINY, DTS, {"dts.mask_rate": 0.5}), dense, fresh)
+    masked = dts_gate.from_dense(
+        configured(dts, TINY, DTS, {"dts.mask_rate": 0.5}), dense, 0, fresh
+    )
     up = np.asarray(masked.stack.blocks[1].moe.experts.up[...])
     assert np.mean(up == 0) == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(up.size))
     assert not np.array_equal(up[0], up[1])

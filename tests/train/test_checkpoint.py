@@ -43,7 +43,7 @@ def test_round_trip_is_exact_and_names_are_readable(tmp_path):
     assert c.restore(TEMPLATE, where) is None
     c.save(7, s, {"next_index": 3})
     c.close()
-    got, data = checkpoint.Checkpointer(tmp_path).restore(TEMPLATE, where)
+    got, data, _ = checkpoint.Checkpointer(tmp_path).restore(TEMPLATE, where)
     assert_equal(got, s)
     assert data == {"next_index": 3}
     assert jax.random.bits(got.key) == jax.random.bits(s.key)
@@ -59,7 +59,7 @@ def test_restores_onto_another_mesh(tmp_path, shape, devices):
     c.save(1, s, {})
     c.wait()
     _, where = make(shape, devices)
-    got, _ = c.restore(TEMPLATE, where)
+    got, *_ = c.restore(TEMPLATE, where)
     assert_equal(got, s)
     kernel = got.model.kernel[...]
     assert kernel.sharding.mesh.size == devices
@@ -116,7 +116,7 @@ def test_damaged_checkpoint_falls_back_and_says_so(tmp_path, caplog, damage):
     c.close()
     damage(tmp_path / "20")
     c = checkpoint.Checkpointer(tmp_path)
-    got, data = c.restore(TEMPLATE, where)
+    got, data, _ = c.restore(TEMPLATE, where)
     assert_equal(got, s)
     assert data == {"next_index": 10}
     assert "checkpoint of step 20" in caplog.text
