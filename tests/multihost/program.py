@@ -15,7 +15,6 @@ from jaxgen.train import loop
 from jaxgen.train.checkpoint import CheckpointError
 from jaxgen.train.lock import WorkdirInUse
 
-
 process, count, port, workdir, steps = sys.argv[1:]
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
