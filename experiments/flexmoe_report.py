@@ -28,8 +28,10 @@ def write(study: Study, shape: simulator.Shape, tokens: int) -> pathlib.Path:
     """
     config, devices = study.config, study.mesh.shape["expert"]
     device = simulator.DEVICES[config.placement.device]
-    logged = writers.read_metrics(study.workdir)
     seeds = range(config.seed, config.seed + config.seeds)
+    logged = writers.read_metrics(
+        study.workdir, [f"{p}-{s}" for p in config.policies for s in seeds]
+    )
     rows: list[dict[str, Any]] = []
     drawn: dict[str, dict[str, Any]] = {}
     for seed in seeds:
@@ -45,7 +47,7 @@ def write(study: Study, shape: simulator.Shape, tokens: int) -> pathlib.Path:
             row = {
                 "system": policy,
                 "seed": seed,
-                "loss": float(losses[policy][-1]),
+                "loss": losses[policy][max(losses[policy])],
                 "balance": float(found["balance"].mean()),
                 "bound": float(found["bound"].mean()),
                 "dropped": float(np.mean(dropped)) / pairs,
@@ -54,7 +56,9 @@ def write(study: Study, shape: simulator.Shape, tokens: int) -> pathlib.Path:
                 "ideal_seconds": float(found["ideal"].mean()),
             }
             if "static" in config.policies:
-                gap = np.abs(losses[policy] - losses["static"]).max()
+                static = losses["static"]
+                both = static.keys() & losses[policy].keys()
+                gap = max((abs(losses[policy][i] - static[i]) for i in both), default=np.nan)
                 row["loss_difference"] = float(gap)
             rows.append(row)
     table = []
@@ -197,8 +201,8 @@ def picture(path: pathlib.Path, counts: np.ndarray, places: np.ndarray, title: s
     figure.savefig(path, dpi=110)
 
 
-def _losses(logged: list[dict[str, Any]], run: str) -> np.ndarray:
-    return np.array([r["loss"] for r in logged if r["run"] == run])
+def _losses(logged: list[dict[str, Any]], run: str) -> dict[int, float]:
+    return {r["step"]: r["loss"] for r in logged if r["run"] == run}
 
 
 def _smooth(values: np.ndarray, width: int = 10) -> np.ndarray:

@@ -35,7 +35,9 @@ def write_dts(
     """
     config = study.config
     seeds = range(config.seed, config.seed + config.seeds)
-    logged = writers.read_metrics(study.workdir)
+    logged = writers.read_metrics(
+        study.workdir, [f"{m}-{s}" for m in config.methods for s in seeds]
+    )
     curves = {
         (m, s): curve(config, corpus, logged, m, s, seconds, segments)
         for m in config.methods

@@ -1,4 +1,4 @@
-"""Errors that a user caused and can mend; launchers print them as one line and exit with 2."""
+"""Errors that launchers print as one line: what a user asked for (exit code 2), how a run failed (1)."""
 
 from typing import Any
 
@@ -14,6 +14,10 @@ class ConfigError(ValueError):
         """
         super().__init__(f"{field} is {value!r}, allowed: {allowed}")
         self.field = field
+
+
+class RunError(RuntimeError):
+    """A run cannot go on: numbers that are not finite, files that cannot be read or written."""
 
 
 class UsageError(ConfigError):

@@ -17,10 +17,8 @@ from ml_collections import config_flags
 
 from jaxgen import config as config_lib
 from jaxgen.config import Config
-from jaxgen.errors import ConfigError, UsageError
+from jaxgen.errors import ConfigError, RunError, UsageError
 from jaxgen.train import lock
-from jaxgen.train.checkpoint import CheckpointError
-from jaxgen.train.loop import NonFinite
 from jaxgen.train.preemption import Preempted, stoppable
 from jaxgen.train.writers import write_atomic
 
@@ -70,7 +68,7 @@ def run(
         sys.exit(_run(modes, validate, argv, begins))
     except ConfigError as e:
         _fail(str(e), 2)
-    except (NonFinite, CheckpointError) as e:
+    except RunError as e:
         _fail(str(e), 1)
     except OSError as e:
         _fail(f"{type(e).__name__}: {e}", 1)

@@ -7,9 +7,11 @@ array is stored beside it, so that a damaged file is found when it is read, and 
 """
 
 import contextlib
+import errno
 import itertools
 import json
 import logging
+import os
 import pathlib
 import zlib
 from collections.abc import Iterator, Mapping
@@ -21,12 +23,17 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 from numpy import ndarray
 
+from jaxgen.errors import RunError
 from jaxgen.mesh import path_name
 
 log = logging.getLogger(__name__)
 
+# What a checkpoint may need on disk beside its arrays: names, shardings, the database around them.
+ROOM = 256 * 1024
+FILES = 64
 
-class CheckpointError(RuntimeError):
+
+class CheckpointError(RunError):
     """A checkpoint could not be written, or none of a run could be read."""
 
 
@@ -164,6 +171,7 @@ class Checkpointer:
         if full:
             items["history"] = ocp.args.StandardSave(full)  # type: ignore[call-arg]
         with self._writing():
+            self._check_room(sum(a.nbytes for a in [*arrays.values(), *history.values()]))
             # Forced, since orbax would else ask whether to stop, which `loop.Preemption` does.
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
@@ -186,7 +194,7 @@ class Checkpointer:
             return self._newest(template, to_arrays_of_shardings(template, shardings))
         except CheckpointError as e:
             if not self._restart:
-                raise CheckpointError(
+                raise type(e)(
                     f"{e}; the files are left as they are, and --config.train.restart=True "
                     "sets them aside and begins this run anew"
                 ) from e
@@ -276,6 +284,19 @@ class Checkpointer:
             source.rename(free)
         _everywhere(True)
         self._open()
+
+    def _check_room(self, size: int) -> None:
+        """Asks before orbax writes, whose threads fail loudly, and leave a part that fills the disk up."""
+        if jax.process_index() or not hasattr(os, "statvfs"):
+            return
+        there = os.statvfs(self.directory)
+        free = there.f_bavail * there.f_frsize
+        if free < size + ROOM:
+            raise OSError(errno.ENOSPC, f"{free:,} bytes are free, {size + ROOM:,} may be needed")
+        if there.f_files and there.f_favail < FILES:
+            raise OSError(
+                errno.ENOSPC, f"{there.f_favail} files may be made, {FILES} may be needed"
+            )
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Key, PyTree
 from numpy import ndarray
 
 from jaxgen import mesh as mesh_lib
+from jaxgen.errors import RunError
 from jaxgen.train import lock
 from jaxgen.train import state as state_lib
 from jaxgen.train.checkpoint import Checkpointer, CheckpointError
@@ -26,7 +27,7 @@ from jaxgen.train.writers import MetricWriter, Progress
 log = logging.getLogger(__name__)
 
 
-class NonFinite(RuntimeError):
+class NonFinite(RunError):
     """A metric became NaN or infinite."""
 
 

@@ -6,12 +6,14 @@ import os
 import pathlib
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
+
+from jaxgen.errors import RunError
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +62,15 @@ def _read_jsonl(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[int]]:
     return rows, bad
 
 
-def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """Rows of `metrics.jsonl`, each with its `run` and `step`; damaged and foreign lines are named in a warning."""
+def read_metrics(workdir: pathlib.Path, runs: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """Rows of `metrics.jsonl`, each with its `run` and `step`; damaged and foreign lines are named in a warning.
+
+    Args:
+      runs: that must have rows.
+
+    Raises:
+      RunError: one of them has none.
+    """
     path = workdir / "metrics.jsonl"
     rows, bad = _read_jsonl(path)
     known = [r for r in rows if isinstance(r.get("run"), str) and type(r.get("step")) is int]
@@ -71,6 +80,9 @@ def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
         )
     if len(known) < len(rows):
         log.warning("%s: passed over %d rows without run and step", path, len(rows) - len(known))
+    missing = sorted(set(runs) - {r["run"] for r in known})
+    if missing:
+        raise RunError(f"{path} has no rows of {', '.join(missing)}; train again in a new workdir")
     return known
 
 

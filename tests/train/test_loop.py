@@ -17,7 +17,9 @@ from flax import nnx
 
 from jaxgen import mesh as mesh_lib
 from jaxgen.data import pipeline
+from jaxgen.errors import RunError
 from jaxgen.train import checkpoint, loop, state
+from jaxgen.train.preemption import Preempted
 from jaxgen.train.writers import read_jsonl
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -37,7 +39,9 @@ def loss(model, extra, batch, key, step):
 TX = optax.adam(1e-2)
 
 
-def fit(workdir, steps=40, *, save_every=10, loss=loss, shape=None, devices=1, **options):
+def fit(
+    workdir, steps=40, *, save_every=10, loss=loss, shape=None, devices=1, adapt=None, **options
+):
     mesh = mesh_lib.make_mesh(shape or {"data": devices}, jax.devices()[:devices])
     return loop.fit(
         "run",
@@ -50,6 +54,7 @@ def fit(workdir, steps=40, *, save_every=10, loss=loss, shape=None, devices=1, *
         workdir=pathlib.Path(workdir),
         mesh=mesh,
         extra=lambda: jnp.zeros(()),
+        adapt=adapt,
     )
 
 
@@ -251,6 +256,86 @@ def test_full_disk_is_reported_and_the_last_checkpoint_survives(tmp_path, monkey
         with pytest.raises(OSError, match="No space left"):
             fit(tmp_path)
     assert int(fit(tmp_path, steps=20).step) == 20
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"\xff\xfe not text\n",
+        b"3\n",
+        b'{"run": "run", "step": "four"}\n',
+        b'{"loss": 1.0}\n',
+        b'{"run": "other", "step": 3, "loss": 2.0}\n',
+        b"\x00" * 40 + b"\n",
+    ],
+)
+def test_foreign_and_damaged_rows_are_passed_over(tmp_path, straight, bad):
+    fit(tmp_path, steps=20)
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:5], bad, *lines[5:]]))
+    damaged = path.read_bytes()
+    fit(tmp_path)
+    foreign = b"other" in bad
+    assert [r for r in metrics(tmp_path) if r["run"] == "run"] == straight[1]
+    assert len(metrics(tmp_path)) == 40 + foreign
+    if not foreign:
+        assert (tmp_path / "metrics.damaged.jsonl").read_bytes() == damaged
+
+
+def test_a_damaged_data_state_is_told_in_one_line(tmp_path, monkeypatch):
+    fit(tmp_path, steps=20)
+    real = pipeline.batches
+
+    class Refuses:
+        def __init__(self, inner):
+            self.inner = inner
+
+        def set_state(self, state):
+            self.inner.set_state({"unknown": state})
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+    with monkeypatch.context() as m:
+        m.setattr(pipeline, "batches", lambda *a, **k: Refuses(real(*a, **k)))
+        with pytest.raises(RunError, match="the data iterator cannot go on"):
+            fit(tmp_path)
+    assert int(fit(tmp_path, steps=20).step) == 20
+
+
+def test_history_of_an_adaptation_is_in_the_checkpoint(tmp_path, straight):
+    """What a FlexMoE-like hook remembers comes back, also from a stop at the first step."""
+
+    class Remembers:
+        def __init__(self):
+            self.steps, self.first = [], None
+
+        def __call__(self, step, state):
+            self.steps.append(step)
+            if step in stops:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return state
+
+        def history(self):
+            return {"steps": np.array(self.steps), "nothing": np.zeros((0, 3))}
+
+        def resume(self, state, history):
+            self.first = int(state.step)
+            self.steps = history["steps"].tolist()
+            assert history["nothing"].shape == (0, 3)
+
+    stops = {1, 17}
+    for at in (1, 17):
+        with pytest.raises(Preempted, match=f"saved step {at}"):
+            fit(tmp_path, adapt=Remembers())
+    last = Remembers()
+    assert_same(fit(tmp_path, adapt=last), straight[0])
+    assert last.first == 17
+    assert last.steps == list(range(1, 41))
+    finished = Remembers()
+    fit(tmp_path, adapt=finished)
+    assert finished.steps == list(range(1, 41))
 
 
 def test_state_has_all_parts(straight):

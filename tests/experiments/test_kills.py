@@ -1,0 +1,116 @@
+"""Every study, killed at random instants and launched again: the same rows as if nothing had happened.
+
+`JAXGEN_KILLS=N` asks for N kills of each study (2 by default).
+"""
+
+import json
+import os
+import pathlib
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.experiments import (
+    test_eisl_study,
+    test_latentops,
+    test_moe_studies,
+    test_sequence_study,
+    test_style_transfer,
+)
+from tests.test_launch import TINY as DIGITS
+
+ROOT = pathlib.Path(__file__).parents[2]
+KILLS = int(os.environ.get("JAXGEN_KILLS", "2"))
+OFTEN = {"train.save_every": 2, "train.log_every": 1}
+LAUNCHES = {
+    "eddpm": ("eddpm/digits", DIGITS),
+    "eddpm_text": ("eddpm/grammar", test_sequence_study.TINY),
+    "eddpm_ablation": ("eddpm/digits", DIGITS),
+    "latentops": ("latentops/grammar", test_latentops.TINY),
+    "eisl": ("eisl/invented", test_eisl_study.TINY),
+    "style_transfer": ("eisl/transfer", test_style_transfer.TINY),
+    "dts_gate": (
+        "moe/dts",
+        test_moe_studies.TINY
+        | test_moe_studies.DTS
+        | {"methods": ("dts", "switch"), "data.limit": 200},
+    ),
+    "flexmoe": (
+        "moe/flexmoe",
+        test_moe_studies.TINY | test_moe_studies.FLEX | {"policies": ("static", "flexmoe")},
+    ),
+    "flexmoe_images": (
+        "moe/flexmoe_images",
+        test_moe_studies.TINY | test_moe_studies.FLEX | {"policies": ("static", "flexmoe")},
+    ),
+}
+MODULES = {"eddpm_text": "eddpm", "flexmoe_images": "flexmoe"}
+
+
+def start(study, workdir, log):
+    """A launch as from a shell; one process is one process group."""
+    config, changes = LAUNCHES[study]
+    if isinstance(changes, dict):
+        changes = [f"--config.{k}={v!r}" for k, v in (changes | OFTEN).items()]
+    else:
+        changes = [*changes, *(f"--config.{k}={v}" for k, v in OFTEN.items())]
+    module = f"experiments.{MODULES.get(study, study)}"
+    argv = [sys.executable, "-m", module, f"--config=configs/{config}.py", f"--workdir={workdir}"]
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+    with log.open("a") as out:
+        return subprocess.Popen([*argv, *changes], cwd=ROOT, env=env, stdout=out, stderr=out)
+
+
+def rows(workdir):
+    """What a workdir says, without what a clock says."""
+    found = {}
+    for path in workdir.rglob("metrics.jsonl"):
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            del row["steps_per_second"]
+            found[path.relative_to(workdir), row["run"], row["step"]] = row
+    return found, untimed(json.loads((workdir / "results.json").read_text()))
+
+
+def untimed(value):
+    if isinstance(value, dict):
+        kept = {k: v for k, v in value.items() if not re.search("second|to_target|time", k)}
+        return {k: untimed(v) for k, v in kept.items()}
+    return [untimed(v) for v in value] if isinstance(value, list) else value
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("study", LAUNCHES)
+def test_killed_and_launched_again_it_ends_with_the_same_rows(tmp_path, study):
+    log, begin = tmp_path / "log", time.monotonic()
+    assert start(study, tmp_path / "straight", log).wait() == 0, log.read_text()[-2000:]
+    whole = time.monotonic() - begin
+    want = rows(tmp_path / "straight")
+    rng, killed, trial = random.Random(study), 0, 0
+    while killed < KILLS:
+        trial += 1
+        assert trial < 20 * KILLS
+        workdir = tmp_path / f"killed-{trial}"
+        for _ in range(2):
+            child = start(study, workdir, log)
+            try:
+                child.wait(timeout=rng.uniform(0.15, 1.0) * whole)
+            except subprocess.TimeoutExpired:
+                number = rng.choice([signal.SIGTERM, signal.SIGKILL])
+                child.send_signal(number)
+                code = child.wait()
+                killed += 1
+                # SIGTERM before there is anything to save ends python itself.
+                assert code in ((0, -number) if number == signal.SIGTERM else (-number,)), (
+                    log.read_text()[-2000:]
+                )
+        assert start(study, workdir, log).wait() == 0, log.read_text()[-2000:]
+        assert rows(workdir) == want
+    assert "Traceback" not in log.read_text()
+    print(f"{study}: {killed} kills, {whole:.1f} s without")
