@@ -19,10 +19,11 @@ from jaxgen.errors import ConfigError
 NO_CLASS = -1  # what both libraries write where a row of a data set with classes has none
 
 
-def hub_rows(name: str, path: str = "", label_field: str = "") -> Any:
+def hub_rows(name: str, path: str = "", label_fields: Sequence[str] = ()) -> Any:
     """Rows of what `datasets.load_dataset(name, data_dir=path)` finds: a hub name or a local folder.
 
-    Splits in which no row has a class are left out where `label_field` is given.
+    Splits in which no row has a class are left out where the class is asked for: the first of
+    `label_fields` that there is.
 
     Raises:
       ConfigError: what `datasets` says of it.
@@ -41,18 +42,20 @@ def hub_rows(name: str, path: str = "", label_field: str = "") -> Any:
             options = {"keep_default_na": False} if type(builder).__name__ == "Csv" else {}
             loaded = datasets.load_dataset(name, data_dir=path or None, **options)
         parts = [loaded[k] for k in sorted(loaded)]
-        if class_count(parts[0], label_field) is not None:
-            labelled = [p for p in parts if set(column(p, label_field)) != {NO_CLASS}]
+        label = first_of(parts[0], label_fields)
+        if class_count(parts[0], label) is not None:
+            labelled = [p for p in parts if set(column(p, label)) != {NO_CLASS}]
             parts = labelled or parts
         return datasets.concatenate_datasets(parts)
     except Exception as e:  # of many kinds, as are tfds's; all mean that the data is not to be had
-        raise ConfigError("data.name", name, f"{where} ({_first_line(e)})") from e
+        raise ConfigError("data.name", name, f"{where} ({first_line(e)})") from e
 
 
-def tfds_rows(name: str, path: str = "", label_field: str = "") -> Any:
+def tfds_rows(name: str, path: str = "", label_fields: Sequence[str] = ()) -> Any:
     """Rows of a tfds data set, prepared under `path` (its data_dir); needs no TensorFlow.
 
-    Splits in which no row has a class are left out where `label_field` is given.
+    Splits in which no row has a class are left out where the class is asked for: the first of
+    `label_fields` that there is.
 
     Raises:
       ConfigError: what tfds says of it.
@@ -67,15 +70,16 @@ def tfds_rows(name: str, path: str = "", label_field: str = "") -> Any:
             raise OSError(f"{urllib.parse.urlsplit(needed[0]).netloc} cannot be reached")
         builder.download_and_prepare()
         rows = builder.as_data_source(split="all")
-        if class_count(rows, label_field) is None:
+        label = first_of(rows, label_fields)
+        if class_count(rows, label) is None:
             return rows
         parts = builder.as_data_source()
-        labelled = [k for k in sorted(parts) if set(column(parts[k], label_field)) != {NO_CLASS}]
+        labelled = [k for k in sorted(parts) if set(column(parts[k], label)) != {NO_CLASS}]
         if len(labelled) in (0, len(parts)):
             return rows
         return builder.as_data_source(split="+".join(labelled))
     except Exception as e:
-        raise ConfigError("data.name", name, f"{where} ({_first_line(e)})") from e
+        raise ConfigError("data.name", name, f"{where} ({first_line(e)})") from e
 
 
 def column(rows: Any, field: str) -> Sequence[Any]:
@@ -84,15 +88,25 @@ def column(rows: Any, field: str) -> Sequence[Any]:
         return list(rows[field])
     import tensorflow_datasets as tfds
 
-    others = [k for k in rows.dataset_info.features if k != field]
+    others = [k for k in fields(rows) if k != field]
     rows = dataclasses.replace(rows, decoders={k: tfds.decode.SkipDecoding() for k in others})
     return [rows[i][field] for i in range(len(rows))]
 
 
+def fields(rows: Any) -> Any:
+    """A mapping of names to what the library says of these fields."""
+    return rows.features if hasattr(rows, "features") else rows.dataset_info.features
+
+
+def first_of(rows: Any, names: Sequence[str]) -> str:
+    """The first of these fields that the rows have; "" if they have none."""
+    return next((name for name in names if name in fields(rows)), "")
+
+
 def class_count(rows: Any, field: str) -> int | None:
     """Number of classes that a data set declares of a field; None where it declares none."""
-    features = rows.features if hasattr(rows, "features") else rows.dataset_info.features
-    return getattr(features[field], "num_classes", None) if field in features else None
+    known = fields(rows)
+    return getattr(known[field], "num_classes", None) if field in known else None
 
 
 def reachable(url: str, seconds: float = 1.5) -> bool:
@@ -140,6 +154,7 @@ def _no_retries(endpoint: str) -> Iterator[None]:
             module.HF_HUB_OFFLINE = value
 
 
-def _first_line(e: Exception) -> str:
+def first_line(e: Exception) -> str:
+    """What an exception of another library says, short enough for a message of one line."""
     text = str(e).strip() or type(e).__name__
     return text.splitlines()[0][:300]

@@ -94,7 +94,7 @@ def load(
         rows = corpora.grammar(limit or 20_000, seed=seed)
         found = Lines([r.text for r in rows], np.array([r.sentiment for r in rows], np.int32))
         found = found.up_to(max_words)
-        return _parts(split(found, valid_fraction=valid_fraction, test_fraction=test_fraction))
+        return split(found, valid_fraction=valid_fraction, test_fraction=test_fraction)
     numbers: dict[Any, int] = {}
     if source == "english":
         found = Lines(corpora.english())
@@ -104,17 +104,17 @@ def load(
         if source == "table":
             parts = read_tables(root, train, text_field, label_field)
         elif source == "hf":
-            rows = tables.hub_rows(name, path, label_field)
+            rows = tables.hub_rows(name, path, (label_field,))
             parts = [_from_rows(rows, name, text_field, label_field)]
         else:
-            rows = tables.tfds_rows(name, path, label_field)
+            rows = tables.tfds_rows(name, path, (label_field,))
             parts = [_from_rows(rows, name, text_field, label_field)]
         numbers = labels.number(parts)
         found = _join(parts, numbers)
     found = found.up_to(max_words)
     found = found.take(splits.spread(len(found), limit, found.label))
     if not test:
-        return _parts(split(found, valid_fraction=valid_fraction, test_fraction=test_fraction))
+        return split(found, valid_fraction=valid_fraction, test_fraction=test_fraction)
     if source == "files":
         held = read_files(root, test)
         if found.label is None:
@@ -127,16 +127,7 @@ def load(
     held = held.up_to(max_words)
     known = set(found.text)
     held = held.take(i for i, t in enumerate(held.text) if t not in known)
-    return _parts(split(found, valid_fraction=valid_fraction, test_fraction=0.0) | {"test": held})
-
-
-def _parts(parts: dict[str, Lines]) -> dict[str, Lines]:
-    if not len(parts["train"]):
-        kept = sum(map(len, parts.values()))
-        raise ConfigError(
-            "data", f"{kept} sentences", "at least one that falls into the train part"
-        )
-    return parts
+    return split(found, valid_fraction=valid_fraction, test_fraction=0.0) | {"test": held}
 
 
 def read_files(root: pathlib.Path, names: Sequence[str]) -> Lines:
@@ -179,8 +170,8 @@ def _from_rows(rows: Any, name: str, text_field: str, label_field: str) -> label
     if not len(rows):
         raise ConfigError("data.name", name, "a data set with at least one row")
     for field in filter(None, (text_field, label_field)):
-        if field not in rows[0]:
-            known = "one of " + ", ".join(sorted(rows[0]))
+        if field not in tables.fields(rows):
+            known = "one of " + ", ".join(sorted(tables.fields(rows)))
             raise ConfigError("data.text_field, data.label_field", field, known)
     text, label, where = [], [], []
     for i in range(len(rows)):
