@@ -204,7 +204,9 @@ def _stack(
             try:
                 out[row] = read(int(i))
             except Exception as e:  # of many kinds: what stands in a damaged file is anyone's guess
-                raise ConfigError(field, places[row], f"a readable image ({tables.first_line(e)})") from e
+                raise ConfigError(
+                    field, places[row], f"a readable image ({tables.first_line(e)})"
+                ) from e
     return out
 
 

@@ -7,6 +7,7 @@ parallel corpus would be shifted against each other.
 
 import gzip
 import pathlib
+import sys
 import zlib
 
 from jaxgen.errors import ConfigError
@@ -39,6 +40,16 @@ def read_text(path: pathlib.Path) -> str:
     except (OSError, EOFError, zlib.error) as e:
         raise ConfigError("data", str(path), f"a file that can be read whole ({e})") from e
     return decode(raw, str(path))
+
+
+def read_stdin() -> list[str]:
+    """Lines of the standard input.
+
+    Raises:
+      ConfigError: as `decode`.
+    """
+    raw = getattr(sys.stdin, "buffer", None)  # a notebook's or a test's may be text alone
+    return cut(sys.stdin.read() if raw is None else decode(raw.read(), "standard input"))
 
 
 def decode(raw: bytes, name: str) -> str:

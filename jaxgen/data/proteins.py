@@ -145,7 +145,7 @@ def read_csv(
     for field, default in ((sequence_field, 0), (value_field, 1)):
         where.append(records.column(header, field, str(path)) if field else default)
     first, second = (header[i] for i in where)
-    if first and set(first) <= allowed and _number(second) is not None:
+    if not first or not second or (set(first) <= allowed and _number(second) is not None):
         wanted = "a header such as sequence,value above the rows"
         raise ConfigError(f"{path}, line {rows[0][0]}", ",".join(header), wanted)
     text, values = [], []
@@ -157,7 +157,7 @@ def read_csv(
             want = "letters of " + "".join(sorted(allowed))
             raise ConfigError(place, "".join(unknown) or "an empty sequence", want)
         number = _number(value)
-        if number is None or not abs(number) <= np.finfo(np.float32).max:
+        if number is None or not abs(number) <= float(np.finfo(np.float32).max):
             wanted = "a finite number that float32 can hold"
             raise ConfigError(place, value or "a missing value", wanted)
         text.append(sequence)
@@ -168,9 +168,9 @@ def read_csv(
 
 
 def _number(cell: str) -> float | None:
-    """A cell's number; None if it is none."""
+    """A cell's number; None if it is none (`1_000` is Python's notation, not that of tables)."""
     try:
-        return float(cell)
+        return None if "_" in cell else float(cell)
     except ValueError:
         return None
 

@@ -30,6 +30,7 @@ def hub_rows(name: str, path: str = "", label_fields: Sequence[str] = ()) -> Any
     """
     import datasets
     from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as PACKAGED
+    from datasets.packaged_modules.csv.csv import Csv
 
     where = "a data set that `datasets` can load"
     local = name in PACKAGED or pathlib.Path(name).exists()
@@ -39,7 +40,7 @@ def hub_rows(name: str, path: str = "", label_fields: Sequence[str] = ()) -> Any
         with contextlib.nullcontext() if local else _no_retries(datasets.config.HF_ENDPOINT):
             builder = datasets.load_dataset_builder(name, data_dir=path or None)
             # Without this, pandas takes the sentences `null`, `NA`, `None` and `nan` for missing ones.
-            options = {"keep_default_na": False} if type(builder).__name__ == "Csv" else {}
+            options = {"keep_default_na": False} if isinstance(builder, Csv) else {}
             loaded = datasets.load_dataset(name, data_dir=path or None, **options)
         parts = [loaded[k] for k in sorted(loaded)]
         label = first_of(parts[0], label_fields)
