@@ -105,7 +105,7 @@ def _check(table: Rows) -> str:
             raise ConfigError(table.place(i), "a missing label", "a label in every row")
         if not isinstance(label, str | int | float) or label in (math.inf, -math.inf):
             raise ConfigError(table.place(i), label, "a label that is a word or a finite number")
-        if table.classes is not None and not 0 <= label < table.classes:
+        if table.classes is not None and label not in range(table.classes):
             wanted = f"a class from 0 to {table.classes - 1}"
             raise ConfigError(table.place(i), label, wanted)
         kinds.add(_kind(label))

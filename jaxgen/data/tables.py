@@ -144,7 +144,7 @@ def _no_retries(endpoint: str) -> Iterator[None]:
     if datasets.config.HF_HUB_OFFLINE or reachable(endpoint):
         yield
         return
-    modules = (datasets.config, huggingface_hub.constants)
+    modules: tuple[Any, Any] = (datasets.config, huggingface_hub.constants)
     before = [module.HF_HUB_OFFLINE for module in modules]
     for module in modules:
         module.HF_HUB_OFFLINE = True
