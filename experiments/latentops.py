@@ -13,7 +13,6 @@ stdin, one a line:
 
 import functools
 import pathlib
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,6 +32,7 @@ from experiments.study import RULES, Study, check_accumulate, open_study
 from jaxgen import config as config_lib
 from jaxgen import launch
 from jaxgen.config import Config
+from jaxgen.data.lines import read_stdin
 from jaxgen.errors import ConfigError, UsageError
 from jaxgen.latent_ode import energy, sample
 
@@ -194,7 +194,7 @@ def generate(config: Config, workdir: pathlib.Path) -> None:
 
 def edit(config: Config, workdir: pathlib.Path) -> None:
     """Prints each sentence of `--text`, or of stdin, as the operators of `config.edit` change it."""
-    lines = [config.edit.text] if config.edit.text else sys.stdin.read().splitlines()
+    lines = [config.edit.text] if config.edit.text else read_stdin()
     lines = [" ".join(line.split()) for line in lines]
     if not lines or not all(lines):
         raise ConfigError("edit.text", "", "at least one word in each line")

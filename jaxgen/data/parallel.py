@@ -4,9 +4,8 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
-from jaxgen.data import corpora
-from jaxgen.data.splits import by_hash
-from jaxgen.data.text import read_text
+from jaxgen.data import corpora, lines
+from jaxgen.data.splits import by_hash, check_limit
 from jaxgen.errors import ConfigError
 
 SOURCES = ("files", "grammar")
@@ -49,6 +48,7 @@ def load(
     """
     if source not in SOURCES:
         raise ConfigError("data.source", source, "one of " + ", ".join(SOURCES))
+    check_limit(limit)
     if source == "grammar":
         target = list(dict.fromkeys(r.text for r in corpora.grammar(limit or 20_000, seed=seed)))
         parts = by_hash(map(str.encode, target), valid_fraction=0.05, test_fraction=0.1)
@@ -67,17 +67,19 @@ def load(
 
 
 def read_pairs(source: pathlib.Path, target: pathlib.Path) -> Pairs:
-    """Two files of as many lines; pairs with an empty side are left out.
+    """Two files of as many lines (`jaxgen.data.lines`); pairs with an empty side are left out.
 
     Raises:
-      ConfigError: a missing or unreadable file, or files of different length.
+      ConfigError: a missing or unreadable file, files of different length, or no pair.
     """
-    a, b = (read_text(p).splitlines() for p in (source, target))
+    a, b = (lines.read_lines(p) for p in (source, target))
     if len(a) != len(b):
         raise ConfigError(
             "data", f"{source} and {target}", f"as many lines ({len(a)} and {len(b)})"
         )
     both = [(x.strip(), y.strip()) for x, y in zip(a, b, strict=True) if x.strip() and y.strip()]
+    if not both:
+        raise ConfigError("data", f"{source} and {target}", "at least one pair of sentences")
     return Pairs([x for x, _ in both], [y for _, y in both])
 
 

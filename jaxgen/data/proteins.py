@@ -1,6 +1,5 @@
 """Protein sequences with a measured value: CSV files, and the peptide sets that modlamp ships."""
 
-import csv
 import dataclasses
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -10,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from jaxgen.data import splits
+from jaxgen.data import records, splits
 from jaxgen.errors import ConfigError
 
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
@@ -93,7 +92,7 @@ def load(
     Args:
       source: "csv", or one of modlamp's sets: "AMPvsUniProt", "AMPvsTM", "ACPvsTM", "ACPvsRandom"
         (value 1 for active peptides, 0 for the others).
-      path: folder of the CSV files.
+      path: folder of the CSV files (plain or .gz).
       train: file name under `path`, of rows `sequence,value` below a header.
       test: another one; "" takes a share of the sequences by hash.
       sequence_field: column; "" is the first.
@@ -104,6 +103,7 @@ def load(
     Raises:
       ConfigError: an unknown source, or a bad row, named with its file and line.
     """
+    splits.check_limit(limit)
     columns = {"sequence_field": sequence_field, "value_field": value_field, "alphabet": alphabet}
     held = None
     if source == "csv":
@@ -111,64 +111,68 @@ def load(
         held = read_csv(pathlib.Path(path) / test, **columns) if test else None
     else:
         rows = _from_modlamp(source)
-    if limit and limit < len(rows):
-        rows = rows.take(np.linspace(0, len(rows) - 1, limit).round().astype(int))
+    rows = rows.take(splits.spread(len(rows), limit))
     index = splits.by_hash(
         map(str.encode, rows.text),
         valid_fraction=valid_fraction,
         test_fraction=0.0 if held else test_fraction,
     )
     parts = {name: rows.take(chosen) for name, chosen in index.items()}
+    if not len(parts["train"]):
+        raise ConfigError(
+            "data", f"{len(rows)} rows", "at least one that falls into the train part"
+        )
     return parts if held is None else parts | {"test": held}
 
 
 def read_csv(
     path: pathlib.Path, *, sequence_field: str = "", value_field: str = "", alphabet: str = ""
 ) -> Proteins:
-    """Rows of a CSV file with a header; see `load`.
+    """Rows of a CSV file with a header (plain or .gz); see `load`.
 
     Raises:
-      ConfigError: names the file, the line and the value that is wrong.
+      ConfigError: names the file, the line and the value that is wrong. A first row that is a sequence
+        and a number is no header, and refused as such.
     """
     if not path.is_file():
         raise ConfigError("data", str(path), "an existing CSV file")
     allowed = set(alphabet or LETTERS)
-    with path.open(newline="", encoding="utf-8") as f:
-        rows = csv.reader(f)
-        try:
-            header = next(rows, [])
-            if len(header) < 2:
-                raise ConfigError("data", str(path), "a header with at least two columns")
-            where = []
-            for field, default in ((sequence_field, 0), (value_field, 1)):
-                if field and field not in header:
-                    raise ConfigError("data", f"{path}: {field}", "a column of " + ",".join(header))
-                where.append(header.index(field) if field else default)
-            text, values = [], []
-            for row in rows:
-                place = f"{path}, line {rows.line_num}"
-                if not row:
-                    continue
-                if len(row) != len(header):
-                    raise ConfigError(place, row, f"{len(header)} fields, as the header has")
-                sequence, value = (row[i].strip() for i in where)
-                unknown = sorted(set(sequence) - allowed)
-                if unknown or not sequence:
-                    want = "letters of " + "".join(sorted(allowed))
-                    raise ConfigError(place, "".join(unknown) or "an empty sequence", want)
-                try:
-                    number = float(value)
-                except ValueError:
-                    number = np.nan
-                if not np.isfinite(number):
-                    raise ConfigError(place, value or "a missing value", "a finite number")
-                text.append(sequence)
-                values.append(number)
-        except (csv.Error, UnicodeDecodeError) as e:
-            raise ConfigError("data", str(path), f"a readable CSV file ({e})") from e
+    rows = records.csv_rows(path)
+    header = rows[0][1] if rows else []
+    if len(header) < 2:
+        raise ConfigError("data", str(path), "a header with at least two columns")
+    where = []
+    for field, default in ((sequence_field, 0), (value_field, 1)):
+        where.append(records.column(header, field, str(path)) if field else default)
+    first, second = (header[i] for i in where)
+    if not first or not second or (set(first) <= allowed and _number(second) is not None):
+        wanted = "a header such as sequence,value above the rows"
+        raise ConfigError(f"{path}, line {rows[0][0]}", ",".join(header), wanted)
+    text, values = [], []
+    for line, row in rows[1:]:
+        place = f"{path}, line {line}"
+        sequence, value = (row[i].strip() for i in where)
+        unknown = sorted(set(sequence) - allowed)
+        if unknown or not sequence:
+            want = "letters of " + "".join(sorted(allowed))
+            raise ConfigError(place, "".join(unknown) or "an empty sequence", want)
+        number = _number(value)
+        if number is None or not abs(number) <= float(np.finfo(np.float32).max):
+            wanted = "a finite number that float32 can hold"
+            raise ConfigError(place, value or "a missing value", wanted)
+        text.append(sequence)
+        values.append(number)
     if not text:
         raise ConfigError("data", str(path), "at least one row below the header")
     return Proteins(text, np.array(values, np.float32))
+
+
+def _number(cell: str) -> float | None:
+    """A cell's number; None if it is none (`1_000` is Python's notation, not that of tables)."""
+    try:
+        return None if "_" in cell else float(cell)
+    except ValueError:
+        return None
 
 
 def _from_modlamp(name: str) -> Proteins:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
-from jaxgen.data import corpora, splits, tables
+from jaxgen.data import corpora, labels, lines, records, splits, tables
 from jaxgen.errors import ConfigError
 
 SOURCES = ("files", "table", "hf", "tfds", "grammar", "english")
@@ -76,138 +76,119 @@ def load(
       test: file names under `path`; empty takes a share of the sentences by hash. Sentences that
         are in train too are left out of the test part.
       text_field: column of a table.
-      label_field: column of integer or string labels; "" for none.
-      limit: keep at most this many train sentences (evenly over the labels' files); 0 keeps all.
+      label_field: column of integer or string labels; "" for none. Labels are numbered in sorted order
+        over all tables of `train`; `test` follows that numbering.
+      limit: keep at most this many train sentences, of each label its share; 0 keeps all.
       max_words: longer sentences are left out of all parts; 0 keeps all.
       seed: of the generated corpus.
 
     Raises:
-      ConfigError: a missing or unreadable file, an unknown field or source: what and where.
+      ConfigError: a missing or unreadable file, an unknown field or source, a label that is missing or
+        that `train` lacks, nothing to train on: what and where.
     """
     if source not in SOURCES:
         raise ConfigError("data.source", source, "one of " + ", ".join(SOURCES))
+    splits.check_limit(limit)
     root = pathlib.Path(path)
     if source == "grammar":
         rows = corpora.grammar(limit or 20_000, seed=seed)
-        lines = Lines([r.text for r in rows], np.array([r.sentiment for r in rows], np.int32))
-        lines = lines.up_to(max_words)
-        return split(lines, valid_fraction=valid_fraction, test_fraction=test_fraction)
+        found = Lines([r.text for r in rows], np.array([r.sentiment for r in rows], np.int32))
+        found = found.up_to(max_words)
+        return split(found, valid_fraction=valid_fraction, test_fraction=test_fraction)
+    numbers: dict[Any, int] = {}
     if source == "english":
-        lines = Lines(corpora.english())
+        found = Lines(corpora.english())
     elif source == "files":
-        if not train:
-            raise ConfigError("data.train", tuple(train), "at least one file name")
-        lines = read_files(root, train)
-    elif source == "table":
-        lines = read_tables(root, train, text_field, label_field)
-    elif source == "hf":
-        lines = _from_rows(tables.hub_rows(name, path), text_field, label_field)
+        found = read_files(root, train)
     else:
-        lines = _from_rows(tables.tfds_rows(name, path), text_field, label_field)
-    lines = lines.up_to(max_words)
-    if limit and limit < len(lines):
-        lines = lines.take(np.linspace(0, len(lines) - 1, limit).round().astype(int))
+        if source == "table":
+            parts = read_tables(root, train, text_field, label_field)
+        elif source == "hf":
+            rows = tables.hub_rows(name, path, (label_field,))
+            parts = [_from_rows(rows, name, text_field, label_field)]
+        else:
+            rows = tables.tfds_rows(name, path, (label_field,))
+            parts = [_from_rows(rows, name, text_field, label_field)]
+        numbers = labels.number(parts)
+        found = _join(parts, numbers)
+    found = found.up_to(max_words)
+    found = found.take(splits.spread(len(found), limit, found.label))
     if not test:
-        return split(lines, valid_fraction=valid_fraction, test_fraction=test_fraction)
-    held = (
-        read_files(root, test)
-        if source == "files"
-        else read_tables(root, test, text_field, label_field)
-    )
+        return split(found, valid_fraction=valid_fraction, test_fraction=test_fraction)
+    if source == "files":
+        held = read_files(root, test)
+        if found.label is None:
+            held = Lines(held.text)
+        elif len(test) != len(train):
+            wanted = "as many files as data.train, whose place is their label"
+            raise ConfigError("data.test", tuple(test), wanted)
+    else:
+        held = _join(read_tables(root, test, text_field, label_field), numbers)
     held = held.up_to(max_words)
-    known = set(lines.text)
+    known = set(found.text)
     held = held.take(i for i, t in enumerate(held.text) if t not in known)
-    parts = split(lines, valid_fraction=valid_fraction, test_fraction=0.0)
-    return {"train": parts["train"], "valid": parts["valid"], "test": held}
+    return split(found, valid_fraction=valid_fraction, test_fraction=0.0) | {"test": held}
 
 
 def read_files(root: pathlib.Path, names: Sequence[str]) -> Lines:
     """One sentence a line (plain or .gz); with several files, a file's place is its label.
 
+    Lines end as in `jaxgen.data.lines`; spaces within a sentence become one space, blank lines are left out.
+
     Raises:
-      ConfigError: names the file that is missing, empty or not UTF-8.
+      ConfigError: names the file that is missing, empty, damaged or not UTF-8.
     """
+    if not names:
+        raise ConfigError("data.train", tuple(names), "at least one file name")
     text: list[str] = []
     label: list[int] = []
     for i, name in enumerate(names):
-        lines = [" ".join(line.split()) for line in read_text(root / name).splitlines()]
-        lines = [line for line in lines if line]
-        if not lines:
+        found = [" ".join(line.split()) for line in lines.read_lines(root / name)]
+        found = [line for line in found if line]
+        if not found:
             raise ConfigError("data", str(root / name), "a file with at least one sentence")
-        text += lines
-        label += [i] * len(lines)
+        text += found
+        label += [i] * len(found)
     return Lines(text, np.array(label, np.int32) if len(names) > 1 else None)
-
-
-def read_text(path: pathlib.Path) -> str:
-    """A whole UTF-8 file, plain or gzipped.
-
-    Raises:
-      ConfigError: names the file.
-    """
-    import gzip
-
-    if not path.is_file():
-        raise ConfigError("data", str(path), "an existing text file")
-    try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return raw.decode("utf-8")
-    except (OSError, EOFError, UnicodeDecodeError) as e:
-        raise ConfigError("data", str(path), f"a readable UTF-8 file ({e})") from e
 
 
 def read_tables(
     root: pathlib.Path, names: Sequence[str], text_field: str, label_field: str
-) -> Lines:
-    """CSV, JSON lines or Parquet files, by their endings, through `datasets`.
+) -> list[labels.Rows]:
+    """CSV, JSON lines or Parquet files, by their endings; see `records.read`.
 
     Raises:
       ConfigError: names the file, and what is wrong with it.
     """
-    import datasets
-
-    kinds = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
     if not names:
         raise ConfigError("data.train", tuple(names), "at least one file name")
-    parts = []
-    for name in names:
-        path = root / name
-        if not path.is_file() or path.suffix not in kinds:
-            raise ConfigError("data", str(path), "an existing file ending in " + ", ".join(kinds))
-        options = {"delimiter": "\t"} if path.suffix == ".tsv" else {}
-        try:
-            parts.append(
-                datasets.load_dataset(
-                    kinds[path.suffix], data_files=str(path), split="train", **options
-                )
-            )
-        except Exception as e:  # `datasets` wraps parser errors in several classes
-            cause = e.__cause__ or e
-            raise ConfigError("data", str(path), f"a readable table ({cause})") from e
-    return _from_rows(datasets.concatenate_datasets(parts), text_field, label_field)
+    return [records.read(root / name, text_field, label_field) for name in names]
 
 
-def _from_rows(rows: Any, text_field: str, label_field: str) -> Lines:
+def _from_rows(rows: Any, name: str, text_field: str, label_field: str) -> labels.Rows:
     """From random-access rows that are dicts."""
     if not len(rows):
-        raise ConfigError("data", 0, "at least one row")
+        raise ConfigError("data.name", name, "a data set with at least one row")
     for field in filter(None, (text_field, label_field)):
-        if field not in rows[0]:
-            known = "one of " + ", ".join(sorted(rows[0]))
+        if field not in tables.fields(rows):
+            known = "one of " + ", ".join(sorted(tables.fields(rows)))
             raise ConfigError("data.text_field, data.label_field", field, known)
-    text, labels = [], []
+    text, label, where = [], [], []
     for i in range(len(rows)):
         row = rows[i]
-        value = row[text_field]
-        line = value.decode() if isinstance(value, bytes) else str(value or "")
-        line = " ".join(line.split())
+        line = records.sentence(row[text_field], f"{name}, row {i + 1}")
         if line:
             text.append(line)
-            labels.append(row[label_field] if label_field else 0)
-    if not label_field:
-        return Lines(text)
-    names = {v: i for i, v in enumerate(sorted(set(labels)))}
-    return Lines(text, np.array([names[v] for v in labels], np.int32))
+            label.append(row[label_field] if label_field else None)
+            where.append(i + 1)
+    classes = tables.class_count(rows, label_field)
+    return labels.Rows(text, label if label_field else [], f"{name}, row", where, classes)
+
+
+def _join(parts: Sequence[labels.Rows], numbers: dict[Any, int]) -> Lines:
+    """The rows of all tables, with their labels by a numbering where there is one."""
+    text = [line for part in parts for line in part.text]
+    return Lines(text, labels.numbered(parts, numbers) if numbers else None)
 
 
 def split(lines: Lines, *, valid_fraction: float, test_fraction: float) -> dict[str, Lines]:

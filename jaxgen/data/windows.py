@@ -55,8 +55,10 @@ def windows(tokenizer: Any, lines: Sequence[str], length: int) -> Int[ndarray, "
     end is dropped.
 
     Raises:
-      ConfigError: a text shorter than one window.
+      ConfigError: a length below 1, or a text shorter than one window.
     """
+    if length < 1:
+        raise ConfigError("data.context", length, "at least 1")
     ids = tokenizer(list(lines), add_special_tokens=False)["input_ids"]
     flat = np.array([t for line in ids for t in (*line, tokenizer.eos_token_id)], np.int32)
     count = (len(flat) - 1) // length

@@ -42,3 +42,34 @@ def test_the_invented_language_is_another_and_one_to_one():
     assert all(len(a.split()) == len(b.split()) for a, b in zip(texts, foreign, strict=True))
     shared = set(" ".join(texts).split()) & set(" ".join(foreign).split())
     assert shared <= {",", ".", "!", "a", "i", "e"}
+
+
+def test_pairs_never_shift(tmp_path):
+    """What str.splitlines takes for line ends, blank lines, and the ends of other systems."""
+    source = ["a0", "a1\u2028still", "", "a3\x0c", "a4\x85b", "  ", "a6\x00", "a7"]
+    target = ["b0", "b1", "b2", "b3\x1cc", "", "b5", "b6", "b7\u2029"]
+    (tmp_path / "a").write_bytes(("\ufeff" + "\r\n".join(source)).encode())
+    (tmp_path / "b").write_bytes("\n".join(target).encode() + b"\n")
+    pairs = parallel.read_pairs(tmp_path / "a", tmp_path / "b")
+    assert [(x[:2], y[:2]) for x, y in zip(pairs.source, pairs.target, strict=True)] == [
+        (f"a{i}", f"b{i}") for i in (0, 1, 3, 6, 7)
+    ]
+    assert pairs.source[1] == "a1\u2028still"
+
+
+def test_a_line_too_many_is_told(tmp_path):
+    (tmp_path / "a").write_bytes(b"one\ntwo\n\n")
+    (tmp_path / "b").write_bytes(b"one\ntwo\n")
+    with pytest.raises(ConfigError, match=r"as many lines \(3 and 2\)"):
+        parallel.read_pairs(tmp_path / "a", tmp_path / "b")
+
+
+def test_nothing_to_translate_and_a_negative_limit(tmp_path):
+    (tmp_path / "a").write_text("\none\n")
+    (tmp_path / "b").write_text("one\n\n")
+    (tmp_path / "none").write_text("")
+    for names in (("a", "b"), ("none", "none")):
+        with pytest.raises(ConfigError, match="at least one pair"):
+            parallel.read_pairs(*(tmp_path / name for name in names))
+    with pytest.raises(ConfigError, match=r"data\.limit is -1"):
+        parallel.load("grammar", limit=-1)

@@ -54,6 +54,12 @@ def test_columns_by_name_and_other_lengths(tmp_path):
         ("ACD,nan", "line 3 is 'nan'"),
         ("ACD", r"line 3 is \['ACD'\], allowed: 2 fields"),
         ("ACD,1,2", "line 3.*2 fields"),
+        ("ACD,1e300", "line 3 is '1e300', allowed: a finite number that float32 can hold"),
+        ("ACD,-3.5e38", "line 3 is '-3.5e38'"),
+        ("ACD,-inf", "line 3 is '-inf'"),
+        ("ACD,1_000", "line 3 is '1_000'"),
+        ("sequence,value", "line 3.*not the header once more"),
+        ('"ACD,1', "line 3', allowed: a row of a table"),
     ],
 )
 def test_bad_rows_are_named_with_file_and_line(tmp_path, row, message):
@@ -113,3 +119,39 @@ def test_antibody_file():
     assert len(parts["test"]) > 20_000
     assert {len(t) for t in parts["train"].text} == {20}
     assert set(parts["train"].text[0]) <= set(proteins.LETTERS)
+
+
+@pytest.mark.parametrize("first", ["ACD,1.5", "ACD,nan", "ACD,1e300", "ACD,", " ACD , 2 "])
+def test_a_row_in_place_of_the_header_is_not_lost(tmp_path, first):
+    path = table(tmp_path / "p.csv", ["ACE,2.0"], first)
+    with pytest.raises(ConfigError, match=r"p\.csv, line 1 is 'ACD,.*a header such as"):
+        proteins.read_csv(path)
+
+
+def test_headers_that_look_a_little_like_rows(tmp_path):
+    for header in ("0,1", "SEQ,VALUE", "sequence,2"):
+        assert proteins.read_csv(table(tmp_path / "p.csv", ["ACE,2"], header)).text == ["ACE"]
+
+
+def test_a_table_of_excel_and_one_in_gzip(tmp_path):
+    import gzip
+
+    raw = b"\xef\xbb\xbfsequence , value\r\n\r\n ACD,1.5\r\nACE,3.4e38\r\n"
+    (tmp_path / "p.csv").write_bytes(raw)
+    (tmp_path / "p.csv.gz").write_bytes(gzip.compress(raw))
+    for name in ("p.csv", "p.csv.gz"):
+        rows = proteins.read_csv(tmp_path / name, sequence_field="sequence", value_field="value")
+        assert rows.text == ["ACD", "ACE"]
+        assert rows.value.tolist() == [1.5, np.float32(3.4e38)]
+    (tmp_path / "p.csv").write_bytes(raw + b"AC\xff,1\r\n")
+    with pytest.raises(ConfigError, match=r"p\.csv, line 5.*0xff"):
+        proteins.read_csv(tmp_path / "p.csv")
+
+
+def test_a_column_named_twice_and_a_negative_limit(tmp_path):
+    table(tmp_path / "p.csv", ["ACD,1,2"], "sequence,value,value")
+    assert proteins.read_csv(tmp_path / "p.csv").value.tolist() == [1.0]
+    with pytest.raises(ConfigError, match=r"'value', allowed: a column of .*, named once"):
+        proteins.read_csv(tmp_path / "p.csv", value_field="value")
+    with pytest.raises(ConfigError, match=r"data\.limit is -2"):
+        proteins.load("csv", path=str(tmp_path), train="p.csv", limit=-2)

@@ -166,3 +166,76 @@ def test_english_prose_needs_no_network():
     words = {w for line in lines for w in line.split()}
     assert {"the", "statement", "object"} <= words
     assert not any("  " in line or line != line.lower() for line in lines)
+
+
+LABELLED = {"text_field": "text", "label_field": "label", "valid_fraction": 0.2}
+
+
+def table(path, rows):
+    write(path, ["text,label", *(f"{t},{y}" for t, y in rows)])
+
+
+def test_labels_are_numbered_by_the_train_tables(tmp_path):
+    table(tmp_path / "a.csv", [(f"a {i}", "cb"[i % 2]) for i in range(30)])
+    table(tmp_path / "b.csv", [(f"b {i}", "a") for i in range(9)])
+    table(tmp_path / "test.csv", [(f"test {i}", "bc"[i % 2]) for i in range(9)])
+    names = {"train": ("a.csv", "b.csv"), "test": ("test.csv",)}
+    parts = text.load("table", path=str(tmp_path), **names, **LABELLED)
+    got = {t: y for part in parts.values() for t, y in zip(part.text, part.label, strict=True)}
+    assert [got["a 0"], got["a 1"], got["b 0"]] == [2, 1, 0]
+    assert [got["test 0"], got["test 1"]] == [1, 2]
+    table(tmp_path / "test.csv", [("test 0", "b"), ("test 1", "z")])
+    with pytest.raises(ConfigError, match=r"test\.csv, line 3 is 'z', allowed: .*: a, b, c"):
+        text.load("table", path=str(tmp_path), **names, **LABELLED)
+    table(tmp_path / "test.csv", [("test 0", "b"), ("test 1", "")])
+    with pytest.raises(ConfigError, match=r"test\.csv, line 3 is 'a missing label'"):
+        text.load("table", path=str(tmp_path), **names, **LABELLED)
+
+
+def test_whole_numbers_are_in_the_order_of_numbers(tmp_path):
+    table(tmp_path / "a.csv", [("one", 10), ("two", 9), ("three", -1)])
+    options = LABELLED | {"valid_fraction": 0.0, "test_fraction": 0.0}
+    parts = text.load("table", path=str(tmp_path), train=("a.csv",), **options)
+    assert parts["train"].label.tolist() == [2, 1, 0]
+
+
+def test_tables_whose_labels_or_columns_differ_are_refused(tmp_path):
+    table(tmp_path / "a.csv", [("one", 1)])
+    table(tmp_path / "b.csv", [("two", "pos")])
+    write(tmp_path / "c.csv", ["text,stars", "three,1"])
+    write(tmp_path / "d.csv", ["label,extra,text", "0,x,four"])
+    for other, message in (("b", r"b\.csv, line 2 .*type str"), ("c", r"c\.csv is 'label'")):
+        with pytest.raises(ConfigError, match=message):
+            text.load("table", path=str(tmp_path), train=("a.csv", f"{other}.csv"), **LABELLED)
+    options = LABELLED | {"valid_fraction": 0.0, "test_fraction": 0.0}
+    parts = text.load("table", path=str(tmp_path), train=("a.csv", "d.csv"), **options)
+    assert parts["train"].text == ["one", "four"]
+    assert parts["train"].label.tolist() == [1, 0]
+
+
+def test_a_limit_keeps_the_shares_of_labels(tmp_path):
+    table(tmp_path / "a.csv", [(f"a {i}", i % 2) for i in range(41)])
+    parts = text.load("table", path=str(tmp_path), train=("a.csv",), limit=21, **LABELLED)
+    label = np.concatenate([part.label for part in parts.values()])
+    assert np.bincount(label).tolist() == [11, 10]
+    for source in ("table", "grammar", "english"):
+        with pytest.raises(ConfigError, match=r"data\.limit is -1"):
+            text.load(source, path=str(tmp_path), train=("a.csv",), limit=-1)
+
+
+def test_files_of_a_test_part_are_labelled_as_those_of_train(tmp_path):
+    for name in ("a", "b", "c", "d"):
+        write(tmp_path / name, [f"{name} {i}" for i in range(9)])
+    load = {"source": "files", "path": str(tmp_path), "valid_fraction": 0.0}
+    parts = text.load(**load, train=("a", "b"), test=("c", "d"))
+    assert parts["test"].label.tolist() == [0] * 9 + [1] * 9
+    assert text.load(**load, train=("a",), test=("b", "c"))["test"].label is None
+    for test in (("c",), ("c", "d", "a")):
+        with pytest.raises(ConfigError, match=r"data\.test is .*as many files as data\.train"):
+            text.load(**load, train=("a", "b"), test=test)
+
+
+def test_one_sentence_falls_into_one_part(tmp_path):
+    (tmp_path / "a").write_bytes("\ufeffonly\u2028one\x0csentence".encode())
+    parts = text.load("files", path=str(tmp_path), train=("a",))
+    assert [part.text for part in parts.values() if len(part)] == [["only one sentence"]]

@@ -19,6 +19,8 @@ def test_every_token_but_the_first_is_predicted_once():
     assert np.array_equal(got[1:, 0], got[:-1, -1])
     with pytest.raises(ConfigError, match="context is 12, allowed: at most 11"):
         windows.windows(tokenizer, lines, 12)
+    with pytest.raises(ConfigError, match="context is 0, allowed: at least 1"):
+        windows.windows(tokenizer, lines, 0)
 
 
 def test_parts_of_files_are_running_text(tmp_path):
