@@ -159,7 +159,8 @@ def _load_proteins(config: Config) -> dict[str, Part]:
         source_pad=proteins.PAD,
         decode=letters.decode,
     )
-    mean, std = parts["train"].value.mean(), max(parts["train"].value.std(), 1e-6)
+    value = parts["train"].value.astype(np.float64)  # sums of large values overflow in float32
+    mean, std = float(value.mean()), max(float(value.std()), 1e-6)
     out = {}
     for split, part in parts.items():
         ids = letters.encode(part.text, length)

@@ -7,6 +7,7 @@ asked for something impossible; 1 and 2 print one line on stderr.
 import json
 import logging
 import pathlib
+import re
 import shutil
 import sys
 from collections.abc import Callable, Collection, Mapping
@@ -187,7 +188,7 @@ def check_workdir(workdir: pathlib.Path, config: Config, mode: str, *, may_begin
         raise ConfigError("workdir", str(path), f"readable JSON ({e})") from e
     new = json.loads(config_lib.to_json(config))
     changed = config_lib.differences(old, new, RUNTIME_FIELDS)
-    if changed and may_begin and not any(workdir.glob("**/checkpoints/*/*[0-9]")):
+    if changed and may_begin and not _has_checkpoints(workdir):
         for name in ("checkpoints", "tensorboard", "tokenizer"):
             shutil.rmtree(workdir / name, ignore_errors=True)
         for name in ("metrics.jsonl", "config.json"):
@@ -197,6 +198,12 @@ def check_workdir(workdir: pathlib.Path, config: Config, mode: str, *, may_begin
         raise ConfigError(
             "workdir", str(workdir), "the config it was started with; " + "; ".join(changed)
         )
+
+
+def _has_checkpoints(workdir: pathlib.Path) -> bool:
+    """Whether a run of it, or of a workdir within it, saved a step, be it unreadable now."""
+    saved = workdir.glob("**/checkpoints/*/*")
+    return any(re.fullmatch(r"(unreadable-)?\d+(-\d+)?", p.name) for p in saved)
 
 
 def write_config(workdir: pathlib.Path, config: Config) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from jaxgen.config import Config
 from jaxgen.errors import ConfigError
-from jaxgen.launch import check_workdir
+from jaxgen.launch import check_workdir, write_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 DIGITS = "--config=configs/eddpm/digits.py"
@@ -103,6 +103,31 @@ def test_modes_that_train_may_begin_a_workdir(tmp_path):
     check_workdir(tmp_path / "new", Config(), "train_vae", may_begin=True)
     with pytest.raises(ConfigError, match="a trained workdir for --mode=edit"):
         check_workdir(tmp_path / "new", Config(), "edit", may_begin=False)
+
+
+@pytest.mark.parametrize("at", ["", "variant-0"])
+def test_a_launch_that_failed_before_a_checkpoint_does_not_mark_its_workdir(tmp_path, at):
+    config = Config({"train": {"steps": 3}, "data": {"vocab_size": 50}})
+    other = Config({"train": {"steps": 3}, "data": {"vocab_size": 60}})
+    write_config(tmp_path, config)
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    (tmp_path / "mine.txt").write_text("kept")
+    run = tmp_path / at / "checkpoints" / "eddpm-0"
+    (run / "5.orbax-checkpoint-tmp-123").mkdir(parents=True)  # begun, not finished
+    with pytest.raises(ConfigError, match="vocab_size: 50 -> 60"):
+        check_workdir(tmp_path, other, "eval", may_begin=False)
+    (run / "5").mkdir()
+    with pytest.raises(ConfigError, match="vocab_size: 50 -> 60"):
+        check_workdir(tmp_path, other, "train", may_begin=True)
+    (run / "5").rename(run / "unreadable-5")
+    with pytest.raises(ConfigError, match="vocab_size: 50 -> 60"):
+        check_workdir(tmp_path, other, "train", may_begin=True)
+    (run / "unreadable-5").rmdir()
+    check_workdir(tmp_path, config, "train", may_begin=True)
+    assert (tmp_path / "tokenizer").exists()
+    check_workdir(tmp_path, other, "train", may_begin=True)
+    assert {p.name for p in tmp_path.iterdir()} - {"variant-0"} == {"mine.txt"}
 
 
 def test_unreadable_image_is_named(tmp_path):

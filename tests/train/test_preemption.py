@@ -1,0 +1,31 @@
+"""SIGTERM in one process; with several see tests/multihost."""
+
+import os
+import signal
+
+import pytest
+
+from jaxgen.train.preemption import Preempted, Preemption, stoppable
+
+
+def test_where_nothing_is_trained_it_ends_the_launch():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Preempted, match="launch again"), stoppable():
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("went on")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_it_is_told_once_and_also_after_the_last_step():
+    with stoppable(), Preemption() as p:
+        assert not p.reached()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert p.reached()
+        assert p.finish()
+    with Preemption() as p:
+        assert not p.reached()
+        assert not p.finish()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert p.finish()
+    with Preemption() as p:
+        assert not p.finish()
