@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -255,6 +256,36 @@ def test_sigterm_saves_and_exits_0(tmp_path):
     done = launch(*args, "--mode=eval")
     assert done.returncode == 2
     assert "one where classifier-0 is trained" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", ["size=1m", "nr_inodes=120"])
+def test_a_full_disk_is_one_line_and_goes_on_when_there_is_room(finished, tmp_path, limit):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", limit, "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, check=False).returncode:
+        pytest.skip("mounting a small file system needs to be root")
+    try:
+        args = [DIGITS, f"--workdir={disk / 'w'}", *TINY]
+        done = launch(*args)
+        assert done.returncode == 1
+        lines = [x for x in done.stderr.splitlines() if ": step " not in x]
+        assert len(lines) == 1, done.stderr
+        assert "No space left" in lines[0] or "may be needed" in lines[0]
+        saved = sorted(p.name for p in (disk / "w/checkpoints/classifier-0").iterdir())
+        assert saved == ["10", "12"]
+        room = ["mount", "-o", "remount,size=64m,nr_inodes=10000", str(disk)]
+        subprocess.run(room, check=True)
+        done = launch(*args)
+        assert done.returncode == 0, done.stderr
+        assert "resumed at step 12" in done.stderr
+        names = ("results.json", "metrics.jsonl")
+        want, got = ([(w / n).read_text() for n in names] for w in (finished[0], disk / "w"))
+        assert got[0] == want[0]
+        assert len(got[1].splitlines()) == len(want[1].splitlines())
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 @pytest.mark.slow
