@@ -185,7 +185,7 @@ def fill(model: Any, tensors: Mapping[str, np.ndarray]) -> Any:
         return a
 
     filled = jax.tree_util.tree_map_with_path(place, model)
-    known = used | {copy for copy, _ in hf_names.COPIES}
+    known = used | {copy for copy, _ in copies}
     unexpected = [n for name, n in in_file.items() if name not in known and not unread(name)]
     differing = [
         f"{in_file[copy]} from {original}"
