@@ -115,7 +115,7 @@ def _match(field: str, pattern: str, module: str, *, suffix: bool = False) -> bo
         raise ConfigError(field, pattern, f"a regular expression ({e})") from e
 
 
-def _by_pattern(c: Mapping[str, Any], field: str, module: str, default: float) -> Any:
+def _by_pattern(c: Mapping[str, Any], field: str, module: str, default: Any) -> Any:
     """The value of the first pattern that matches, as peft takes it."""
     for pattern, value in c[field].items():
         if _match(field, pattern, module, suffix=True):

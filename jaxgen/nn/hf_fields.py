@@ -129,6 +129,8 @@ _UNUSED = {
     "bert": set(),
     "t5": {"is_decoder", "is_encoder_decoder", "n_positions"},
 }
+# T5 takes null for false here; we for "as feed_forward_proj and tie_word_embeddings say".
+_NOT_NULL = {"scale_decoder_outputs", "dense_act_fn", "is_gated_act"}
 _NEUTRAL = {"position_embedding_type": "absolute", "directionality": "bidi"}
 _REASONS = {
     "quantization_config": "none: weights in full precision",
@@ -170,6 +172,8 @@ def complete(raw: Config, kind: str) -> dict[str, Any]:
         if ours in FIELDS[kind]:
             if raw.get(ours, value) != value:
                 raise ConfigError(field, value, f"{ours}'s value, {raw[ours]!r}, or no such field")
+            if value is None and ours in _NOT_NULL:
+                raise ConfigError(field, value, "a value, or no such field")
             out[ours] = value
         elif not (
             field.startswith("_")
