@@ -235,7 +235,7 @@ def put(c: Mapping[str, Any], row: Mapping[str, Any], parent: Any, name: Any, la
     """
     module = row["module"]
     rank = _by_pattern(c, "rank_pattern", module, c["r"])
-    alpha = _by_pattern(c, "alpha_pattern", module, c["lora_alpha"])
+    alpha = float(_by_pattern(c, "alpha_pattern", module, c["lora_alpha"]))
     n_in, n_out = layer.kernel.shape
     for part, shape in (("A", (rank, n_in)), ("B", (n_out, rank))):
         if part not in row:

@@ -266,3 +266,21 @@ def test_an_encoder_that_is_causal_does_not_look_ahead():
     changed = tokens.at[:, 6].set(1)
     assert np.array_equal(model(tokens)[:, :6], model(changed)[:, :6])
     assert np.abs(model(tokens)[:, 6:] - model(changed)[:, 6:]).max() > 1e-2
+
+
+@pytest.mark.parametrize("name", ["GPT2ForSequenceClassification", "BertForTokenClassification"])
+def test_the_backbone_of_a_fine_tuned_model(name, tmp_path):
+    torch = pytest.importorskip("torch", reason="needs PyTorch: install the extra `parity`")
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    family = name[:4]
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=V, num_labels=5, problem_type="regression", **SIZES[family]
+    )
+    theirs = getattr(transformers, name)(config).eval()
+    theirs.save_pretrained(tmp_path)
+    with torch.no_grad():
+        want = theirs.base_model(torch.tensor(TOKENS)).last_hidden_state.numpy()
+    model, tokens = hf.load(tmp_path), jnp.asarray(TOKENS)
+    got = model(tokens) if family == "Bert" else model.hidden(tokens)[0]
+    assert np.abs(got - want).max() < 1e-5 * np.abs(want).max()
