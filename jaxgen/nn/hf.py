@@ -22,7 +22,6 @@ from safetensors import numpy as st_numpy
 from jaxgen.errors import ConfigError
 from jaxgen.mesh import path_name
 from jaxgen.nn import bert, gpt2, hf_names, t5
-from jaxgen.nn.hf_config import KINDS as KINDS
 from jaxgen.nn.hf_config import Model, config_of, spec_of
 from jaxgen.nn.hf_fields import kind_of, read_json
 from jaxgen.nn.hf_names import Rules, file_name
