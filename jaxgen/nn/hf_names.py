@@ -180,7 +180,7 @@ def canonical(names: Iterable[str], kind: str) -> dict[str, str]:
       ConfigError: two models in the file, or two tensors for one name.
     """
     base, anchor = BACKBONES[kind]
-    plain = {n: _INSERTED.sub("", n) for n in names}
+    plain = {n: _INSERTED.sub("", n) for n in sorted(names)}
     for n, p in plain.items():
         old = re.fullmatch(r"(.*\bLayerNorm)\.(gamma|beta)", p)
         if old:
