@@ -4,10 +4,10 @@
 
 nnx stores a kernel as [in, out], so here `a` is [in, rank] and `b` is [rank, out], and the update of a
 kernel is s a b. `wrap` replaces layers by name pattern; `merge` adds the updates into the kernels,
-`unmerge` takes them out again; `save_peft` and `load_peft` use the file format of the peft library.
+`unmerge` takes them out again; `save_peft` and `load_peft` use the file format of the peft library
+(`jaxgen.adapt.peft_files`).
 """
 
-import json
 import pathlib
 import re
 from collections.abc import Callable, Iterator
@@ -15,11 +15,9 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Key, PyTree
 
-from jaxgen.errors import ConfigError
 from jaxgen.nn import transformer
 
 M = TypeVar("M")
@@ -113,11 +111,12 @@ def wrap(
         raise ValueError(f"targets {targets!r} match no linear layer, allowed: parts of {some}, ..")
     for i, (_, parent, name, layer) in enumerate(chosen):
         new = LoRALinear(layer, rank, alpha, jax.random.fold_in(key, i), dropout=dropout)
-        _put(parent, name, new)
+        put(parent, name, new)
     return model
 
 
-def _put(parent: Any, name: Any, child: Any) -> None:
+def put(parent: Any, name: Any, child: Any) -> None:
+    """Sets what `layers` has found: an attribute, or an item of a list."""
     if isinstance(name, int):
         parent[name] = child
     else:
@@ -169,105 +168,19 @@ def unwrap(model: M) -> M:
     for path, parent, name, layer in list(layers(model, LoRALinear)):
         if not layer.merged:
             raise ValueError(f"layer {path} is not merged, allowed: the result of `merge`")
-        _put(parent, name, layer.base)
+        put(parent, name, layer.base)
     return model
-
-
-# Names of kernels in peft's files: the base model's tensor name without `.weight`.
-_PREFIX = "base_model.model."
 
 
 def save_peft(model: Any, folder: str | pathlib.Path) -> None:
-    """Writes `adapter_config.json` and `adapter_model.safetensors`, as peft loads them.
+    """Writes a model's adapters as peft reads them; see `jaxgen.adapt.peft_files.save`."""
+    from jaxgen.adapt import peft_files
 
-    The model is one that `jaxgen.nn.hf` can name (GPT-2, GPT-Neo, BERT, T5), with wrapped layers.
-
-    Raises:
-      ValueError: no wrapped layer, or several ranks.
-    """
-    from safetensors.numpy import save_file
-
-    wrapped = list(layers(model, LoRALinear))
-    settings = {(layer.rank, layer.alpha, layer.dropout) for *_, layer in wrapped}
-    if len(settings) != 1:
-        raise ValueError(f"(rank, alpha, dropout) are {sorted(settings)}, allowed: one setting")
-    rank, alpha, rate = settings.pop()
-    tensors, modules = {}, set()
-    for path, _, _, layer in wrapped:
-        name, transposed = _file_name(model, path)
-        modules.add(name.rsplit(".", 1)[-1])
-        a, b = np.asarray(layer.a[...]), np.asarray(layer.b[...])
-        # peft's A and B are Linear weights, [out, in], whichever way the base stores its matrix.
-        tensors[f"{_PREFIX}{name}.lora_A.weight"] = np.ascontiguousarray(a.T)
-        tensors[f"{_PREFIX}{name}.lora_B.weight"] = np.ascontiguousarray(b.T)
-        fan_in_fan_out = not transposed
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
-    config = {
-        "peft_type": "LORA",
-        "task_type": None,
-        "base_model_name_or_path": None,
-        "r": rank,
-        "lora_alpha": alpha,
-        "lora_dropout": rate,
-        "target_modules": sorted(modules),
-        "fan_in_fan_out": fan_in_fan_out,
-        "bias": "none",
-        "inference_mode": True,
-    }
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    peft_files.save(model, folder)
 
 
 def load_peft(model: M, folder: str | pathlib.Path) -> M:
-    """A copy of a plain model with the adapters of a peft folder, wrapped and not merged.
+    """A copy of a plain model with the adapters of a peft folder; see `jaxgen.adapt.peft_files.load`."""
+    from jaxgen.adapt import peft_files
 
-    Raises:
-      ConfigError: no such folder, another kind of adapter, or tensors that do not fit the model.
-    """
-    from safetensors.numpy import load_file
-
-    folder = pathlib.Path(folder)
-    path = folder / "adapter_config.json"
-    if not path.is_file():
-        raise ConfigError("folder", str(folder), "a folder with adapter_config.json")
-    config = json.loads(path.read_text())
-    if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("use_rslora"):
-        raise ConfigError("peft_type", config.get("peft_type"), "LORA, plain")
-    tensors = load_file(folder / "adapter_model.safetensors")
-    names = {p: _file_name(model, p)[0] for p, *_ in layers(model, nnx.Linear) if _named(model, p)}
-    chosen = {p: n for p, n in names.items() if f"{_PREFIX}{n}.lora_A.weight" in tensors}
-    if 2 * len(chosen) != len(tensors):
-        known = {f"{_PREFIX}{n}.lora_{x}.weight" for n in chosen.values() for x in "AB"}
-        raise ConfigError("adapter", sorted(set(tensors) - known)[:4], "layers of this model")
-    exact = tuple(f"^{re.escape(p)}$" for p in chosen)
-    model = wrap(
-        model,
-        config["r"],
-        config["lora_alpha"],
-        exact,
-        jax.random.key(0),
-        dropout=config.get("lora_dropout", 0.0),
-    )
-    for p, _, _, layer in layers(model, LoRALinear):
-        for mine, theirs in ((layer.a, "A"), (layer.b, "B")):
-            value = tensors[f"{_PREFIX}{chosen[p]}.lora_{theirs}.weight"].T
-            if value.shape != mine.shape:
-                raise ConfigError(f"adapter of {p}", list(value.shape), f"{list(mine.shape)}")
-            mine[...] = jnp.asarray(value)
-    return model
-
-
-def _file_name(model: Any, path: str) -> tuple[str, bool]:
-    from jaxgen.nn import hf
-
-    name, transposed = hf.file_name(f"{path}/kernel", hf.rules(model))
-    return name.removesuffix(".weight"), transposed
-
-
-def _named(model: Any, path: str) -> bool:
-    try:
-        _file_name(model, path)
-    except KeyError:
-        return False
-    return True
+    return peft_files.load(model, folder)

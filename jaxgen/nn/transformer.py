@@ -36,6 +36,8 @@ class Spec:
       gated: the feed-forward layer is down(act(gate(x)) * up(x)).
       fused_qkv: one matrix for queries, keys and values of self-attention.
       scale: of the attention logits; None is head_dim ** -0.5.
+      scale_by_layer: layer i's logits of self-attention are divided by i, counted from 1 (GPT-2's
+        scale_attn_by_inverse_layer_idx).
       rotary: rotate queries and keys by their positions.
       relative_buckets: of T5's position bias, 0 for none; `relative_distance` is its reach.
       windows: of each layer, how many positions back (itself included) it sees; 0 for all.
@@ -66,6 +68,7 @@ class Spec:
     mlp_bias: bool = True
     fused_qkv: bool = False
     scale: float | None = None
+    scale_by_layer: bool = False
     rotary: bool = False
     relative_buckets: int = 0
     relative_distance: int = 128
@@ -390,6 +393,7 @@ class Block(nnx.Module):
         route: Route | None = None,
         placement: Int[Array, " slots"] | None = None,
         window: int | Array = 0,
+        query_scale: float | Array = 1.0,
         prefix: Float[Array, "B P D"] | None = None,
         cached: KV | None = None,
         cross_kv: KV | None = None,
@@ -402,6 +406,8 @@ class Block(nnx.Module):
         q, k, v = self.attention.project(x)
         if spec.rotary:
             q, k = rotate(q, scope.positions), rotate(k, scope.positions)
+        if spec.scale_by_layer:
+            q = (q * query_scale).astype(q.dtype)
         if prefix is not None:  # one vector serves as key and value (Li et al., 2020, Optimus)
             slot = prefix.reshape(*prefix.shape[:2], spec.heads, spec.head_dim).astype(k.dtype)
             k, v = jnp.concatenate([slot, k], 1), jnp.concatenate([slot, v], 1)
@@ -535,11 +541,13 @@ class Transformer(nnx.Module):
             h, loads = self._scan(h, scope, prefix, route, key)
         else:
             keys = split_key(key, spec.depth)
-            windows = spec.windows or (0,) * spec.depth
+            windows, scales = spec.windows or (0,) * spec.depth, query_scales(spec)
             placements = placements_of(spec, route)
             kept, seen_loads = [], []
             for i, block in enumerate(self.blocks):
-                call: Any = functools.partial(block_call, window=windows[i], route=route)
+                call: Any = functools.partial(
+                    block_call, window=windows[i], query_scale=scales[i], route=route
+                )
                 if spec.remat and cache is None:
                     call = jax.checkpoint(call)
                 h, kv, load = call(
@@ -592,11 +600,12 @@ class Transformer(nnx.Module):
             return a.reshape(turns, period, *a.shape[1:])
 
         windows = by_turn(jnp.asarray(spec.windows)) if spec.windows else None
+        scales = by_turn(jnp.asarray(query_scales(spec))) if spec.scale_by_layer else None
         by_layer = None if prefix is None else by_turn(jnp.moveaxis(prefix, 1, 0))
         keys = None if key is None else by_turn(jax.random.split(key, spec.depth))
 
         def body(h: Array, turn: tuple[Any, ...]) -> tuple[Array, Load | None]:
-            blocks, window, slots, k, placement = turn
+            blocks, window, scale, slots, k, placement = turn
             load = None
             for i, block in enumerate(blocks):
                 h, _, load = block(
@@ -605,6 +614,7 @@ class Transformer(nnx.Module):
                     route=route,
                     placement=placement,
                     window=0 if window is None else window[i],
+                    query_scale=1.0 if scale is None else scale[i],
                     prefix=None if slots is None else slots[i],
                     key=None if k is None else k[i],
                 )
@@ -612,7 +622,13 @@ class Transformer(nnx.Module):
 
         if spec.remat:
             body = jax.checkpoint(body, prevent_cse=False)
-        return jax.lax.scan(body, h, (stacked, windows, by_layer, keys, placements_of(spec, route)))
+        turns_of = (stacked, windows, scales, by_layer, keys, placements_of(spec, route))
+        return jax.lax.scan(body, h, turns_of)
+
+
+def query_scales(spec: Spec) -> tuple[float, ...]:
+    """Of each layer, what its queries are multiplied by."""
+    return tuple(1.0 / (i + 1) if spec.scale_by_layer else 1.0 for i in range(spec.depth))
 
 
 def make_moe(spec: Spec, rngs: nnx.Rngs) -> MoE:
