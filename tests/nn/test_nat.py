@@ -82,8 +82,10 @@ def test_it_learns_to_copy_with_the_right_length():
     for _ in range(300):
         params, state, _ = step(params, state)
     out = nnx.merge(graph, params).generate(source, source_mask=source != PAD, pad=PAD)
-    assert ((np.asarray(out) != PAD).sum(1) == size).mean() > 0.9
-    assert (np.asarray(out) == tokens).mean() > 0.9
+    # Other seeds of weights and data, five each with jax 0.10.2 and 0.12.0.1: lengths 0.90 with a standard
+    # deviation of 0.03, tokens 0.969 with 0.010; five of them are left. Chance is 0.2 and 0.56.
+    assert ((np.asarray(out) != PAD).sum(1) == size).mean() > 0.75
+    assert (np.asarray(out) == tokens).mean() > 0.92
 
 
 @pytest.mark.parametrize("key", [None, 1])
