@@ -26,7 +26,7 @@ from jaxgen import launch
 from jaxgen.config import Config
 from jaxgen.data import parallel
 from jaxgen.text import noise
-from jaxgen.train import report
+from jaxgen.train import markup, report
 from jaxgen.train.writers import write_atomic
 
 _c = config_lib
@@ -193,7 +193,7 @@ def write(study: Study, corpus: translation.Corpus, rows: list[dict[str, Any]]) 
     start = config.noise.start
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in corpus.parts.items())
     body = [
-        f"Data: {config.data.source}; {sizes} pairs. Cross-entropy for {config.train.steps:,} steps of "
+        f"Data: {markup.literal(config.data.source)}; {sizes} pairs. Cross-entropy for {config.train.steps:,} steps of "
         f"batch {config.train.batch_size} on {start} targets, then each loss for "
         f"{config.finetune.steps:,} more on noisy ones. sacrebleu (13a) of greedy translations of the clean test "
         f"split, {config.seeds} seed(s); ± is the standard deviation over seeds.\n"
@@ -213,7 +213,7 @@ def write(study: Study, corpus: translation.Corpus, rows: list[dict[str, Any]]) 
                 points.append(mean)
             lines.append([TITLES[loss], *cell])
             drawn[TITLES[loss]] = (levels, points)
-        body.append(f"## {kind}\n")
+        body.append(f"## {markup.literal(kind)}\n")
         body.append(report.markdown_table(["loss", *(f"level {x:g}" for x in levels)], lines))
         panels[kind] = drawn
     picture = study.workdir / "samples" / "bleu.png"

@@ -8,7 +8,7 @@ import numpy as np
 from experiments.study import Study
 from jaxgen.moe import cost, placement, policies, simulator
 from jaxgen.moe import traffic as traffic_lib
-from jaxgen.train import report, writers
+from jaxgen.train import markup, report, writers
 
 TITLES = {
     "capacity": "static, capacity",
@@ -64,7 +64,7 @@ def write(study: Study, shape: simulator.Shape, tokens: int) -> pathlib.Path:
         def cell(name: str, scale: float = 1.0, mine: Any = mine) -> str:
             values = [r[name] * scale for r in mine if name in r]
             if not values:
-                return "-"
+                return "–"
             return report.format_value(*report.mean_and_spread(values))
 
         biggest = max((r.get("loss_difference", 0.0) for r in mine), default=0.0)
@@ -83,13 +83,13 @@ def write(study: Study, shape: simulator.Shape, tokens: int) -> pathlib.Path:
         )
     p = config.placement
     body = [
-        f"Task: {config.task}; {config.model.experts} experts in {config.model.depth // config.model.expert_every} "
+        f"Task: {markup.literal(config.task)}; {config.model.experts} experts in {config.model.depth // config.model.expert_every} "
         f"layers on {devices} devices, top {config.model.k}, {p.slots} slots a device where a policy has "
         f"spare ones; {config.train.steps:,} steps of batch {config.train.batch_size}, {config.seeds} "
         "seed(s). Balance is the largest load of a device over the mean, over layers and steps, of the counts "
         "that the router gave; its bound is what no placement with these slots can pass. Loss differences are "
         "the largest over the logged steps, against one copy of each expert. Milliseconds are modelled, not "
-        f"measured: {p.device} ({device.flops:.3g} FLOP/s at {device.utilisation:.0%}, "
+        f"measured: {markup.literal(p.device)} ({device.flops:.3g} FLOP/s at {device.utilisation:.0%}, "
         f"{device.bandwidth:.3g} B/s, {device.latency:.1g} s), width {p.width}, hidden {p.hidden}, "
         f"{p.tokens:,} tokens a device.\n",
         report.markdown_table(
@@ -115,10 +115,11 @@ def write(study: Study, shape: simulator.Shape, tokens: int) -> pathlib.Path:
         low = min(drawn.values(), key=lambda d: d[floor].mean()) if name == "balance" else best
         lines["bound"] = (np.arange(len(low[floor])), _smooth(low[floor]))
         report.plot_curves(folder / f"{name}.png", lines, x="step", y=label)
-        body.append(f"![{label}](samples/{name}.png)\n")
+        body.append(markup.image(label, f"samples/{name}.png") + "\n")
     for policy, found in drawn.items():
         picture(folder / f"traffic-{policy}.png", found["counts"], found["places"], TITLES[policy])
-        body.append(f"![Loads and placements, {TITLES[policy]}](samples/traffic-{policy}.png)\n")
+        text = f"Loads and placements, {TITLES[policy]}"
+        body.append(markup.image(text, f"samples/traffic-{policy}.png") + "\n")
     results = {"systems": rows, "config": config.to_dict()}
     return report.write(study.workdir, "FlexMoE", "\n".join(body), results)
 

@@ -13,7 +13,7 @@ from jaxgen.config import Config
 from jaxgen.data.images import Images
 from jaxgen.diffusion import gaussian, samplers
 from jaxgen.metrics import probes
-from jaxgen.train import report, writers
+from jaxgen.train import markup, report, writers
 
 # Metric: (column title, higher is better). The first three decide the mean rank.
 RANKED = {
@@ -49,7 +49,7 @@ def write(
     text, ranks = report.comparison_table(rows, RANKED, OTHERS)
     test = data["test"]
     body = [
-        f"Data: {config.data.source}; "
+        f"Data: {markup.literal(config.data.source)}; "
         + ", ".join(f"{len(part):,} {name}" for name, part in data.items())
         + f" images of {test.image.shape[1]}x{test.image.shape[2]}. "
         f"{config.train.steps:,} steps of batch {config.train.batch_size} for every system, "
@@ -66,7 +66,7 @@ def write(
         f"{config.model.latent_dim} numbers. Mean rank is over the first three columns.\n",
     ]
     for label, (_, artefacts) in shown.items():
-        stem = label.replace(" ", "_").replace("(", "").replace(")", "")
+        stem = markup.file_stem(label)
         writers.save_png(
             pictures / f"{stem}-samples.png", writers.image_grid(artefacts["samples"][:100], 10)
         )
@@ -77,9 +77,11 @@ def write(
             writers.image_grid(strip.reshape(-1, *test.image.shape[1:]), 12),
         )
         body.append(
-            f"## {label}\n\nSamples\n\n![{label} samples](samples/{stem}-samples.png)\n\n"
-            "Test images (rows 1, 3) above their reconstructions (rows 2, 4)\n\n"
-            f"![{label} reconstructions](samples/{stem}-reconstructions.png)\n"
+            f"## {markup.literal(label)}\n\nSamples\n\n"
+            + markup.image(f"{label} samples", f"samples/{stem}-samples.png")
+            + "\n\nTest images (rows 1, 3) above their reconstructions (rows 2, 4)\n\n"
+            + markup.image(f"{label} reconstructions", f"samples/{stem}-reconstructions.png")
+            + "\n"
         )
     if "EDDPM" in shown:
         body += eddpm_pictures(config, pictures, data, *shown["EDDPM"])
@@ -211,7 +213,7 @@ def curves(workdir: pathlib.Path) -> str:
             report.plot_curves(
                 workdir / "samples" / f"curve-{metric}.png", lines, x="step", y=metric
             )
-            body.append(f"![{metric}](samples/curve-{metric}.png)\n")
+            body.append(markup.image(metric, f"samples/curve-{metric}.png") + "\n")
     return "\n".join(body)
 
 

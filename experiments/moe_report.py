@@ -8,7 +8,7 @@ import numpy as np
 from experiments import moe_language
 from experiments.moe_language import Corpus
 from experiments.study import Study
-from jaxgen.train import report, writers
+from jaxgen.train import markup, report, writers
 
 TITLES = {
     "dts": "DTS",
@@ -68,7 +68,7 @@ def write_dts(
         cells = [str(len(reached))]
         for i, scale in enumerate((1.0, 1e-12, 1.0)):
             values = [r[i] * scale for r in reached]
-            cells.append(report.format_value(*report.mean_and_spread(values)) if values else "-")
+            cells.append(report.format_value(*report.mean_and_spread(values)) if values else "–")
         table.append(
             [
                 TITLES[method],
@@ -79,7 +79,7 @@ def write_dts(
             ]
         )
     body = [
-        f"Text: {config.data.source}, {len(corpus.parts['train']):,} windows of "
+        f"Text: {markup.literal(config.data.source)}, {len(corpus.parts['train']):,} windows of "
         f"{config.data.context} tokens, vocabulary {corpus.vocab}. GPT of width {config.model.width}, "
         f"depth {config.model.depth}, {config.model.experts} experts in each "
         f"{config.model.expert_every}. block; {config.train.steps:,} steps of batch "
@@ -102,7 +102,7 @@ def write_dts(
             table,
         ),
         "Seconds of a step: "
-        + ", ".join(f"{name} {value:.3f}" for name, value in seconds.items())
+        + ", ".join(f"{markup.literal(name)} {value:.3f}" for name, value in seconds.items())
         + ".\n",
     ]
     folder = study.workdir / "samples"
@@ -115,13 +115,17 @@ def write_dts(
         report.plot_curves(
             folder / f"perplexity-{axis}.png", lines, x=label, y="valid perplexity", log_y=True
         )
-        body.append(f"![Perplexity over {label}](samples/perplexity-{axis}.png)\n")
+        body.append(
+            markup.image(f"Perplexity over {label}", f"samples/perplexity-{axis}.png") + "\n"
+        )
     body.append("## Experts\n")
     for method in config.methods:
         loads = utilisation(logged, method, config.seed)
         if loads is not None:
             heat_map(folder / f"experts-{method}.png", *loads, title=TITLES[method])
-            body.append(f"![Experts of {TITLES[method]}](samples/experts-{method}.png)\n")
+            body.append(
+                markup.image(f"Experts of {TITLES[method]}", f"samples/experts-{method}.png") + "\n"
+            )
     return report.write(
         study.workdir,
         "DTS-Gate",

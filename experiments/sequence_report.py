@@ -7,7 +7,7 @@ from typing import Any
 from experiments import systems
 from experiments.image_report import curves
 from jaxgen.config import Config
-from jaxgen.train import report
+from jaxgen.train import markup, report
 
 # Metric: (column title, higher is better). These decide the mean rank, one for each capability.
 TEXT_RANKED = {
@@ -57,7 +57,8 @@ def write(
     v = data["train"].vocabulary
     measured = ", ".join(f"{k.replace('_', ' ')} {x:.4g}" for k, x in real.items())
     body = [
-        f"Data: {config.data.source} {' '.join(config.data.train)}; {sizes} sequences of at most "
+        f"Data: {markup.literal(' '.join([config.data.source, *config.data.train]))}; "
+        f"{sizes} sequences of at most "
         f"{v.length} tokens, vocabulary {v.size:,}. {config.train.steps:,} steps of batch "
         f"{config.train.batch_size} for every system (and as many again for the second of the two "
         f"stages), {config.seeds} seed(s); ± is the standard deviation over seeds.\n",
@@ -70,8 +71,8 @@ def write(
         f"**Real sequences in place of samples**: {measured}.\n",
     ]
     for label, (_, artefacts) in shown.items():
-        body.append(f"## {label}\n")
-        body.append("Samples (the first 20)\n\n" + listing(artefacts["samples"][:20]))
+        body.append(f"## {markup.literal(label)}\n")
+        body.append("Samples (the first 20)\n\n" + markup.listing(artefacts["samples"][:20]))
         if "restored" in artefacts:
             pairs = zip(artefacts["originals"][:20], artefacts["restored"][:20], strict=True)
             body.append(
@@ -79,7 +80,7 @@ def write(
                 + report.markdown_table(["test", "reconstruction"], [list(p) for p in pairs])
             )
             for path in artefacts["paths"]:
-                body.append("Interpolation\n\n" + listing(path))
+                body.append("Interpolation\n\n" + markup.listing(path))
         if "ascent" in artefacts:
             body.append(
                 "### Ascent of the predicted value\n\nValues (standardised) are judged by "
@@ -95,8 +96,3 @@ def write(
     }
     title = "EDDPM on text" if config.data.kind == "text" else "EDDPM on proteins"
     return report.write(workdir, title, "\n".join(body), results)
-
-
-def listing(texts: Sequence[str]) -> str:
-    """A fenced block, one text a line."""
-    return "```\n" + "\n".join(texts) + "\n```\n"

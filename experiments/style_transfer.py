@@ -39,7 +39,7 @@ from jaxgen.losses import eisl
 from jaxgen.metrics import text as text_metrics
 from jaxgen.nn import sequence, t5, textcnn
 from jaxgen.text import decoding, relaxed
-from jaxgen.train import report
+from jaxgen.train import markup, report
 
 _c = config_lib
 LOSSES = ("ce", "eisl")
@@ -244,9 +244,9 @@ def write(
     """The table, the trade-off between style and content, and sentences; returns the report's path."""
     config = study.config
     body = [
-        f"Data: {config.data.source}. Every model: {config.train.steps:,} steps of batch "
+        f"Data: {markup.literal(config.data.source)}. Every model: {config.train.steps:,} steps of batch "
         f"{config.train.batch_size}, {config.seeds} seed(s); ± is the standard deviation over seeds. "
-        f"{len(test):,} test sentences moved to the other sentiment. Accuracy: {judges.attribute.about()}. "
+        f"{len(test):,} test sentences moved to the other sentiment. Accuracy: {markup.literal(judges.attribute.about())}. "
         f"PPL under a language model of real sentences (which are at {judges.real_ppl:.1f}), "
         "geometric mean over accuracy, input-BLEU / 100 and min(1, PPL of real / PPL).\n"
     ]
