@@ -13,6 +13,7 @@ are kept under `results/`, so a launch with more levels, kinds, losses or seeds 
 import dataclasses
 import functools
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -25,6 +26,7 @@ from jaxgen import config as config_lib
 from jaxgen import launch
 from jaxgen.config import Config
 from jaxgen.data import parallel
+from jaxgen.metrics import text as text_metrics
 from jaxgen.text import noise
 from jaxgen.train import markup, report
 from jaxgen.train.writers import write_atomic
@@ -196,8 +198,11 @@ def write(study: Study, corpus: translation.Corpus, rows: list[dict[str, Any]]) 
         f"Data: {markup.literal(config.data.source)}; {sizes} pairs. Cross-entropy for {config.train.steps:,} steps of "
         f"batch {config.train.batch_size} on {start} targets, then each loss for "
         f"{config.finetune.steps:,} more on noisy ones. sacrebleu (13a) of greedy translations of the clean test "
-        f"split, {config.seeds} seed(s); ± is the standard deviation over seeds.\n"
+        f"split, {config.seeds} seed(s); ± is the standard deviation over seeds. *Copy of the input*: the source "
+        "sentences as their own translations.\n"
     ]
+    test = corpus.parts["test"]
+    copied = text_metrics.bleu(test.source, test.target, tokenize="13a")
     levels = sorted({r["level"] for r in rows})
     kinds = config.noise.kinds if any(levels) else ("no noise",)
     panels: dict[str, Any] = {}
@@ -213,6 +218,7 @@ def write(study: Study, corpus: translation.Corpus, rows: list[dict[str, Any]]) 
                 points.append(mean)
             lines.append([TITLES[loss], *cell])
             drawn[TITLES[loss]] = (levels, points)
+        lines.append(["copy of the input", *[report.format_value(copied, math.nan)] * len(levels)])
         body.append(f"## {markup.literal(kind)}\n")
         body.append(report.markdown_table(["loss", *(f"level {x:g}" for x in levels)], lines))
         panels[kind] = drawn
@@ -220,7 +226,6 @@ def write(study: Study, corpus: translation.Corpus, rows: list[dict[str, Any]]) 
     report.plot_panels(picture, panels, x="noise level", y="BLEU", marker="o")
     body.append("![BLEU over the level of noise](samples/bleu.png)\n")
     body.append("## Translations\n")
-    test = corpus.parts["test"]
     last = [r for r in rows if r["seed"] == config.seed and r["level"] == levels[-1]]
     body.append(
         report.markdown_table(
@@ -239,7 +244,8 @@ def write(study: Study, corpus: translation.Corpus, rows: list[dict[str, Any]]) 
         )
     )
     body.append(curves(study.workdir))
-    results = {"systems": rows, "config": config.to_dict()}
+    floors = {"copy of the input": {"bleu": copied}}
+    results = {"systems": rows, "floors": floors, "config": config.to_dict()}
     return report.write(study.workdir, "EISL on translation", "\n".join(body), results)
 
 

@@ -1,11 +1,13 @@
 """Tables and pictures of the FlexMoE study: loads, placements, balance, modelled step time."""
 
+import math
 import pathlib
 from typing import Any
 
 import numpy as np
 
 from experiments.study import Study
+from jaxgen.metrics import floors
 from jaxgen.moe import cost, placement, policies, simulator
 from jaxgen.moe import traffic as traffic_lib
 from jaxgen.train import markup, report, writers
@@ -81,6 +83,8 @@ def write(study: Study, shape: simulator.Shape, tokens: int) -> pathlib.Path:
                 cell("ideal_seconds", 1e3),
             ]
         )
+    rule, loss = frequencies(study)
+    table.append([rule, report.format_value(loss, math.nan), *["–"] * 7])
     p = config.placement
     body = [
         f"Task: {markup.literal(config.task)}; {config.model.experts} experts in {config.model.depth // config.model.expert_every} "
@@ -88,7 +92,8 @@ def write(study: Study, shape: simulator.Shape, tokens: int) -> pathlib.Path:
         f"spare ones; {config.train.steps:,} steps of batch {config.train.batch_size}, {config.seeds} "
         "seed(s). Balance is the largest load of a device over the mean, over layers and steps, of the counts "
         "that the router gave; its bound is what no placement with these slots can pass. Loss differences are "
-        "the largest over the logged steps, against one copy of each expert. Milliseconds are modelled, not "
+        "the largest over the logged steps, against one copy of each expert. The last row is no policy: "
+        f"{rule} of the train split, the same for every prediction. Milliseconds are modelled, not "
         f"measured: {markup.literal(p.device)} ({device.flops:.3g} FLOP/s at {device.utilisation:.0%}, "
         f"{device.bandwidth:.3g} B/s, {device.latency:.1g} s), width {p.width}, hidden {p.hidden}, "
         f"{p.tokens:,} tokens a device.\n",
@@ -120,8 +125,19 @@ def write(study: Study, shape: simulator.Shape, tokens: int) -> pathlib.Path:
         picture(folder / f"traffic-{policy}.png", found["counts"], found["places"], TITLES[policy])
         text = f"Loads and placements, {TITLES[policy]}"
         body.append(markup.image(text, f"samples/traffic-{policy}.png") + "\n")
-    results = {"systems": rows, "config": config.to_dict()}
+    results = {"systems": rows, "floors": {rule: {"loss": loss}}, "config": config.to_dict()}
     return report.write(study.workdir, "FlexMoE", "\n".join(body), results)
+
+
+def frequencies(study: Study) -> tuple[str, float]:
+    """A rule without a model, and its mean loss on the train split in nats."""
+    data: Any = study.data
+    if study.config.task == "text":
+        ids = data.parts["train"][:, 1:].ravel()
+        return "unigram frequencies", math.log(floors.unigram_perplexity(ids, ids, data.vocab))
+    label = data["train"].label
+    classes = int(label.max()) + 1
+    return "class frequencies", math.log(floors.unigram_perplexity(label, label, classes))
 
 
 def measure(

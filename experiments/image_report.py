@@ -12,7 +12,8 @@ from experiments import systems
 from jaxgen.config import Config
 from jaxgen.data.images import Images
 from jaxgen.diffusion import gaussian, samplers
-from jaxgen.metrics import probes
+from jaxgen.metrics import floors as floor_metrics
+from jaxgen.metrics import frechet, probes
 from jaxgen.train import markup, report, writers
 
 # Metric: (column title, higher is better). The first three decide the mean rank.
@@ -29,6 +30,12 @@ OTHERS = {
     "parameters": "parameters",
 }
 
+FLOORS = (
+    "Rows without a rank are no systems. *Mean image*: the mean train image as every reconstruction and every "
+    "sample; *majority class*: the most frequent class of the train split for every test image; *data*: real "
+    "test images in place of samples, real train images in place of the test split.\n"
+)
+
 
 def write(
     config: Config,
@@ -37,6 +44,7 @@ def write(
     rows: Sequence[Mapping[str, Any]],
     shown: Mapping[str, tuple[systems.Trained, Mapping[str, Any]]],
     real: Mapping[str, float],
+    floors: Mapping[str, Mapping[str, float]] | None = None,
 ) -> pathlib.Path:
     """Draws everything under `samples/` and writes the report; returns its path.
 
@@ -44,9 +52,10 @@ def write(
       rows: one for each system and seed.
       shown: of the first seed: label -> (functions, samples and latents).
       real: measured on real images alone: the floor of the Frechet distance, and so on.
+      floors: what rules without a model score.
     """
     pictures = workdir / "samples"
-    text, ranks = report.comparison_table(rows, RANKED, OTHERS)
+    text, ranks = report.comparison_table(rows, RANKED, OTHERS, floors)
     test = data["test"]
     body = [
         f"Data: {markup.literal(config.data.source)}; "
@@ -64,6 +73,7 @@ def write(
         "has this many steps in each of its stages. The pixel DDPM is reconstructed by DDIM inversion "
         f"and represented by x_T, which is as large as the image; the others keep "
         f"{config.model.latent_dim} numbers. Mean rank is over the first three columns.\n",
+        FLOORS,
     ]
     for label, (_, artefacts) in shown.items():
         stem = markup.file_stem(label)
@@ -90,9 +100,39 @@ def write(
         "systems": [dict(row) for row in rows],
         "mean_rank": ranks,
         "real": dict(real),
+        "floors": {rule: dict(row) for rule, row in (floors or {}).items()},
         "config": config.to_dict(),
     }
     return report.write(workdir, "EDDPM on images", "\n".join(body), results)
+
+
+def floor_rows(
+    data: Mapping[str, Images], judge: Any, real: Mapping[str, float]
+) -> dict[str, dict[str, float]]:
+    """What the mean train image, the most frequent class and real test images score.
+
+    Args:
+      judge: see `image_study.Judge`.
+      real: see `image_study.real_numbers`.
+    """
+    train, test = data["train"], data["test"]
+    assert train.label is not None
+    assert test.label is not None
+    mse, mean = floor_metrics.mean_image_mse(train.image, test.image)
+    same = judge.features(np.stack([mean, mean]))
+    majority = floor_metrics.majority_accuracy(train.label, test.label)
+    return {
+        "mean image": {
+            "reconstruction_mse": mse,
+            "frechet_test": frechet.frechet_distance(same, judge.real_test),
+            "frechet_train": frechet.frechet_distance(same, judge.real_train),
+        },
+        "majority class": {"probe_accuracy": majority, "knn_accuracy": majority},
+        "data": {
+            "frechet_test": real["frechet_floor"],
+            "nearest_train_mse": real["nearest_train_mse"],
+        },
+    }
 
 
 def eddpm_pictures(

@@ -54,7 +54,7 @@ def write(
     """Writes the report; returns its path.
 
     Args:
-      rows: one a space, task, combination of attributes, method and seed.
+      rows: one a space, task, combination of attributes, method and seed; those of rules have `floor` set.
       shown: of each space, what `latent_methods.evaluate` returned beside its rows.
     """
     config, data = study.config, study.data
@@ -90,7 +90,11 @@ def write(
     write_page(study, space, operators, test)
     body.append("Pick operators and strengths yourself: [page.html](page.html).\n")
     body.append(curves(study.workdir))
-    results = {"systems": [dict(row) for row in rows], "config": config.to_dict()}
+    results = {
+        "systems": [dict(row) for row in rows if not row.get("floor")],
+        "floors": [dict(row) for row in rows if row.get("floor")],
+        "config": config.to_dict(),
+    }
     return report.write(study.workdir, "LatentOps", "\n".join(body), results)
 
 
@@ -112,12 +116,15 @@ def _about(study: Study, judges: Judges) -> str:
         f"{values('edit', 'linear shift')}). That mean is, of "
         "edits, over accuracy, input-BLEU / 100 and min(1, PPL of real / PPL); of generation, over "
         "accuracy, min(1, PPL of real / PPL) and min(1, (100 - self-BLEU) / (100 - real self-BLEU)). "
-        "Time: the movement of latents alone, all rows in one call, median of three.\n"
+        "Time: the movement of latents alone, all rows in one call, median of three. Three rows of each table "
+        "are no methods: *copy of the input* leaves sentences as they are, *majority class* always writes what "
+        "is asked most often, *data* are real test sentences, which nothing was asked of.\n"
     )
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
-    """One line a method."""
+    """One line a method, and below them one a rule."""
+    rows = sorted(rows, key=lambda row: bool(row.get("floor")))
     summary = report.summarise(rows, list(columns))
     lines = [
         [name, *(report.format_value(*values[m]) if m in values else "–" for m in columns)]

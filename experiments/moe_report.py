@@ -1,5 +1,6 @@
 """Tables and pictures of the DTS-Gate study."""
 
+import math
 import pathlib
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from experiments import moe_language
 from experiments.moe_language import Corpus
 from experiments.study import Study
+from jaxgen.metrics import floors
 from jaxgen.train import markup, report, writers
 
 TITLES = {
@@ -78,6 +80,14 @@ def write_dts(
                 str(sum(r["lost"] for r in results if r["system"] == method)),
             ]
         )
+    unigram = {
+        "valid_perplexity": unigram_perplexity(
+            config, corpus, corpus.parts["valid"][: config.train.eval_windows]
+        ),
+        "test_perplexity": unigram_perplexity(config, corpus, corpus.parts["test"]),
+    }
+    values = [report.format_value(value, math.nan) for value in unigram.values()]
+    table.append(["unigram", *values, *["–"] * 5])
     body = [
         f"Text: {markup.literal(config.data.source)}, {len(corpus.parts['train']):,} windows of "
         f"{config.data.context} tokens, vocabulary {corpus.vocab}. GPT of width {config.model.width}, "
@@ -87,7 +97,7 @@ def write_dts(
         f"{TITLES[goal]} ends at, seed by seed; FLOPs are those of matrix products, experts counted by the "
         "pairs of token and expert that were kept; seconds are steps times the measured time of a step of "
         "their kind, measured in turns on one machine. Lost: choices beyond a budget or a buffer in the "
-        "logged steps.\n",
+        "logged steps. *Unigram* is no method but the token frequencies of the train part.\n",
         report.markdown_table(
             [
                 "method",
@@ -130,8 +140,21 @@ def write_dts(
         study.workdir,
         "DTS-Gate",
         "\n".join(body),
-        {"systems": results, "seconds": seconds, "config": config.to_dict()},
+        {
+            "systems": results,
+            "floors": {"unigram": unigram},
+            "seconds": seconds,
+            "config": config.to_dict(),
+        },
     )
+
+
+def unigram_perplexity(config: Any, corpus: Corpus, part: np.ndarray) -> float:
+    """Of the windows [N, T + 1] that `dts_gate.tester` reads, under the token frequencies of the train part."""
+    size = min(config.train.batch_size, len(part))
+    read = part[: len(part) // size * size, 1:]
+    train = corpus.parts["train"][:, 1:]
+    return floors.unigram_perplexity(train.ravel(), read.ravel(), corpus.vocab)
 
 
 def curve(

@@ -41,6 +41,13 @@ OTHERS = {
     "parameters": "parameters",
 }
 
+FLOORS = (
+    "Rows without a rank are no systems. *Constant consensus*: the most frequent token of each position in the "
+    "train split, for every test sequence; *copy of the input*: the test sequence itself; *unigram*: a model of "
+    "the train split's token frequencies, in place of one of samples; *data*: real train sequences in place of "
+    "samples; *majority class*: the train split's most frequent label. A constant prediction of values has R² 0.\n"
+)
+
 
 def write(
     config: Config,
@@ -49,10 +56,11 @@ def write(
     rows: Sequence[Mapping[str, Any]],
     shown: Mapping[str, tuple[systems.Trained, Mapping[str, Any]]],
     real: Mapping[str, float],
+    floors: Mapping[str, Mapping[str, float]] | None = None,
 ) -> pathlib.Path:
     """Writes the report; returns its path. Arguments as in `image_report.write`."""
     ranked = TEXT_RANKED if config.data.kind == "text" else PROTEIN_RANKED
-    text, ranks = report.comparison_table(rows, ranked, OTHERS)
+    text, ranks = report.comparison_table(rows, ranked, OTHERS, floors)
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in data.items())
     v = data["train"].vocabulary
     measured = ", ".join(f"{k.replace('_', ' ')} {x:.4g}" for k, x in real.items())
@@ -68,6 +76,7 @@ def write(
         "under a language model of real sequences, reverse PPL that of real test sequences under a "
         "language model of the samples. The mean rank is over the first three columns, among systems "
         "that have all three.\n",
+        FLOORS,
         f"**Real sequences in place of samples**: {measured}.\n",
     ]
     for label, (_, artefacts) in shown.items():
@@ -92,6 +101,7 @@ def write(
         "systems": [dict(row) for row in rows],
         "mean_rank": ranks,
         "real": dict(real),
+        "floors": {rule: dict(row) for rule, row in (floors or {}).items()},
         "config": config.to_dict(),
     }
     title = "EDDPM on text" if config.data.kind == "text" else "EDDPM on proteins"
