@@ -193,7 +193,9 @@ def write(study: Study, corpus: translation.Corpus, rows: list[dict[str, Any]]) 
     """The tables and the curves of BLEU over level; returns the report's path."""
     config = study.config
     start = config.noise.start
-    sizes = ", ".join(f"{len(part):,} {name}" for name, part in corpus.parts.items())
+    sizes = ", ".join(
+        f"{len(part):,} {markup.literal(name)}" for name, part in corpus.parts.items()
+    )
     body = [
         f"Data: {markup.literal(config.data.source)}; {sizes} pairs. Cross-entropy for {config.train.steps:,} steps of "
         f"batch {config.train.batch_size} on {start} targets, then each loss for "

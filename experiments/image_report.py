@@ -59,7 +59,7 @@ def write(
     test = data["test"]
     body = [
         f"Data: {markup.literal(config.data.source)}; "
-        + ", ".join(f"{len(part):,} {name}" for name, part in data.items())
+        + ", ".join(f"{len(part):,} {markup.literal(name)}" for name, part in data.items())
         + f" images of {test.image.shape[1]}x{test.image.shape[2]}. "
         f"{config.train.steps:,} steps of batch {config.train.batch_size} for every system, "
         f"{config.seeds} seed(s); ± is the standard deviation over seeds.\n",

@@ -100,7 +100,7 @@ def write(
 
 def _about(study: Study, judges: Judges) -> str:
     config, data = study.config, study.data
-    sizes = ", ".join(f"{len(part):,} {name}" for name, part in data.items())
+    sizes = ", ".join(f"{len(part):,} {markup.literal(name)}" for name, part in data.items())
 
     def values(task: str, method: str) -> str:
         return ", ".join(f"{k:g}" for k in GRIDS[task][method])

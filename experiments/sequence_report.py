@@ -61,9 +61,9 @@ def write(
     """Writes the report; returns its path. Arguments as in `image_report.write`."""
     ranked = TEXT_RANKED if config.data.kind == "text" else PROTEIN_RANKED
     text, ranks = report.comparison_table(rows, ranked, OTHERS, floors)
-    sizes = ", ".join(f"{len(part):,} {name}" for name, part in data.items())
+    sizes = ", ".join(f"{len(part):,} {markup.literal(name)}" for name, part in data.items())
     v = data["train"].vocabulary
-    measured = ", ".join(f"{k.replace('_', ' ')} {x:.4g}" for k, x in real.items())
+    measured = ", ".join(f"{markup.literal(k.replace('_', ' '))} {x:.4g}" for k, x in real.items())
     body = [
         f"Data: {markup.literal(' '.join([config.data.source, *config.data.train]))}; "
         f"{sizes} sequences of at most "

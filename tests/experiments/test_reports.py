@@ -34,6 +34,18 @@ from tests.pages import CASES, Page
 NAME = "a | b <script>document.title='PWNED'</script> $x ]( `c` \u202e *d*"
 SEEN = NAME.replace("\u202e", r"\u202e")
 TEXTS, READ = list(CASES), list(CASES.values())
+OURS = {
+    "Constant consensus",
+    "copy of the input",
+    "Copy of the input",
+    "data",
+    "Floor",
+    "majority class",
+    "Mean image",
+    "Real sequences in place of samples",
+    "unigram",
+    "Unigram",
+}  # what reports themselves emphasise
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
     None,
@@ -222,7 +234,10 @@ def test_nothing_of_the_data_is_markup(study, written):
     assert all(len(set(cells)) == 1 for cells in page.rows), page.rows
     whole = " ".join(page.text["body"])
     assert SEEN in whole
-    assert NAME not in whole
+    assert "\u202e" not in whole
+    marked = {t for tag in ("em", "strong", "del", "li") for t in page.text.get(tag, [])}
+    assert marked <= OURS
+    assert page.tags.count("code") == page.tags.count("pre")
     cells = page.text["td"]
     if study in ("sequences", "edits", "transfers"):
         shown = READ[:20] if study == "sequences" else READ
