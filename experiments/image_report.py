@@ -31,7 +31,7 @@ OTHERS = {
 }
 
 FLOORS = (
-    "Rows without a rank are no systems. *Mean image*: the mean train image as every reconstruction and every "
+    "The last rows are no systems. *Mean image*: the mean train image as every reconstruction and every "
     "sample; *majority class*: the most frequent class of the train split for every test image; *data*: real "
     "test images in place of samples, real train images in place of the test split.\n"
 )

@@ -86,8 +86,8 @@ def write_dts(
         ),
         "test_perplexity": unigram_perplexity(config, corpus, corpus.parts["test"]),
     }
-    values = [report.format_value(value, math.nan) for value in unigram.values()]
-    table.append(["unigram", *values, *["–"] * 5])
+    floor = [report.format_value(value, math.nan) for value in unigram.values()]
+    table.append(["unigram", *floor, *["–"] * 5])
     body = [
         f"Text: {markup.literal(config.data.source)}, {len(corpus.parts['train']):,} windows of "
         f"{config.data.context} tokens, vocabulary {corpus.vocab}. GPT of width {config.model.width}, "

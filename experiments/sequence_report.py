@@ -42,7 +42,7 @@ OTHERS = {
 }
 
 FLOORS = (
-    "Rows without a rank are no systems. *Constant consensus*: the most frequent token of each position in the "
+    "The last rows are no systems. *Constant consensus*: the most frequent token of each position in the "
     "train split, for every test sequence; *copy of the input*: the test sequence itself; *unigram*: a model of "
     "the train split's token frequencies, in place of one of samples; *data*: real train sequences in place of "
     "samples; *majority class*: the train split's most frequent label. A constant prediction of values has R² 0.\n"

@@ -108,9 +108,9 @@ def comparison_table(
 
         rank = f"{ranks[system]:.2f}" if system in ranks else "–"
         lines.append([system, *map(cell, ranked), rank, *map(cell, others)])
-    for rule, values in (floors or {}).items():
+    for rule, scores in (floors or {}).items():
         each = [
-            format_value(values[m], math.nan) if m in values else "–" for m in [*ranked, *others]
+            format_value(scores[m], math.nan) if m in scores else "–" for m in [*ranked, *others]
         ]
         if set(each) != {"–"}:
             lines.append([rule, *each[: len(ranked)], "–", *each[len(ranked) :]])
