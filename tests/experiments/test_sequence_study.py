@@ -99,7 +99,10 @@ def test_text_run_reports_all_three_capabilities_and_resumes(tmp_path, capsys, o
     floors = results["floors"]
     assert floors["copy of the input"]["bleu"] == pytest.approx(100)
     assert 0 < floors["constant consensus"]["token_accuracy"] < 1
-    assert 0.4 < floors["majority class"]["probe_accuracy"] < 0.8  # two sentiments
+    data = sequence_data.load(config, tmp_path)
+    most = np.bincount(data["train"].label).argmax()
+    test = sequence_data.take_rows(data["test"], 40).label
+    assert floors["majority class"]["probe_accuracy"] == np.mean(test == most)
     assert floors["unigram"]["reverse_ppl"] < 200  # of at most 200 words
     assert floors["data"]["grammatical"] == 1.0
     report = (tmp_path / "report.md").read_text()
