@@ -45,8 +45,9 @@ FLOORS = (
     "The last rows are no systems. *Constant consensus*: the most frequent token of each position in the "
     "train split, for every test sequence; *copy of the input*: the test sequence itself; *unigram*: a model of "
     "the train split's token frequencies, in place of one of samples; *data*: real train sequences in place of "
-    "samples; *majority class*: the train split's most frequent label. A constant prediction of values has R² 0.\n"
+    "samples; *majority class*: the train split's most frequent label.\n"
 )
+R2_FLOOR = "\nA constant prediction of values has R² 0.\n"
 
 
 def write(
@@ -76,7 +77,7 @@ def write(
         "under a language model of real sequences, reverse PPL that of real test sequences under a "
         "language model of the samples. The mean rank is over the first three columns, among systems "
         "that have all three.\n",
-        FLOORS,
+        FLOORS if config.data.kind == "text" else FLOORS + R2_FLOOR,
         f"**Real sequences in place of samples**: {measured}.\n",
     ]
     for label, (_, artefacts) in shown.items():

@@ -14,7 +14,7 @@ from jaxgen.train.writers import write_atomic
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:980px;margin:2em auto;padding:0 1em;"
     "overflow-wrap:break-word}"
-    "table{border-collapse:collapse;display:block;overflow-x:auto}"
+    "table{border-collapse:collapse}"
     "td,th{border:1px solid #ccc;padding:.3em .7em}td{max-width:28em;white-space:pre-wrap}"
     "img{max-width:100%;image-rendering:pixelated}"
     "pre{background:#f3f3f3;padding:.5em;white-space:pre-wrap}"
