@@ -116,7 +116,7 @@ def _about(study: Study, judges: Judges) -> str:
         f"{values('edit', 'linear shift')}). That mean is, of "
         "edits, over accuracy, input-BLEU / 100 and min(1, PPL of real / PPL); of generation, over "
         "accuracy, min(1, PPL of real / PPL) and min(1, (100 - self-BLEU) / (100 - real self-BLEU)). "
-        "Time: the movement of latents alone, all rows in one call, median of three. Three rows of each table "
+        "Time: the movement of latents alone, all rows in one call, median of three. The last rows of a table "
         "are no methods: *copy of the input* leaves sentences as they are, *majority class* always writes what "
         "is asked most often, *data* are real test sentences, which nothing was asked of.\n"
     )
