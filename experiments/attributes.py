@@ -11,6 +11,7 @@ from experiments.sequence_data import Part
 from jaxgen.config import Config
 from jaxgen.data import corpora
 from jaxgen.errors import ConfigError
+from jaxgen.metrics import floors
 from jaxgen.text import tense
 
 LABELS = {
@@ -92,11 +93,13 @@ class TextJudge:
     Attributes:
       models: {attribute: fitted pipeline}; empty where labels are exact.
       accuracy: {attribute: of the judge itself on test text}.
+      majority: the same of the train split's most frequent label.
     """
 
     attributes: tuple[str, ...]
     models: Mapping[str, Any]
     accuracy: Mapping[str, float]
+    majority: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def train(cls, config: Config, train: Part, test: Part) -> "TextJudge":
@@ -111,7 +114,7 @@ class TextJudge:
         _, mine = halves(len(train))
         texts, truth = [train.text[i] for i in mine], label(config, train)
         test_truth = label(config, test)
-        models, accuracy = {}, {}
+        models, accuracy, majority = {}, {}, {}
         for name in wanted:
             y = truth[name][mine]
             known = np.flatnonzero(y != UNKNOWN)
@@ -122,7 +125,8 @@ class TextJudge:
             accuracy[name] = float(
                 model.score([test.text[i] for i in rows], test_truth[name][rows])
             )
-        return cls(wanted, models, accuracy)
+            majority[name] = floors.majority_accuracy(y[known], test_truth[name][rows])
+        return cls(wanted, models, accuracy, majority)
 
     def about(self) -> str:
         """Where its labels come from, for reports."""
@@ -131,7 +135,15 @@ class TextJudge:
                 "read off the sentence by the grammar's parser; one that the grammar cannot have "
                 "written, a verb of another tense than its time for instance, counts as wrong"
             )
-        known = ", ".join(f"{k} {v:.3f}" for k, v in self.accuracy.items())
+        known = ", ".join(
+            f"{k} {v:.3f}"
+            + (
+                f", where the majority class has {self.majority[k]:.3f}"
+                if k in self.majority
+                else ""
+            )
+            for k, v in self.accuracy.items()
+        )
         truth = "; labels of tense are made by rules" if "tense" in self.models else ""
         return (
             "from logistic regression on word n-grams, trained on the half of the train split that "

@@ -53,9 +53,11 @@ def train(config: Config, workdir: pathlib.Path) -> None:
             for _, model, trained in eddpm.train_system(study, "eddpm", seed):
                 numbers, _ = image_study.evaluate(study, judged, label, model, trained, seed)
                 rows.append({"system": label, "seed": seed, **numbers})
-    table, ranks = report.comparison_table(rows, image_report.RANKED, image_report.OTHERS)
-    body = f"Fréchet distance between the real splits: {judged.floor:.3g}.\n\n{table}"
-    path = report.write(workdir, "EDDPM: ablation", body, {"systems": rows, "mean_rank": ranks})
+    floors = image_report.floor_rows(study.data, judged, image_study.real_numbers(study, judged))
+    table, ranks = report.comparison_table(rows, image_report.RANKED, image_report.OTHERS, floors)
+    body = f"Fréchet distance between the real splits: {judged.floor:.3g}.\n\n{table}\n"
+    results = {"systems": rows, "mean_rank": ranks, "floors": floors}
+    path = report.write(workdir, "EDDPM: ablation", body + image_report.FLOORS, results)
     print(table)
     print(f"report: {path}")
 

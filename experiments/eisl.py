@@ -13,6 +13,7 @@ are kept under `results/`, so a launch with more levels, kinds, losses or seeds 
 import dataclasses
 import functools
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -25,8 +26,9 @@ from jaxgen import config as config_lib
 from jaxgen import launch
 from jaxgen.config import Config
 from jaxgen.data import parallel
+from jaxgen.metrics import text as text_metrics
 from jaxgen.text import noise
-from jaxgen.train import report
+from jaxgen.train import markup, report
 from jaxgen.train.writers import read_json, write_atomic
 
 _c = config_lib
@@ -191,13 +193,18 @@ def write(study: Study, corpus: translation.Corpus, rows: list[dict[str, Any]]) 
     """The tables and the curves of BLEU over level; returns the report's path."""
     config = study.config
     start = config.noise.start
-    sizes = ", ".join(f"{len(part):,} {name}" for name, part in corpus.parts.items())
+    sizes = ", ".join(
+        f"{len(part):,} {markup.literal(name)}" for name, part in corpus.parts.items()
+    )
     body = [
-        f"Data: {config.data.source}; {sizes} pairs. Cross-entropy for {config.train.steps:,} steps of "
+        f"Data: {markup.literal(config.data.source)}; {sizes} pairs. Cross-entropy for {config.train.steps:,} steps of "
         f"batch {config.train.batch_size} on {start} targets, then each loss for "
         f"{config.finetune.steps:,} more on noisy ones. sacrebleu (13a) of greedy translations of the clean test "
-        f"split, {config.seeds} seed(s); ± is the standard deviation over seeds.\n"
+        f"split, {config.seeds} seed(s); ± is the standard deviation over seeds. *Copy of the input*: the source "
+        "sentences as their own translations.\n"
     ]
+    test = corpus.parts["test"]
+    copied = text_metrics.bleu(test.source, test.target, tokenize="13a")
     levels = sorted({r["level"] for r in rows})
     kinds = config.noise.kinds if any(levels) else ("no noise",)
     panels: dict[str, Any] = {}
@@ -213,14 +220,14 @@ def write(study: Study, corpus: translation.Corpus, rows: list[dict[str, Any]]) 
                 points.append(mean)
             lines.append([TITLES[loss], *cell])
             drawn[TITLES[loss]] = (levels, points)
-        body.append(f"## {kind}\n")
+        lines.append(["copy of the input", *[report.format_value(copied, math.nan)] * len(levels)])
+        body.append(f"## {markup.literal(kind)}\n")
         body.append(report.markdown_table(["loss", *(f"level {x:g}" for x in levels)], lines))
         panels[kind] = drawn
     picture = study.workdir / "samples" / "bleu.png"
     report.plot_panels(picture, panels, x="noise level", y="BLEU", marker="o")
     body.append("![BLEU over the level of noise](samples/bleu.png)\n")
     body.append("## Translations\n")
-    test = corpus.parts["test"]
     last = [r for r in rows if r["seed"] == config.seed and r["level"] == levels[-1]]
     body.append(
         report.markdown_table(
@@ -239,7 +246,8 @@ def write(study: Study, corpus: translation.Corpus, rows: list[dict[str, Any]]) 
         )
     )
     body.append(curves(study.workdir))
-    results = {"systems": rows, "config": config.to_dict()}
+    floors = {"copy of the input": {"bleu": copied}}
+    results = {"systems": rows, "floors": floors, "config": config.to_dict()}
     return report.write(study.workdir, "EISL on translation", "\n".join(body), results)
 
 

@@ -1,14 +1,16 @@
 """Tables and pictures of the FlexMoE study: loads, placements, balance, modelled step time."""
 
+import math
 import pathlib
 from typing import Any
 
 import numpy as np
 
 from experiments.study import Study
+from jaxgen.metrics import floors
 from jaxgen.moe import cost, placement, policies, simulator
 from jaxgen.moe import traffic as traffic_lib
-from jaxgen.train import report, writers
+from jaxgen.train import markup, report, writers
 
 TITLES = {
     "capacity": "static, capacity",
@@ -68,7 +70,7 @@ def write(study: Study, shape: simulator.Shape, tokens: int) -> pathlib.Path:
         def cell(name: str, scale: float = 1.0, mine: Any = mine) -> str:
             values = [r[name] * scale for r in mine if name in r]
             if not values:
-                return "-"
+                return "–"
             return report.format_value(*report.mean_and_spread(values))
 
         biggest = max((r.get("loss_difference", 0.0) for r in mine), default=0.0)
@@ -85,15 +87,18 @@ def write(study: Study, shape: simulator.Shape, tokens: int) -> pathlib.Path:
                 cell("ideal_seconds", 1e3),
             ]
         )
+    rule, loss = frequencies(study)
+    table.append([rule, report.format_value(loss, math.nan), *["–"] * 7])
     p = config.placement
     body = [
-        f"Task: {config.task}; {config.model.experts} experts in {config.model.depth // config.model.expert_every} "
+        f"Task: {markup.literal(config.task)}; {config.model.experts} experts in {config.model.depth // config.model.expert_every} "
         f"layers on {devices} devices, top {config.model.k}, {p.slots} slots a device where a policy has "
         f"spare ones; {config.train.steps:,} steps of batch {config.train.batch_size}, {config.seeds} "
         "seed(s). Balance is the largest load of a device over the mean, over layers and steps, of the counts "
         "that the router gave; its bound is what no placement with these slots can pass. Loss differences are "
-        "the largest over the logged steps, against one copy of each expert. Milliseconds are modelled, not "
-        f"measured: {p.device} ({device.flops:.3g} FLOP/s at {device.utilisation:.0%}, "
+        "the largest over the logged steps, against one copy of each expert. The last row is no policy: "
+        f"{rule} of the train split, the same for every prediction. Milliseconds are modelled, not "
+        f"measured: {markup.literal(p.device)} ({device.flops:.3g} FLOP/s at {device.utilisation:.0%}, "
         f"{device.bandwidth:.3g} B/s, {device.latency:.1g} s), width {p.width}, hidden {p.hidden}, "
         f"{p.tokens:,} tokens a device.\n",
         report.markdown_table(
@@ -119,12 +124,24 @@ def write(study: Study, shape: simulator.Shape, tokens: int) -> pathlib.Path:
         low = min(drawn.values(), key=lambda d: d[floor].mean()) if name == "balance" else best
         lines["bound"] = (np.arange(len(low[floor])), _smooth(low[floor]))
         report.plot_curves(folder / f"{name}.png", lines, x="step", y=label)
-        body.append(f"![{label}](samples/{name}.png)\n")
+        body.append(markup.image(label, f"samples/{name}.png") + "\n")
     for policy, found in drawn.items():
         picture(folder / f"traffic-{policy}.png", found["counts"], found["places"], TITLES[policy])
-        body.append(f"![Loads and placements, {TITLES[policy]}](samples/traffic-{policy}.png)\n")
-    results = {"systems": rows, "config": config.to_dict()}
+        text = f"Loads and placements, {TITLES[policy]}"
+        body.append(markup.image(text, f"samples/traffic-{policy}.png") + "\n")
+    results = {"systems": rows, "floors": {rule: {"loss": loss}}, "config": config.to_dict()}
     return report.write(study.workdir, "FlexMoE", "\n".join(body), results)
+
+
+def frequencies(study: Study) -> tuple[str, float]:
+    """A rule without a model, and its mean loss on the train split in nats."""
+    data: Any = study.data
+    if study.config.task == "text":
+        ids = data.parts["train"][:, 1:].ravel()
+        return "unigram frequencies", math.log(floors.unigram_perplexity(ids, ids, data.vocab))
+    label = data["train"].label
+    classes = int(label.max()) + 1
+    return "class frequencies", math.log(floors.unigram_perplexity(label, label, classes))
 
 
 def measure(

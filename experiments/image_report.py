@@ -12,8 +12,9 @@ from experiments import systems
 from jaxgen.config import Config
 from jaxgen.data.images import Images
 from jaxgen.diffusion import gaussian, samplers
-from jaxgen.metrics import probes
-from jaxgen.train import report, writers
+from jaxgen.metrics import floors as floor_metrics
+from jaxgen.metrics import frechet, probes
+from jaxgen.train import markup, report, writers
 from jaxgen.train.state import run_key
 
 # Metric: (column title, higher is better). The first three decide the mean rank.
@@ -30,6 +31,12 @@ OTHERS = {
     "parameters": "parameters",
 }
 
+FLOORS = (
+    "The last rows are no systems. *Mean image*: the mean train image as every reconstruction and every "
+    "sample; *majority class*: the most frequent class of the train split for every test image; *data*: real "
+    "test images in place of samples, real train images in place of the test split.\n"
+)
+
 
 def write(
     config: Config,
@@ -38,6 +45,7 @@ def write(
     rows: Sequence[Mapping[str, Any]],
     shown: Mapping[str, tuple[systems.Trained, Mapping[str, Any]]],
     real: Mapping[str, float],
+    floors: Mapping[str, Mapping[str, float]] | None = None,
 ) -> pathlib.Path:
     """Draws everything under `samples/` and writes the report; returns its path.
 
@@ -45,13 +53,14 @@ def write(
       rows: one for each system and seed.
       shown: of the first seed: label -> (functions, samples and latents).
       real: measured on real images alone: the floor of the Frechet distance, and so on.
+      floors: what rules without a model score.
     """
     pictures = workdir / "samples"
-    text, ranks = report.comparison_table(rows, RANKED, OTHERS)
+    text, ranks = report.comparison_table(rows, RANKED, OTHERS, floors)
     test = data["test"]
     body = [
-        f"Data: {config.data.source}; "
-        + ", ".join(f"{len(part):,} {name}" for name, part in data.items())
+        f"Data: {markup.literal(config.data.source)}; "
+        + ", ".join(f"{len(part):,} {markup.literal(name)}" for name, part in data.items())
         + f" images of {test.image.shape[1]}x{test.image.shape[2]}. "
         f"{config.train.steps:,} steps of batch {config.train.batch_size} for every system, "
         f"{config.seeds} seed(s); ± is the standard deviation over seeds.\n",
@@ -65,9 +74,10 @@ def write(
         "has this many steps in each of its stages. The pixel DDPM is reconstructed by DDIM inversion "
         f"and represented by x_T, which is as large as the image; the others keep "
         f"{config.model.latent_dim} numbers. Mean rank is over the first three columns.\n",
+        FLOORS,
     ]
     for label, (_, artefacts) in shown.items():
-        stem = label.replace(" ", "_").replace("(", "").replace(")", "")
+        stem = markup.file_stem(label)
         writers.save_png(
             pictures / f"{stem}-samples.png", writers.image_grid(artefacts["samples"][:100], 10)
         )
@@ -78,9 +88,11 @@ def write(
             writers.image_grid(strip.reshape(-1, *test.image.shape[1:]), 12),
         )
         body.append(
-            f"## {label}\n\nSamples\n\n![{label} samples](samples/{stem}-samples.png)\n\n"
-            "Test images (rows 1, 3) above their reconstructions (rows 2, 4)\n\n"
-            f"![{label} reconstructions](samples/{stem}-reconstructions.png)\n"
+            f"## {markup.literal(label)}\n\nSamples\n\n"
+            + markup.image(f"{label} samples", f"samples/{stem}-samples.png")
+            + "\n\nTest images (rows 1, 3) above their reconstructions (rows 2, 4)\n\n"
+            + markup.image(f"{label} reconstructions", f"samples/{stem}-reconstructions.png")
+            + "\n"
         )
     if "EDDPM" in shown:
         body += eddpm_pictures(config, pictures, data, *shown["EDDPM"])
@@ -89,9 +101,39 @@ def write(
         "systems": [dict(row) for row in rows],
         "mean_rank": ranks,
         "real": dict(real),
+        "floors": {rule: dict(row) for rule, row in (floors or {}).items()},
         "config": config.to_dict(),
     }
     return report.write(workdir, "EDDPM on images", "\n".join(body), results)
+
+
+def floor_rows(
+    data: Mapping[str, Images], judge: Any, real: Mapping[str, float]
+) -> dict[str, dict[str, float]]:
+    """What the mean train image, the most frequent class and real test images score.
+
+    Args:
+      judge: see `image_study.Judge`.
+      real: see `image_study.real_numbers`.
+    """
+    train, test = data["train"], data["test"]
+    assert train.label is not None
+    assert test.label is not None
+    mse, mean = floor_metrics.mean_image_mse(train.image, test.image)
+    same = judge.features(np.stack([mean, mean]))
+    majority = floor_metrics.majority_accuracy(train.label, test.label)
+    return {
+        "mean image": {
+            "reconstruction_mse": mse,
+            "frechet_test": frechet.frechet_distance(same, judge.real_test),
+            "frechet_train": frechet.frechet_distance(same, judge.real_train),
+        },
+        "majority class": {"probe_accuracy": majority, "knn_accuracy": majority},
+        "data": {
+            "frechet_test": real["frechet_floor"],
+            "nearest_train_mse": real["nearest_train_mse"],
+        },
+    }
 
 
 def eddpm_pictures(
@@ -212,7 +254,7 @@ def curves(workdir: pathlib.Path) -> str:
             report.plot_curves(
                 workdir / "samples" / f"curve-{metric}.png", lines, x="step", y=metric
             )
-            body.append(f"![{metric}](samples/curve-{metric}.png)\n")
+            body.append(markup.image(metric, f"samples/curve-{metric}.png") + "\n")
     return "\n".join(body)
 
 

@@ -374,7 +374,8 @@ def write(
 ) -> pathlib.Path:
     """Pictures and report; returns the report's path."""
     real = real_numbers(study, judge)
-    return image_report.write(study.config, study.workdir, study.data, rows, shown, real)
+    rules = image_report.floor_rows(study.data, judge, real)
+    return image_report.write(study.config, study.workdir, study.data, rows, shown, real, rules)
 
 
 def save_samples(study: Study, stem: pathlib.Path, x: Any) -> pathlib.Path:

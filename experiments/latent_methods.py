@@ -22,6 +22,7 @@ from experiments.sequence_judge import Judge
 from experiments.study import Study
 from jaxgen.config import Config
 from jaxgen.latent_ode import baselines, energy, sample
+from jaxgen.metrics import floors
 from jaxgen.metrics import text as text_metrics
 from jaxgen.train.state import run_key
 
@@ -238,6 +239,29 @@ def judge(
     return numbers, texts
 
 
+def floor_rows(judges: Judges, task: Task, texts: Sequence[str]) -> dict[str, dict[str, float]]:
+    """What rules score: the input as it is (of edits), real sentences (of generation), one target for all.
+
+    Args:
+      texts: real test sentences.
+    """
+    joint = np.stack([task.targets[n] for n in task.names], 1)
+    codes = np.unique(joint, axis=0, return_inverse=True)[1].ravel()
+    rows = {"majority class": {"accuracy": floors.majority_accuracy(codes, codes)}}
+    if task.sources is None:
+        distinct = text_metrics.distinct_n(texts, 2)
+        real = {"ppl": judges.real_ppl, "self_bleu": judges.real_self_bleu, "distinct_2": distinct}
+        return rows | {"data": real}
+    targets = {n: task.targets[n] for n in task.names}
+    copy = {
+        "accuracy": float(judges.accuracy(task.sources, targets).mean()),
+        "bleu": text_metrics.bleu(task.sources, task.sources),
+        "ppl": judges.perplexity(task.sources),
+    }
+    mean = judges.geometric_mean(copy["accuracy"], copy["ppl"], copy["bleu"] / 100.0)
+    return rows | {"copy of the input": copy | {"mean": mean}}
+
+
 def evaluate(
     study: Study,
     judges: Judges,
@@ -246,7 +270,7 @@ def evaluate(
     operators: Operators,
     seed: int,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """One row of numbers a task and method, and texts to show.
+    """One row of numbers a task and method, more with `floor` set of rules, and texts to show.
 
     Args:
       moves: by (task, method); see `make_moves`.
@@ -256,7 +280,16 @@ def evaluate(
     valid = make_tasks(config, space, study.data["valid"], e.tune_count, seed)
     test = make_tasks(config, space, study.data["test"], e.count, seed)
     rows, shown = [], {}
+    real = take_rows(study.data["test"], e.count).text
     for task, tune in zip(test, valid, strict=True):
+        cell = {
+            "space": space.name,
+            "task": task.name,
+            "attributes": " + ".join(task.names),
+            "seed": seed,
+        }
+        for rule, numbers in floor_rows(judges, task, real).items():
+            rows.append({"system": rule, **cell, "floor": True, **numbers})
         for name, grid in GRIDS[task.name].items():
             move = moves[task.name, name]
 
@@ -267,17 +300,10 @@ def evaluate(
             knob = max(grid, key=score) if len(grid) > 1 else grid[0]
             moved = apply(move, operators, task, seed, knob, repeats=3)
             numbers, texts = judge(judges, space, train, task, moved)
-            combination = " + ".join(task.names)
-            rows.append(
-                {
-                    "system": name,
-                    "space": space.name,
-                    "task": task.name,
-                    "attributes": combination,
-                    "seed": seed,
-                    "knob": knob,
-                    **numbers,
-                }
+            rows.append({"system": name, **cell, "knob": knob, **numbers})
+            shown[task.name, cell["attributes"], name] = (
+                task,
+                texts,
+                np.flatnonzero(~moved["failed"]),
             )
-            shown[task.name, combination, name] = (task, texts, np.flatnonzero(~moved["failed"]))
     return rows, {"tables": shown, "space": space, "operators": operators}

@@ -17,7 +17,7 @@ from experiments.latent_space import Operators, Space
 from experiments.sequence_data import Part, take_rows
 from experiments.study import Study
 from jaxgen.latent_ode import energy, sample
-from jaxgen.train import report
+from jaxgen.train import markup, report
 from jaxgen.train.writers import write_atomic
 
 EDIT = {
@@ -54,7 +54,7 @@ def write(
     """Writes the report; returns its path.
 
     Args:
-      rows: one a space, task, combination of attributes, method and seed.
+      rows: one a space, task, combination of attributes, method and seed; those of rules have `floor` set.
       shown: of each space, what `latent_methods.evaluate` returned beside its rows.
     """
     config, data = study.config, study.data
@@ -69,16 +69,20 @@ def write(
                     for r in rows
                     if (r["task"], r["space"], r["attributes"]) == (task, space, combination)
                 ]
-                body.append(f"## {title} in the latent space of {space}: {combination}\n")
+                body.append(
+                    f"## {title} in the latent space of {markup.literal(f'{space}: {combination}')}\n"
+                )
                 body.append(table(mine, columns))
     first = next(iter(shown))
     for names in config.evaluate.combinations:
         combination = " + ".join(names)
         task, texts, index = shown[first]["tables"]["edit", combination, "ODE"]
-        body.append(f"## Before and after ({first}, ODE): {combination}\n")
+        body.append(
+            f"## Before and after ({markup.literal(first)}, ODE): {markup.literal(combination)}\n"
+        )
         body.append(before_and_after(task, texts, index, SHOWN))
         task, texts, index = shown[first]["tables"]["generate", combination, "ODE"]
-        body.append(f"Generated ({first}, ODE): {combination}\n")
+        body.append(f"Generated ({markup.literal(first)}, ODE): {markup.literal(combination)}\n")
         body.append(generated(task, texts, index, 12))
     space, operators = shown[first]["space"], shown[first]["operators"]
     test = take_rows(data["test"], PAGE_ROWS)
@@ -86,21 +90,25 @@ def write(
     write_page(study, space, operators, test)
     body.append("Pick operators and strengths yourself: [page.html](page.html).\n")
     body.append(curves(study.workdir))
-    results = {"systems": [dict(row) for row in rows], "config": config.to_dict()}
+    results = {
+        "systems": [dict(row) for row in rows if not row.get("floor")],
+        "floors": [dict(row) for row in rows if row.get("floor")],
+        "config": config.to_dict(),
+    }
     return report.write(study.workdir, "LatentOps", "\n".join(body), results)
 
 
 def _about(study: Study, judges: Judges) -> str:
     config, data = study.config, study.data
-    sizes = ", ".join(f"{len(part):,} {name}" for name, part in data.items())
+    sizes = ", ".join(f"{len(part):,} {markup.literal(name)}" for name, part in data.items())
 
     def values(task: str, method: str) -> str:
         return ", ".join(f"{k:g}" for k in GRIDS[task][method])
 
     return (
-        f"Data: {config.data.source}; {sizes} sentences. {config.train.steps:,} steps of batch "
+        f"Data: {markup.literal(config.data.source)}; {sizes} sentences. {config.train.steps:,} steps of batch "
         f"{config.train.batch_size} for each autoencoder, {config.seeds} seed(s); ± is the standard "
-        f"deviation over seeds. Accuracy: all attributes at once, {judges.attribute.about()}. "
+        f"deviation over seeds. Accuracy: all attributes at once, {markup.literal(judges.attribute.about())}. "
         f"PPL under a language model of the train split (real test sentences: {judges.real_ppl:.1f}). Self-BLEU of real test "
         f"sentences: {judges.real_self_bleu:.1f}. Each method has one knob, its operators' weight (for "
         f"the shift its length), chosen on the valid split by the geometric mean, out of "
@@ -108,12 +116,15 @@ def _about(study: Study, judges: Judges) -> str:
         f"{values('edit', 'linear shift')}). That mean is, of "
         "edits, over accuracy, input-BLEU / 100 and min(1, PPL of real / PPL); of generation, over "
         "accuracy, min(1, PPL of real / PPL) and min(1, (100 - self-BLEU) / (100 - real self-BLEU)). "
-        "Time: the movement of latents alone, all rows in one call, median of three.\n"
+        "Time: the movement of latents alone, all rows in one call, median of three. The last rows of a table "
+        "are no methods: *copy of the input* leaves sentences as they are, *majority class* always writes what "
+        "is asked most often, *data* are real test sentences, which nothing was asked of.\n"
     )
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
-    """One line a method."""
+    """One line a method, and below them one a rule."""
+    rows = sorted(rows, key=lambda row: bool(row.get("floor")))
     summary = report.summarise(rows, list(columns))
     lines = [
         [name, *(report.format_value(*values[m]) if m in values else "–" for m in columns)]
@@ -131,8 +142,7 @@ def before_and_after(task: Any, texts: Sequence[str], index: np.ndarray, count: 
     pairs = list(zip(index.tolist(), texts, strict=True))
     places = np.linspace(0, len(pairs) - 1, min(count, len(pairs))).round().astype(int)
     lines = [
-        [task.sources[i].replace("|", "\\|"), _asked(task.targets, i), text.replace("|", "\\|")]
-        for i, text in (pairs[p] for p in places)
+        [task.sources[i], _asked(task.targets, i), text] for i, text in (pairs[p] for p in places)
     ]
     return report.markdown_table(["before", "asked", "after"], lines)
 
@@ -140,7 +150,7 @@ def before_and_after(task: Any, texts: Sequence[str], index: np.ndarray, count: 
 def generated(task: Any, texts: Sequence[str], index: np.ndarray, count: int) -> str:
     """New sentences beside what was asked; `index` are the rows that they come from."""
     pairs = list(zip(index.tolist(), texts, strict=True))[:count]
-    lines = [[_asked(task.targets, i), text.replace("|", "\\|")] for i, text in pairs]
+    lines = [[_asked(task.targets, i), text] for i, text in pairs]
     return report.markdown_table(["asked", "sentence"], lines)
 
 
@@ -173,7 +183,7 @@ def _pictures(study: Study, space: Space, operators: Operators, test: Part) -> s
         y="second",
     )
     return (
-        f"Energy of `{label}` along the path of eight test sentences, and the paths themselves.\n\n"
+        f"Energy of {markup.literal(label)} along the path of eight test sentences, and the paths themselves.\n\n"
         "![energy](samples/energy.png)\n\n![paths](samples/paths.png)\n"
     )
 
@@ -218,20 +228,33 @@ def write_page(study: Study, space: Space, operators: Operators, test: Part) -> 
         "texts": texts,
     }
     path = study.workdir / "page.html"
-    write_atomic(path, _PAGE.replace("DATA", json.dumps(data).replace("</", "<\\/")))
+    shown = json.dumps(_visible(data)).replace("<", "\\u003c")  # nothing in it ends the script
+    script = _SCRIPT.replace("DATA", shown)
+    write_atomic(path, markup.page("LatentOps", _BODY, style=_STYLE, script=script))
     return path
 
 
-_PAGE = """<!doctype html><html lang=en><head><meta charset=utf-8><title>LatentOps</title><style>
+def _visible(data: Any) -> Any:
+    """Every string of nested dicts and lists as `markup.visible` has it."""
+    if isinstance(data, Mapping):
+        return {k: _visible(v) for k, v in data.items()}
+    if isinstance(data, str):
+        return markup.visible(data)
+    return [_visible(v) for v in data]
+
+
+_STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:820px;margin:2em auto;padding:0 1em}
 select{font:inherit;margin:0 1em .5em .3em;max-width:100%}label{white-space:nowrap}
 ol{list-style:none;padding:0}li{border-left:4px solid #ccc;margin:.3em 0;padding:.1em .8em}
-li:last-child{border-color:#2a6;font-weight:600}mark{background:#fe9}
-</style></head><body><h1>LatentOps</h1>
+li:last-child{border-color:#2a6;font-weight:600}mark{background:#fe9}li{overflow-wrap:break-word}
+"""
+_BODY = """<h1>LatentOps</h1>
 <p>Pick a sentence, operators and a strength; below, the sentence at equal distances along the path of the
 ODE through latent space, decoded. What differs from the sentence before it is marked.</p>
 <div><label>sentence <select id=source></select></label></div><div id=picks></div><ol id=path></ol>
-<script>
+"""
+_SCRIPT = """
 const d = DATA, at = i => document.getElementById(i);
 const add = (s, text, value) => s.add(new Option(text, value));
 d.sources.forEach((t, i) => add(at("source"), t, i));
@@ -257,5 +280,4 @@ function show() {
   });
 }
 document.querySelectorAll("select").forEach(s => s.onchange = show); show();
-</script></body></html>
 """

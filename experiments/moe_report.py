@@ -1,5 +1,6 @@
 """Tables and pictures of the DTS-Gate study."""
 
+import math
 import pathlib
 from typing import Any
 
@@ -8,7 +9,8 @@ import numpy as np
 from experiments import moe_language
 from experiments.moe_language import Corpus
 from experiments.study import Study
-from jaxgen.train import report, writers
+from jaxgen.metrics import floors
+from jaxgen.train import markup, report, writers
 
 TITLES = {
     "dts": "DTS",
@@ -70,7 +72,7 @@ def write_dts(
         cells = [str(len(reached))]
         for i, scale in enumerate((1.0, 1e-12, 1.0)):
             values = [r[i] * scale for r in reached]
-            cells.append(report.format_value(*report.mean_and_spread(values)) if values else "-")
+            cells.append(report.format_value(*report.mean_and_spread(values)) if values else "–")
         table.append(
             [
                 TITLES[method],
@@ -80,8 +82,16 @@ def write_dts(
                 str(sum(r["lost"] for r in results if r["system"] == method)),
             ]
         )
+    unigram = {
+        "valid_perplexity": unigram_perplexity(
+            config, corpus, corpus.parts["valid"][: config.train.eval_windows]
+        ),
+        "test_perplexity": unigram_perplexity(config, corpus, corpus.parts["test"]),
+    }
+    floor = [report.format_value(value, math.nan) for value in unigram.values()]
+    table.append(["unigram", *floor, *["–"] * 5])
     body = [
-        f"Text: {config.data.source}, {len(corpus.parts['train']):,} windows of "
+        f"Text: {markup.literal(config.data.source)}, {len(corpus.parts['train']):,} windows of "
         f"{config.data.context} tokens, vocabulary {corpus.vocab}. GPT of width {config.model.width}, "
         f"depth {config.model.depth}, {config.model.experts} experts in each "
         f"{config.model.expert_every}. block; {config.train.steps:,} steps of batch "
@@ -89,7 +99,7 @@ def write_dts(
         f"{TITLES[goal]} ends at, seed by seed; FLOPs are those of matrix products, experts counted by the "
         "pairs of token and expert that were kept; seconds are steps times the measured time of a step of "
         "their kind, measured in turns on one machine. Lost: choices beyond a budget or a buffer in the "
-        "logged steps.\n",
+        "logged steps. *Unigram* is no method but the token frequencies of the train part.\n",
         report.markdown_table(
             [
                 "method",
@@ -104,7 +114,7 @@ def write_dts(
             table,
         ),
         "Seconds of a step: "
-        + ", ".join(f"{name} {value:.3f}" for name, value in seconds.items())
+        + ", ".join(f"{markup.literal(name)} {value:.3f}" for name, value in seconds.items())
         + ".\n",
     ]
     folder = study.workdir / "samples"
@@ -117,19 +127,36 @@ def write_dts(
         report.plot_curves(
             folder / f"perplexity-{axis}.png", lines, x=label, y="valid perplexity", log_y=True
         )
-        body.append(f"![Perplexity over {label}](samples/perplexity-{axis}.png)\n")
+        body.append(
+            markup.image(f"Perplexity over {label}", f"samples/perplexity-{axis}.png") + "\n"
+        )
     body.append("## Experts\n")
     for method in config.methods:
         loads = utilisation(logged, method, config.seed)
         if loads is not None:
             heat_map(folder / f"experts-{method}.png", *loads, title=TITLES[method])
-            body.append(f"![Experts of {TITLES[method]}](samples/experts-{method}.png)\n")
+            body.append(
+                markup.image(f"Experts of {TITLES[method]}", f"samples/experts-{method}.png") + "\n"
+            )
     return report.write(
         study.workdir,
         "DTS-Gate",
         "\n".join(body),
-        {"systems": results, "seconds": seconds, "config": config.to_dict()},
+        {
+            "systems": results,
+            "floors": {"unigram": unigram},
+            "seconds": seconds,
+            "config": config.to_dict(),
+        },
     )
+
+
+def unigram_perplexity(config: Any, corpus: Corpus, part: np.ndarray) -> float:
+    """Of the windows [N, T + 1] that `dts_gate.tester` reads, under the token frequencies of the train part."""
+    size = min(config.train.batch_size, len(part))
+    read = part[: len(part) // size * size, 1:]
+    train = corpus.parts["train"][:, 1:]
+    return floors.unigram_perplexity(train.ravel(), read.ravel(), corpus.vocab)
 
 
 def curve(

@@ -20,6 +20,7 @@ from experiments import systems
 from experiments.sequence_data import Part
 from experiments.study import Study
 from jaxgen.latent_ode import ascent
+from jaxgen.metrics import floors
 from jaxgen.nn import mlp
 from jaxgen.train import report
 from jaxgen.train.state import run_key
@@ -127,7 +128,10 @@ def ascend(
     best_value = judge.predict(ids[best])
     first = ids[start][np.argsort(-ranked(ids[start]))[:keep]]
     measured = train.value[best].mean()
+    # Padding is a letter here, as for the judge.
+    same = floors.consensus(ids, np.ones_like(ids, bool))[None]
     lines = [
+        _line("constant consensus", same, judge.predict(same), ids, 1),
         _line("best decile of train", ids[best], best_value, ids, len(best), measured),
         _line("its best by the regressor", first, judge.predict(first), ids, len(start)),
     ]
@@ -150,7 +154,8 @@ def ascend(
         f"R² of the steering regressor on test: {r2:.3f}. Candidates of the last three are those along "
         f"{a.stages} stages (or rounds) from {len(start):,} sequences of the best decile, without those "
         f"that are train sequences; the {keep} that the steering regressor ranks first are kept. "
-        "Distance: letters that differ from the nearest train sequence.\n\n"
+        "Distance: letters that differ from the nearest train sequence. Constant consensus: the most frequent "
+        "letter of each position in the train split.\n\n"
     )
     return about + report.markdown_table(header, lines), numbers
 

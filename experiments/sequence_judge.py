@@ -9,6 +9,7 @@ values by ridge regression.
 
 import dataclasses
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ from experiments import protein_ascent, systems
 from experiments.sequence_data import Part, Vocabulary, take_rows
 from experiments.study import Study
 from jaxgen.data import corpora
-from jaxgen.metrics import probes
+from jaxgen.metrics import floors, probes
 from jaxgen.metrics import text as text_metrics
 from jaxgen.nn import gpt2, sequence
 from jaxgen.train.state import parameter_count, run_key
@@ -136,13 +137,7 @@ def evaluate(
     if t.decode is not None:
         restored = systems.in_batches(t.decode, z_test)
         shown["originals"], shown["restored"] = test.text, v.decode(restored)  # type: ignore[misc]
-        mask = np.asarray(real_tokens(jnp.asarray(test.x["target"]), v))
-        row |= {
-            "token_accuracy": text_metrics.token_accuracy(restored, test.x["target"], mask),
-            "exact_match": text_metrics.exact_match(shown["restored"], test.text),
-        }
-        if config.data.kind == "text":
-            row["bleu"] = text_metrics.bleu(shown["restored"], test.text)
+        row |= reconstruction(study, test, restored)
         shown["paths"] = interpolate(t, v, z_test[:5], z_test[5:10])
         if judge.regressor is not None and label == "EDDPM":
             shown["ascent"], numbers = protein_ascent.ascend(
@@ -150,6 +145,20 @@ def evaluate(
             )
             row |= numbers
     return row, shown
+
+
+def reconstruction(study: Study, test: Part, restored: np.ndarray) -> dict[str, float]:
+    """Measures of the test split as ids [N, T] have it."""
+    v, target = test.vocabulary, test.x["target"]
+    texts = v.decode(restored)  # type: ignore[misc]
+    mask = np.asarray(real_tokens(jnp.asarray(target), v))
+    out = {
+        "token_accuracy": text_metrics.token_accuracy(restored, target, mask),
+        "exact_match": text_metrics.exact_match(texts, test.text),
+    }
+    if study.config.data.kind == "text":
+        out["bleu"] = text_metrics.bleu(texts, test.text)
+    return out
 
 
 def generation(
@@ -228,3 +237,34 @@ def real_numbers(study: Study, judge: Judge) -> dict[str, float]:
         value = study.data["train"].value
         real["best_decile"] = float(value[value >= np.quantile(value, 0.9)].mean())
     return real
+
+
+def floor_rows(
+    study: Study, judge: Judge, real: Mapping[str, float]
+) -> dict[str, dict[str, float]]:
+    """What the consensus, a copy, a unigram model, the most frequent class and real sequences score.
+
+    Args:
+      real: see `real_numbers`.
+    """
+    v, train = judge.vocabulary, study.data["train"]
+    test = take_rows(study.data["test"], study.config.judge.test_rows)
+    ids, truth = train.x["target"], test.x["target"]
+    mask, counted = (np.asarray(real_tokens(jnp.asarray(x), v)) for x in (ids, truth))
+    same = floors.consensus(ids, mask)
+    made = np.repeat(same[None], len(truth), 0)
+    rows = {
+        "constant consensus": reconstruction(study, test, made)
+        | {"sample_ppl": judge.perplexity(same[None])},
+        "copy of the input": reconstruction(study, test, truth),
+        "unigram": {"reverse_ppl": floors.unigram_perplexity(ids[mask], truth[counted], v.size)},
+        "data": {
+            k: x for k, x in real.items() if k not in ("test_ppl", "regressor_r2", "best_decile")
+        },
+    }
+    if judge.regressor is not None:
+        rows["constant consensus"]["predicted_value"] = float(judge.predict(same[None])[0])
+    if train.label is not None:
+        share = floors.majority_accuracy(train.label, test.label)
+        rows["majority class"] = {"probe_accuracy": share}
+    return rows

@@ -7,7 +7,7 @@ from typing import Any
 from experiments import systems
 from experiments.image_report import curves
 from jaxgen.config import Config
-from jaxgen.train import report
+from jaxgen.train import markup, report
 
 # Metric: (column title, higher is better). These decide the mean rank, one for each capability.
 TEXT_RANKED = {
@@ -41,6 +41,14 @@ OTHERS = {
     "parameters": "parameters",
 }
 
+FLOORS = (
+    "The last rows are no systems. *Constant consensus*: the most frequent token of each position in the "
+    "train split, for every test sequence; *copy of the input*: the test sequence itself; *unigram*: a model of "
+    "the train split's token frequencies, in place of one of samples; *data*: real train sequences in place of "
+    "samples; *majority class*: the train split's most frequent label.\n"
+)
+R2_FLOOR = "\nA constant prediction of values has R² 0.\n"
+
 
 def write(
     config: Config,
@@ -49,15 +57,17 @@ def write(
     rows: Sequence[Mapping[str, Any]],
     shown: Mapping[str, tuple[systems.Trained, Mapping[str, Any]]],
     real: Mapping[str, float],
+    floors: Mapping[str, Mapping[str, float]] | None = None,
 ) -> pathlib.Path:
     """Writes the report; returns its path. Arguments as in `image_report.write`."""
     ranked = TEXT_RANKED if config.data.kind == "text" else PROTEIN_RANKED
-    text, ranks = report.comparison_table(rows, ranked, OTHERS)
-    sizes = ", ".join(f"{len(part):,} {name}" for name, part in data.items())
+    text, ranks = report.comparison_table(rows, ranked, OTHERS, floors)
+    sizes = ", ".join(f"{len(part):,} {markup.literal(name)}" for name, part in data.items())
     v = data["train"].vocabulary
-    measured = ", ".join(f"{k.replace('_', ' ')} {x:.4g}" for k, x in real.items())
+    measured = ", ".join(f"{markup.literal(k.replace('_', ' '))} {x:.4g}" for k, x in real.items())
     body = [
-        f"Data: {config.data.source} {' '.join(config.data.train)}; {sizes} sequences of at most "
+        f"Data: {markup.literal(' '.join([config.data.source, *config.data.train]))}; "
+        f"{sizes} sequences of at most "
         f"{v.length} tokens, vocabulary {v.size:,}. {config.train.steps:,} steps of batch "
         f"{config.train.batch_size} for every system (and as many again for the second of the two "
         f"stages), {config.seeds} seed(s); ± is the standard deviation over seeds.\n",
@@ -67,11 +77,12 @@ def write(
         "under a language model of real sequences, reverse PPL that of real test sequences under a "
         "language model of the samples. The mean rank is over the first three columns, among systems "
         "that have all three.\n",
+        FLOORS if config.data.kind == "text" else FLOORS + R2_FLOOR,
         f"**Real sequences in place of samples**: {measured}.\n",
     ]
     for label, (_, artefacts) in shown.items():
-        body.append(f"## {label}\n")
-        body.append("Samples (the first 20)\n\n" + listing(artefacts["samples"][:20]))
+        body.append(f"## {markup.literal(label)}\n")
+        body.append("Samples (the first 20)\n\n" + markup.listing(artefacts["samples"][:20]))
         if "restored" in artefacts:
             pairs = zip(artefacts["originals"][:20], artefacts["restored"][:20], strict=True)
             body.append(
@@ -79,7 +90,7 @@ def write(
                 + report.markdown_table(["test", "reconstruction"], [list(p) for p in pairs])
             )
             for path in artefacts["paths"]:
-                body.append("Interpolation\n\n" + listing(path))
+                body.append("Interpolation\n\n" + markup.listing(path))
         if "ascent" in artefacts:
             body.append(
                 "### Ascent of the predicted value\n\nValues (standardised) are judged by "
@@ -91,12 +102,8 @@ def write(
         "systems": [dict(row) for row in rows],
         "mean_rank": ranks,
         "real": dict(real),
+        "floors": {rule: dict(row) for rule, row in (floors or {}).items()},
         "config": config.to_dict(),
     }
     title = "EDDPM on text" if config.data.kind == "text" else "EDDPM on proteins"
     return report.write(workdir, title, "\n".join(body), results)
-
-
-def listing(texts: Sequence[str]) -> str:
-    """A fenced block, one text a line."""
-    return "```\n" + "\n".join(texts) + "\n```\n"

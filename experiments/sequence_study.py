@@ -13,7 +13,14 @@ from jaxtyping import Array, Key
 
 from experiments import sequence_report, systems
 from experiments.sequence_data import Part, Vocabulary, load
-from experiments.sequence_judge import Judge, evaluate, lm_system, real_numbers, real_tokens
+from experiments.sequence_judge import (
+    Judge,
+    evaluate,
+    floor_rows,
+    lm_system,
+    real_numbers,
+    real_tokens,
+)
 from experiments.study import Study
 from jaxgen import config as config_lib
 from jaxgen.config import Config
@@ -282,7 +289,8 @@ def write(
 ) -> pathlib.Path:
     """The report; returns its path."""
     real = real_numbers(study, judge)
-    return sequence_report.write(study.config, study.workdir, study.data, rows, shown, real)
+    rules = floor_rows(study, judge, real)
+    return sequence_report.write(study.config, study.workdir, study.data, rows, shown, real, rules)
 
 
 def save_samples(study: Study, stem: pathlib.Path, x: Any) -> pathlib.Path:

@@ -17,6 +17,7 @@ are others, trained on other sentences.
 """
 
 import functools
+import math
 import pathlib
 from typing import Any
 
@@ -36,10 +37,11 @@ from jaxgen import launch
 from jaxgen.config import Config
 from jaxgen.data import corpora
 from jaxgen.losses import eisl
+from jaxgen.metrics import floors
 from jaxgen.metrics import text as text_metrics
 from jaxgen.nn import sequence, t5, textcnn
 from jaxgen.text import decoding, relaxed
-from jaxgen.train import report
+from jaxgen.train import markup, report
 
 _c = config_lib
 LOSSES = ("ce", "eisl")
@@ -244,11 +246,13 @@ def write(
     """The table, the trade-off between style and content, and sentences; returns the report's path."""
     config = study.config
     body = [
-        f"Data: {config.data.source}. Every model: {config.train.steps:,} steps of batch "
+        f"Data: {markup.literal(config.data.source)}. Every model: {config.train.steps:,} steps of batch "
         f"{config.train.batch_size}, {config.seeds} seed(s); ± is the standard deviation over seeds. "
-        f"{len(test):,} test sentences moved to the other sentiment. Accuracy: {judges.attribute.about()}. "
+        f"{len(test):,} test sentences moved to the other sentiment. Accuracy: {markup.literal(judges.attribute.about())}. "
         f"PPL under a language model of real sentences (which are at {judges.real_ppl:.1f}), "
-        "geometric mean over accuracy, input-BLEU / 100 and min(1, PPL of real / PPL).\n"
+        "geometric mean over accuracy, input-BLEU / 100 and min(1, PPL of real / PPL). The last rows are no "
+        "models: *copy of the input* leaves sentences as they are, *majority class* always writes the style "
+        "that is asked most often.\n"
     ]
     lines: list[list[str]] = []
     drawn: dict[str, Any] = {}
@@ -263,7 +267,13 @@ def write(
             points.append((each["accuracy"][0], each["bleu"][0]))
         drawn[content.upper()] = tuple(zip(*sorted(points), strict=True))
     unchanged = evaluate(judges, test.text, test, asked)
-    lines.append(["unchanged", "–", *(report.format_value(unchanged[k], 0.0) for k in COLUMNS)])
+    rules = {
+        "copy of the input": unchanged,
+        "majority class": {"accuracy": floors.majority_accuracy(asked, asked)},
+    }
+    for rule, values in rules.items():
+        cells = (report.format_value(values[k], math.nan) if k in values else "–" for k in COLUMNS)
+        lines.append([rule, "–", *cells])
     body.append(report.markdown_table(["content loss", "weight", *COLUMNS.values()], lines))
     report.plot_curves(
         study.workdir / "samples" / "tradeoff.png", drawn, x="accuracy", y="input-BLEU"
@@ -292,7 +302,7 @@ def write(
         )
     )
     body.append(curves(study.workdir))
-    results = {"systems": rows, "unchanged": unchanged, "config": config.to_dict()}
+    results = {"systems": rows, "unchanged": unchanged, "floors": rules, "config": config.to_dict()}
     return report.write(study.workdir, "Style transfer", "\n".join(body), results)
 
 

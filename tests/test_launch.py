@@ -165,7 +165,12 @@ def test_whole_study_writes_its_report(finished):
     for row in results["systems"]:
         for metric in ("reconstruction_mse", "frechet_test", "probe_accuracy"):
             assert np.isfinite(row[metric])
+    floors = results["floors"]
+    assert 0.05 < floors["mean image"]["reconstruction_mse"] < 0.2
+    assert floors["majority class"]["probe_accuracy"] < 0.15  # of ten digits
+    assert floors["data"]["frechet_test"] == results["real"]["frechet_floor"]
     report = (workdir / "report.md").read_text()
+    assert "\n| mean image | " in report
     pictures = re.findall(r"\]\((samples/[^)]+\.png)\)", report)
     assert len(pictures) >= 14
     for picture in pictures:

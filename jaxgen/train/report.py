@@ -1,17 +1,24 @@
 """The report of an experiment: results.json, report.md, and report.html with everything inlined."""
 
-import base64
-import html
 import json
 import math
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from jaxgen.train import markup
 from jaxgen.train.writers import write_atomic
+
+STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:980px;margin:2em auto;padding:0 1em;"
+    "overflow-wrap:break-word}"
+    "table{border-collapse:collapse}"
+    "td,th{border:1px solid #ccc;padding:.3em .7em}td{max-width:28em;white-space:pre-wrap}"
+    "img{max-width:100%;image-rendering:pixelated}"
+    "pre{background:#f3f3f3;padding:.5em;white-space:pre-wrap}"
+)
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
@@ -64,10 +71,10 @@ def format_value(mean: float, spread: float, digits: int = 3) -> str:
     return text if math.isnan(spread) else f"{text} ± {spread:.{decimals}f}"
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in pipe syntax."""
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
+def markdown_table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
+    """A table in pipe syntax. Header and cells are text, not markup: see `markup.literal`."""
+    lines = ["| " + " | ".join(map(markup.cell, row)) + " |" for row in (header, *rows)]
+    lines.insert(1, "|" + " --- |" * len(header))
     return "\n".join(lines) + "\n"
 
 
@@ -75,6 +82,7 @@ def comparison_table(
     rows: Sequence[Mapping[str, Any]],
     ranked: Mapping[str, tuple[str, bool]],
     others: Mapping[str, str],
+    floors: Mapping[str, Mapping[str, float]] | None = None,
 ) -> tuple[str, dict[str, float]]:
     """Markdown table, one line a system, and the mean ranks of systems that have all ranked metrics.
 
@@ -83,6 +91,7 @@ def comparison_table(
       ranked: metric -> (column title, higher is better); these decide the mean rank.
       others: metric -> column title, shown after it. `parameters` is shown as a whole number, a
         metric that a system lacks as a dash, and one that no system has not at all.
+      floors: rule -> its metrics, shown below the systems; a rule has no rank.
     """
     there = {m for row in rows for m in row}
     ranked = {m: v for m, v in ranked.items() if m in there}
@@ -99,6 +108,12 @@ def comparison_table(
 
         rank = f"{ranks[system]:.2f}" if system in ranks else "–"
         lines.append([system, *map(cell, ranked), rank, *map(cell, others)])
+    for rule, scores in (floors or {}).items():
+        each = [
+            format_value(scores[m], math.nan) if m in scores else "–" for m in [*ranked, *others]
+        ]
+        if set(each) != {"–"}:
+            lines.append([rule, *each[: len(ranked)], "–", *each[len(ranked) :]])
     header = ["system", *(t for t, _ in ranked.values()), "mean rank ↓", *others.values()]
     return markdown_table(header, lines), ranks
 
@@ -107,31 +122,14 @@ def write(workdir: pathlib.Path, title: str, body: str, results: Mapping[str, An
     """Writes `results.json`, `report.md` and `report.html`; returns the path of the last.
 
     Args:
-      body: markdown; images as `![text](path)` with paths relative to `workdir`. The HTML holds
-        them itself, so that the one file can be sent to somebody.
+      body: markdown, in which data went through `markup.literal`; pictures are those of `markup.image`.
+        The HTML holds them itself, so that the one file can be sent to somebody.
     """
-    import markdown
-
     write_atomic(workdir / "results.json", json.dumps(results, indent=2) + "\n")
-    text = f"# {title}\n\n{body}"
+    text = f"# {markup.literal(title)}\n\n{body}"
     write_atomic(workdir / "report.md", text)
-    page = markdown.markdown(text, extensions=["tables", "fenced_code"])
-
-    def inline(match: re.Match[str]) -> str:
-        data = base64.b64encode((workdir / html.unescape(match.group(1))).read_bytes()).decode()
-        return f'src="data:image/png;base64,{data}"'
-
-    page = re.sub(r'src="([^":]+\.png)"', inline, page)
-    style = (
-        "body{font:15px/1.5 system-ui,sans-serif;max-width:980px;margin:2em auto;padding:0 1em}"
-        "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.3em .7em}"
-        "img{max-width:100%;image-rendering:pixelated}code{background:#f3f3f3}"
-    )
-    write_atomic(
-        workdir / "report.html",
-        f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{html.escape(title)}"
-        f"</title><style>{style}</style></head><body>{page}</body></html>\n",
-    )
+    page = markup.page(title, markup.to_html(text, workdir), style=STYLE)
+    write_atomic(workdir / "report.html", page)
     return workdir / "report.html"
 
 
@@ -166,15 +164,18 @@ def plot_panels(
     figure = Figure(figsize=(3 + 4 * len(panels), 4), layout="constrained")
     every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (title, curves) in zip(every, panels.items(), strict=True):
-        for name, (xs, ys) in curves.items():
-            axes.plot(xs, ys, label=name, linewidth=1.2, marker=marker, markersize=4)
-        axes.set_title(title)
-        axes.set_xlabel(x)
+        for xs, ys in curves.values():
+            axes.plot(xs, ys, label="-", linewidth=1.2, marker=marker, markersize=4)
+        axes.set_title(markup.visible(title), parse_math=False)
+        axes.set_xlabel(markup.visible(x), parse_math=False)
         if log_y:
             axes.set_yscale("log")
         axes.grid(alpha=0.3)
-    every[0].set_ylabel(y)
-    every[-1].legend(fontsize="small")
+    every[0].set_ylabel(markup.visible(y), parse_math=False)
+    legend = every[-1].legend(fontsize="small")
+    for entry, name in zip(legend.get_texts(), curves, strict=True):  # whatever a name holds
+        entry.set_text(markup.visible(name))
+        entry.set_parse_math(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
@@ -187,6 +188,6 @@ def plot_scatter(path: pathlib.Path, points: Any, labels: Any, *, title: str) ->
     axes = figure.subplots()
     image = axes.scatter(points[:, 0], points[:, 1], c=labels, cmap="tab10", s=8)
     figure.colorbar(image, ax=axes, label="class")
-    axes.set_title(title)
+    axes.set_title(markup.visible(title), parse_math=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

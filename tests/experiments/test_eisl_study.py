@@ -62,6 +62,10 @@ def test_every_loss_in_every_cell_and_finished_cells_are_kept(tmp_path, monkeypa
         (loss, level) for loss in ("start", *config.losses) for level in (0.0, 0.5)
     }
     assert all(0 <= r["bleu"] <= 100 for r in rows)
+    floors = json.loads((tmp_path / "results.json").read_text())["floors"]
+    copied = floors["copy of the input"]["bleu"]
+    assert 0 <= copied < 5  # the invented language shares its punctuation with the other alone
+    assert (tmp_path / "report.md").read_text().count("\n| copy of the input | ") == 1  # one kind
     monkeypatch.setattr(eisl, "run_cell", None)
     eisl.train(config, tmp_path)
     assert json.loads((tmp_path / "results.json").read_text())["systems"] == rows

@@ -71,6 +71,16 @@ def test_a_run_judges_every_method_and_edits_sentences(tmp_path, capsys, monkeyp
         assert row["failed"] == 0.0
         assert ("bleu" in row) == (row["task"] == "edit")
         assert row["knob"] in latent_methods.GRIDS[row["task"]][row["system"]]
+    floors = json.loads((tmp_path / "results.json").read_text())["floors"]
+    assert [(r["task"], r["system"]) for r in floors] == [
+        ("edit", "majority class"),
+        ("edit", "copy of the input"),
+        ("generate", "majority class"),
+        ("generate", "data"),
+    ]
+    assert floors[1]["bleu"] == pytest.approx(100)
+    assert floors[1]["accuracy"] == 0  # each sentence is asked for labels that it does not have
+    assert "\n| copy of the input | 0.00 | 100 | " in (tmp_path / "report.md").read_text()
     page = (tmp_path / "page.html").read_text()
     data = json.loads(page.split("const d = ")[1].split(", at = ")[0].replace("<\\/", "</"))
     # (nothing or 2 sentiments) x (or 3 tenses) x (or 2 formalities), less nothing at all, x 3.
@@ -163,7 +173,7 @@ def test_a_judge_says_where_its_labels_come_from():
         config, Part(lines, {}, v, truth), Part(lines[:10], {}, v, truth[:10])
     )
     assert judge(["so bad", "so good"])["sentiment"].tolist() == [0, 1]
-    assert "sentiment 1.000" in judge.about()
+    assert "sentiment 1.000, where the majority class has 0.500" in judge.about()
     exact = attributes.TextJudge.train(tiny(), Part([], {}, v), Part([], {}, v))
     assert exact(["nonsense"])["sentiment"].tolist() == [-1]
     assert "grammar's parser" in exact.about()

@@ -73,6 +73,8 @@ def test_every_gate_to_the_same_perplexity(tmp_path, one_device):
     dts_gate.train(config, tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     rows = {r["system"]: r for r in results["systems"]}
+    assert all(1 < x < 200 for x in results["floors"]["unigram"].values())  # of 200 tokens
+    assert "\n| unigram | " in (tmp_path / "report.md").read_text()
     assert set(rows) == set(config.methods)
     assert all(r["lost"] == 0 for r in rows.values())
     assert rows["switch"]["to_target"][0] == config.train.steps
@@ -182,7 +184,10 @@ def test_vision_transformer_under_flexmoe(tmp_path):
     changes = {"policies": ("static", "flexmoe"), "mesh.host_devices": 0}
     config = configured(flexmoe_images, TINY, FLEX, changes)
     flexmoe_study.train(config, tmp_path)
-    rows = json.loads((tmp_path / "results.json").read_text())["systems"]
+    results = json.loads((tmp_path / "results.json").read_text())
+    rows = results["systems"]
+    # Ten digits, about as many of each.
+    assert results["floors"]["class frequencies"]["loss"] == pytest.approx(np.log(10), abs=0.01)
     assert rows[1]["loss_difference"] < 1e-4
     assert rows[1]["balance"] < rows[0]["balance"]
 

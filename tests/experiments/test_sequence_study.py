@@ -96,8 +96,19 @@ def test_text_run_reports_all_three_capabilities_and_resumes(tmp_path, capsys, o
         assert ("bleu" in row) == (name != "LM")
     assert set(results["mean_rank"]) == {"EDDPM"}
     assert results["real"]["grammatical"] == 1.0
+    floors = results["floors"]
+    assert floors["copy of the input"]["bleu"] == pytest.approx(100)
+    assert 0 < floors["constant consensus"]["token_accuracy"] < 1
+    data = sequence_data.load(config, tmp_path)
+    most = np.bincount(data["train"].label).argmax()
+    test = sequence_data.take_rows(data["test"], 40).label
+    assert floors["majority class"]["probe_accuracy"] == np.mean(test == most)
+    assert floors["unigram"]["reverse_ppl"] < 200  # of at most 200 words
+    assert floors["data"]["grammatical"] == 1.0
     report = (tmp_path / "report.md").read_text()
     assert report.count("Interpolation") == 5
+    for rule in floors:
+        assert f"\n| {rule} | " in report
     assert (tmp_path / "tokenizer" / "tokenizer.json").exists()
     trained = (tmp_path / "metrics.jsonl").read_text()
     study.evaluate_again(config, tmp_path)
@@ -134,6 +145,7 @@ def test_proteins_of_another_alphabet_run(tmp_path, one_device):
     assert "gradient ascent" in report
     assert "ascent by ODE" in report
     assert "substitutions" in report
+    assert report.count("\n| constant consensus | ") == 2  # of reconstruction, and of ascent
     eddpm = next(r for r in results["systems"] if r["system"] == "EDDPM")
     assert np.isfinite(eddpm["gradient_ascent_value"])
     (tmp_path / "gfp.csv").write_text(table + "\nACD\n")

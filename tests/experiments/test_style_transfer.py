@@ -56,6 +56,11 @@ def test_a_run_judges_both_content_losses_and_again_from_checkpoints(tmp_path, o
     # Sentences that stay as they are keep all content and have none of the style.
     assert results["unchanged"]["bleu"] == pytest.approx(100)
     assert results["unchanged"]["accuracy"] == 0
+    assert results["floors"]["copy of the input"] == results["unchanged"]
+    assert 0.5 <= results["floors"]["majority class"]["accuracy"] < 1
+    report = (tmp_path / "report.md").read_text()
+    assert "\n| copy of the input | – | 0.00 | 100 | " in report
+    assert "\n| majority class | – | " in report
     trained = (tmp_path / "metrics.jsonl").read_text()
     style_transfer.evaluate_again(config, tmp_path)
     assert json.loads((tmp_path / "results.json").read_text())["systems"] == results["systems"]

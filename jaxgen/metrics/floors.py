@@ -1,0 +1,61 @@
+"""What rules without a model score: a model's number says something only beside them."""
+
+import math
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
+
+
+def consensus(tokens: Int[ndarray, "N T"], mask: Bool[ndarray, "N T"]) -> Int[ndarray, " T"]:
+    """The sequence of the most frequent token of each position, of which the smallest where there are ties.
+
+    Args:
+      mask: real tokens, which alone count; where a position has none, all do.
+
+    Raises:
+      ValueError: no rows.
+    """
+    if not len(tokens):
+        raise ValueError("tokens have no rows, allowed: at least one")
+    counted = mask | ~mask.any(0)
+    columns = (np.bincount(t[c]).argmax() for t, c in zip(tokens.T, counted.T, strict=True))
+    return np.array(list(columns), tokens.dtype)
+
+
+def majority_accuracy(train: Int[ndarray, " N"], test: Int[ndarray, " M"]) -> float:
+    """Accuracy on `test` of the label that is most frequent in `train` (the smallest of ties).
+
+    Raises:
+      ValueError: no label in one of them.
+    """
+    if not len(train) or not len(test):
+        raise ValueError(f"{len(train)} train and {len(test)} test labels, allowed: at least one")
+    values, counts = np.unique(train, return_counts=True)
+    return float((test == values[counts.argmax()]).mean())
+
+
+def mean_image_mse(
+    train: Float[ndarray, "N H W C"], test: Float[ndarray, "M H W C"]
+) -> tuple[float, Float[ndarray, "H W C"]]:
+    """Mean squared error of the mean train image as the reconstruction of every test image, and that image."""
+    mean = train.mean(0, dtype=np.float64).astype(np.float32)
+    return float(np.mean((test - mean) ** 2, dtype=np.float64)), mean
+
+
+def unigram_perplexity(
+    train: Int[ndarray, " N"], test: Int[ndarray, " M"], vocabulary: int
+) -> float:
+    """Perplexity of a token of `test` under the frequencies of `train`, each count raised by one.
+
+    Args:
+      train: ids from 0 to vocabulary - 1, real tokens alone; as `test`.
+
+    Raises:
+      ValueError: no test token, or an id beyond the vocabulary.
+    """
+    counts = np.bincount(train, minlength=vocabulary)
+    if not len(test) or len(counts) > vocabulary or test.max() >= vocabulary:
+        raise ValueError(f"{len(test)} test tokens, allowed: some, of ids below {vocabulary}")
+    logp = np.log(counts + 1.0) - math.log(len(train) + vocabulary)
+    return float(np.exp(-logp[test].mean()))

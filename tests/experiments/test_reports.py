@@ -1,0 +1,285 @@
+"""Every study's report with hostile text wherever data stands: read as HTML, and opened in Chromium."""
+
+import json
+import shutil
+import subprocess
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from configs.eddpm import digits
+from configs.eddpm import grammar as text_config
+from configs.eisl import invented, transfer
+from configs.latentops import grammar as edit_config
+from configs.moe import dts
+from experiments import (
+    attributes,
+    eisl,
+    image_report,
+    latent_methods,
+    latent_space,
+    latentops_report,
+    moe_report,
+    sequence_report,
+    style_transfer,
+)
+from experiments.sequence_data import Part, Vocabulary
+from jaxgen.data.images import Images
+from jaxgen.data.parallel import Pairs
+from tests.pages import CASES, Page
+
+NAME = "a | b <script>document.title='PWNED'</script> $x ]( `c` \u202e *d*"
+SEEN = NAME.replace("\u202e", r"\u202e")
+TEXTS, READ = list(CASES), list(CASES.values())
+OURS = {
+    "Constant consensus",
+    "copy of the input",
+    "Copy of the input",
+    "data",
+    "Floor",
+    "majority class",
+    "Mean image",
+    "Real sequences in place of samples",
+    "unigram",
+    "Unigram",
+}  # what reports themselves emphasise
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
+    None,
+)
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+
+
+def part(texts=TEXTS):
+    ids = np.zeros((len(texts), 4), np.int32)
+    v = Vocabulary(
+        4, 4, 4, 0, 0, 0, 0, decode=lambda u: [texts[i % len(texts)] for i in range(len(u))]
+    )
+    return Part(list(texts), {"source": ids, "target": ids}, v)
+
+
+def images(folder):
+    config = digits.get_config()
+    config.data.source = NAME
+    pictures = np.random.default_rng(0).random((30, 4, 4, 1)).astype(np.float32)
+    data = {NAME: Images(pictures, None), "test": Images(pictures, None)}
+    rows = [{"system": NAME, "seed": 0, "reconstruction_mse": 0.5, "frechet_test": 1.0}]
+    real = {"classifier_accuracy": 0.9, "frechet_floor": 1.0, "nearest_train_mse": 0.1}
+    shown = {NAME: (None, {"samples": pictures, "restored": pictures})}
+    floors = {"mean image": {"reconstruction_mse": 0.25}}
+    return image_report.write(config, folder, data, rows, shown, real, floors)
+
+
+def sequences(folder):
+    config = text_config.get_config()
+    config.data.source, config.data.train = NAME, (NAME, *TEXTS)
+    artefacts = {"samples": TEXTS, "originals": TEXTS, "restored": TEXTS[::-1], "paths": [TEXTS]}
+    rows = [{"system": NAME, "seed": 0, "bleu": 1.0}]
+    data = {NAME: part(), "train": part()}
+    shown = {NAME: (None, artefacts)}
+    return sequence_report.write(config, folder, data, rows, shown, {NAME: 1.0})
+
+
+class Sign(nnx.Module):
+    """Logits of two labels."""
+
+    dim = 4
+
+    def __call__(self, u):
+        return u[:2]
+
+
+def stay(total, u, *, points, **options):
+    """In place of the ODE: nothing moves."""
+    path = jnp.repeat(u[:, None], points, 1)
+    return u, {"trajectory": path, "failed": jnp.zeros(len(u), bool)}
+
+
+def edits(folder):
+    config = edit_config.get_config()
+    config.data.source = NAME
+    config.operators.attributes, config.evaluate.combinations = ("sentiment",), (("sentiment",),)
+    heads = latent_space.Heads(config, 0, nnx.Rngs(0))
+    heads.nets = nnx.Dict({"sentiment": Sign()})
+    operators = latent_space.Operators(heads, (), {})
+    space = latent_space.Space(NAME, lambda x: x["source"] * 1.0, lambda u: u, lambda key, n: None)
+    targets = {"sentiment": np.zeros(len(TEXTS), int)}
+    tables = {}
+    for name in ("edit", "generate"):
+        task = latent_methods.Task(name, ("sentiment",), np.zeros((len(TEXTS), 4)), targets, TEXTS)
+        tables[name, "sentiment", "ODE"] = (task, TEXTS, np.arange(len(TEXTS)))
+    judges = SimpleNamespace(
+        attribute=SimpleNamespace(about=lambda: NAME), real_ppl=2.0, real_self_bleu=30.0
+    )
+    cell = {"space": NAME, "task": "edit", "attributes": "sentiment", "seed": 0}
+    rows = [
+        {"system": "copy of the input", "floor": True, "bleu": 100.0, **cell},
+        {"system": NAME, "knob": 1.0, "bleu": 2.0, **cell},
+    ]
+    study = SimpleNamespace(config=config, workdir=folder, data={"train": part(), "test": part()})
+    shown = {NAME: {"tables": tables, "space": space, "operators": operators}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(attributes.LABELS, "sentiment", (NAME, "<b>good</b>"))
+        patch.setattr(latentops_report.sample, "sample", stay)
+        return latentops_report.write(study, judges, rows, shown)
+
+
+def translations(folder):
+    config = invented.get_config()
+    config.data.source, config.noise.kinds, config.losses = NAME, (NAME,), ("ce", "eisl")
+    rows = [
+        {"kind": NAME, "level": 0.5, "seed": 0, "loss": loss, "bleu": 1.0, "samples": TEXTS[:3]}
+        for loss in ("start", "ce", "eisl")
+    ]
+    pairs = Pairs(TEXTS, TEXTS[::-1])
+    corpus = SimpleNamespace(parts={"train": pairs, "test": pairs})
+    return eisl.write(SimpleNamespace(config=config, workdir=folder), corpus, rows)
+
+
+def transfers(folder):
+    config = transfer.get_config()
+    config.data.source, config.transfer.content_weights = NAME, (1.0,)
+    judges = SimpleNamespace(
+        attribute=SimpleNamespace(about=lambda: NAME),
+        real_ppl=2.0,
+        accuracy=lambda texts, targets: np.zeros(len(texts)),
+        perplexity=lambda texts: 3.0,
+        geometric_mean=lambda *each: 0.5,
+    )
+    metrics = {"accuracy": 0.5, "bleu": 1.0, "ppl": 2.0, "mean": 0.1}
+    rows = [{"loss": loss, "weight": 1.0, "seed": 0, **metrics} for loss in config.losses]
+    shown = {(loss, 1.0): TEXTS for loss in config.losses}
+    study = SimpleNamespace(config=config, workdir=folder)
+    asked = np.arange(len(TEXTS)) % 2
+    return style_transfer.write(study, judges, rows, shown, part(), asked)
+
+
+def mixtures(folder):
+    config = dts.get_config()
+    config.data.source, config.methods = NAME, ("switch", "dense")
+    config.model.width, config.model.hidden, config.model.heads = 8, 8, 2
+    windows = np.random.default_rng(0).integers(0, 9, (20, 5))
+    corpus = SimpleNamespace(parts=dict.fromkeys(("train", "valid", "test"), windows), vocab=9)
+    rows = [{"system": m, "seed": 0, "nll": 2.0} for m in config.methods]
+    config.data.context = 4
+    study = SimpleNamespace(config=config, workdir=folder)
+    seconds = {"switch": 1.0, "dense": 1.0, NAME: 2.0}
+    return moe_report.write_dts(study, corpus, rows, seconds, ())
+
+
+STUDIES = {f.__name__: f for f in (images, sequences, edits, translations, transfers, mixtures)}
+TITLES = {
+    "images": "EDDPM on images",
+    "sequences": "EDDPM on text",
+    "edits": "LatentOps",
+    "translations": "EISL on translation",
+    "transfers": "Style transfer",
+    "mixtures": "DTS-Gate",
+}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """study -> its report, written once, in a workdir whose name is hostile too."""
+    done = {}
+
+    def write(study):
+        if study not in done:
+            folder = tmp_path_factory.mktemp(study) / "w <b> 'q' [x](y)"
+            folder.mkdir()
+            logged = [
+                {
+                    "run": f"{run}-0",
+                    "step": s,
+                    "loss": 2.0,
+                    "eps_mse": 1.0,
+                    "valid_nll": 2.0,
+                    "pairs": 1,
+                }
+                for run in (NAME, "switch", "dense")
+                for s in (1, 2)
+            ]
+            lines = "".join(json.dumps(row) + "\n" for row in logged)
+            (folder / "metrics.jsonl").write_text(lines)
+            done[study] = STUDIES[study](folder)
+        return done[study]
+
+    return write
+
+
+def dom(path, folder):
+    """What Chromium makes of a page after two seconds of its clock."""
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={folder}",
+        "--virtual-time-budget=2000",
+        "--dump-dom",
+        path.as_uri(),
+    ]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_nothing_of_the_data_is_markup(study, written):
+    path = written(study)
+    page = Page(path.read_text())
+    assert page.alive(links=("page.html",)) == []
+    assert page.text["title"] == [TITLES[study]]
+    assert all(len(set(cells)) == 1 for cells in page.rows), page.rows
+    whole = " ".join(page.text["body"])
+    assert SEEN in whole
+    assert "\u202e" not in whole
+    marked = {t for tag in ("em", "strong", "del", "li") for t in page.text.get(tag, [])}
+    assert marked <= OURS
+    assert page.tags.count("code") == page.tags.count("pre")
+    cells = page.text["td"]
+    if study in ("sequences", "edits", "transfers"):
+        shown = READ[:20] if study == "sequences" else READ
+        assert all(cells.count(text) >= 1 for text in shown)
+    if study == "translations":
+        assert all(text in cells for text in READ[:3] + READ[::-1][:3])
+    results = json.loads((path.parent / "results.json").read_text())
+    assert results["config"]["data"]["source"] == NAME
+
+
+@needs_chromium
+@pytest.mark.parametrize("study", STUDIES)
+def test_nothing_runs_in_chromium(study, written, tmp_path):
+    path = written(study)
+    page = Page(dom(path, tmp_path))
+    assert page.alive(links=("page.html",)) == []
+    assert page.text["title"] == [TITLES[study]]
+    assert page.rows == Page(path.read_text()).rows
+    assert page.text["td"] == Page(path.read_text()).text["td"]
+
+
+@needs_chromium
+def test_chromium_would_run_it_and_the_policy_alone_stops_it(written, tmp_path):
+    """The first page shows that the test above can fail; in a finished report the same script does not run."""
+    script = "<script>document.title='PWNED'</script><img src=x onerror=\"document.title='PWNED'\">"
+    (tmp_path / "open.html").write_text(f"<!doctype html><title>t</title>{script}")
+    assert Page(dom(tmp_path / "open.html", tmp_path / "a")).text["title"] == ["PWNED"]
+    text = written("sequences").read_text()
+    (tmp_path / "report.html").write_text(text.replace("</body>", script + "</body>"))
+    assert Page(dom(tmp_path / "report.html", tmp_path / "b")).text["title"] == ["EDDPM on text"]
+
+
+@needs_chromium
+def test_the_page_of_edits_runs_its_own_script_alone(written, tmp_path):
+    path = written("edits").parent / "page.html"
+    assert "</script>" not in path.read_text().split("<script>")[1].removesuffix(
+        "</script></body></html>\n"
+    )
+    page = Page(dom(path, tmp_path))
+    assert page.text["title"] == ["LatentOps"]
+    assert page.tags.count("script") == 1
+    options = page.text["option"]
+    assert {READ[0], SEEN, "<b>good</b>", "(as it is)"} <= set(options)
+    assert len(page.text["li"]) == 1 + latentops_report.PAGE_POINTS
+    assert page.text["li"][0].strip() == READ[0]
