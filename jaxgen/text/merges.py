@@ -5,6 +5,7 @@ their text, never in that of a hash map, so every process and every launch learn
 """
 
 import heapq
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -28,7 +29,7 @@ def byte_pairs(vocab_size: int, counts: Mapping[str, int]) -> tuple[list[str], l
     Args:
       vocab_size: at most this many entries. Characters come first, the most frequent ones, each alone
         and as the end of a word, so that words of known characters can be written.
-      counts: how often each word occurs.
+      counts: how often each word occurs; characters of words that never do come last, if there is room.
     """
 
     def ends(word: str) -> list[str]:
@@ -63,11 +64,10 @@ def _merge(
     join: Callable[[str, str], str],
 ) -> tuple[list[str], list[Pair]]:
     """Merges the most frequent pair of neighbours, again and again, until the vocabulary is full."""
-    known = sorted(w for w in counts if UNKNOWN not in w)
+    known = sorted(w for w in counts if counts[w] and UNKNOWN not in w)
     pieces = [split(w) for w in known]
     times = [counts[w] for w in known]
-    characters = sorted(set().union(*known))
-    seen: Counter[str] = Counter(dict.fromkeys((f for c in characters for f in forms(c)), 0))
+    seen = Counter({form: 0 for c in set().union(*known) for form in forms(c)})
     for row, n in zip(pieces, times, strict=True):
         for piece in row:
             seen[piece] += n
@@ -109,11 +109,13 @@ def _merge(
         for other in changed:
             if pairs[other] > 0:
                 heapq.heappush(heap, (-pairs[other], other))
+    rest = sorted({form for c in set().union(*counts) for form in forms(c)} - entries)
+    vocabulary += [form for form in rest if UNKNOWN not in form][: vocab_size - len(vocabulary)]
     return vocabulary, merges
 
 
 def _neighbours(row: Sequence[str], entries: set[str]) -> Iterable[Pair]:
-    return (p for p in zip(row, row[1:], strict=False) if p[0] in entries and p[1] in entries)
+    return (p for p in itertools.pairwise(row) if p[0] in entries and p[1] in entries)
 
 
 def _replaced(row: Sequence[str], pair: Pair, whole: str) -> list[str]:

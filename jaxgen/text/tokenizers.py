@@ -239,14 +239,30 @@ def encode(
     Raises:
       ValueError: no room for the begin and end tokens.
     """
-    room = max_tokens - 1 - begin
-    if room < 0:
+    return pad(tokenizer, tokens(tokenizer, lines), max_tokens, begin=begin)
+
+
+def room(max_tokens: int, *, begin: bool = False) -> int:
+    """Tokens of a text that fit beside its end token, and its begin token where it has one.
+
+    Raises:
+      ValueError: not even these two fit.
+    """
+    if max_tokens < 1 + begin:
         raise ValueError(f"max_tokens is {max_tokens}, allowed: {1 + begin} or more")
-    first, end, pad = special_ids(tokenizer)
-    out = np.full((len(lines), max_tokens), pad, np.int32)
-    lengths = np.zeros(len(lines), np.int32)
-    for row, line in enumerate(tokens(tokenizer, lines)):
-        whole = [first] * begin + line[:room] + [end]
+    return max_tokens - 1 - begin
+
+
+def pad(
+    tokenizer: Any, ids: Sequence[list[int]], max_tokens: int, *, begin: bool = False
+) -> tuple[Int[ndarray, "N T"], Int[ndarray, " N"]]:
+    """`encode` of lines whose tokens are known."""
+    first, end, padding = special_ids(tokenizer)
+    fit = room(max_tokens, begin=begin)
+    out = np.full((len(ids), max_tokens), padding, np.int32)
+    lengths = np.zeros(len(ids), np.int32)
+    for row, line in enumerate(ids):
+        whole = [first] * begin + line[:fit] + [end]
         out[row, : len(whole)] = whole
         lengths[row] = len(whole)
     return out, lengths
