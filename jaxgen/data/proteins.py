@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from jaxgen.data import splits
+from jaxgen.data import kept, splits
 from jaxgen.errors import ConfigError
 
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
@@ -112,6 +112,7 @@ def load(
     else:
         rows = _from_modlamp(source)
     if limit and limit < len(rows):
+        kept.left_out(len(rows) - limit, "sequences beyond data.limit")
         rows = rows.take(np.linspace(0, len(rows) - 1, limit).round().astype(int))
     index = splits.by_hash(
         map(str.encode, rows.text),
@@ -186,4 +187,5 @@ def _from_modlamp(name: str) -> Proteins:
     # One sequence of UniProt may be listed twice.
     first = {t: i for i, t in reversed(list(enumerate(text)))}
     keep = [i for t, i in first.items() if t and set(t) <= set(LETTERS)]
+    kept.left_out(len(text) - len(keep), "sequences listed twice or of other letters")
     return Proteins(text, target).take(sorted(keep))

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
-from jaxgen.data import corpora, splits, tables
+from jaxgen.data import corpora, kept, splits, tables
 from jaxgen.errors import ConfigError
 
 SOURCES = ("files", "table", "hf", "tfds", "grammar", "english")
@@ -41,7 +41,9 @@ class Lines:
         """Those of at most that many words; 0 keeps all."""
         if not max_words:
             return self
-        return self.take([i for i, t in enumerate(self.text) if len(t.split()) <= max_words])
+        short = self.take([i for i, t in enumerate(self.text) if len(t.split()) <= max_words])
+        kept.left_out(len(self) - len(short), f"texts of more than {max_words} words")
+        return short
 
 
 def data_root() -> pathlib.Path:
@@ -106,6 +108,7 @@ def load(
         lines = _from_rows(tables.tfds_rows(name, path), text_field, label_field)
     lines = lines.up_to(max_words)
     if limit and limit < len(lines):
+        kept.left_out(len(lines) - limit, "texts beyond data.limit")
         lines = lines.take(np.linspace(0, len(lines) - 1, limit).round().astype(int))
     if not test:
         return split(lines, valid_fraction=valid_fraction, test_fraction=test_fraction)
@@ -116,7 +119,9 @@ def load(
     )
     held = held.up_to(max_words)
     known = set(lines.text)
-    held = held.take(i for i, t in enumerate(held.text) if t not in known)
+    new = [i for i, t in enumerate(held.text) if t not in known]
+    kept.left_out(len(held) - len(new), "test texts that are in train too")
+    held = held.take(new)
     parts = split(lines, valid_fraction=valid_fraction, test_fraction=0.0)
     return {"train": parts["train"], "valid": parts["valid"], "test": held}
 
@@ -131,6 +136,8 @@ def read_files(root: pathlib.Path, names: Sequence[str]) -> Lines:
     label: list[int] = []
     for i, name in enumerate(names):
         lines = [" ".join(line.split()) for line in read_text(root / name).splitlines()]
+        blank = sum(not line for line in lines)
+        kept.left_out(blank, "blank texts")
         lines = [line for line in lines if line]
         if not lines:
             raise ConfigError("data", str(root / name), "a file with at least one sentence")
@@ -204,6 +211,7 @@ def _from_rows(rows: Any, text_field: str, label_field: str) -> Lines:
         if line:
             text.append(line)
             labels.append(row[label_field] if label_field else 0)
+    kept.left_out(len(rows) - len(text), "blank texts")
     if not label_field:
         return Lines(text)
     names = {v: i for i, v in enumerate(sorted(set(labels)))}
