@@ -71,6 +71,7 @@ def test_a_run_judges_every_method_and_edits_sentences(tmp_path, capsys, monkeyp
         assert row["failed"] == 0.0
         assert ("bleu" in row) == (row["task"] == "edit")
         assert row["knob"] in latent_methods.GRIDS[row["task"]][row["system"]]
+    assert "Cut: none of train, valid, test." in (tmp_path / "report.md").read_text()
     page = (tmp_path / "page.html").read_text()
     data = json.loads(page.split("const d = ")[1].split(", at = ")[0].replace("<\\/", "</"))
     # (nothing or 2 sentiments) x (or 3 tenses) x (or 2 formalities), less nothing at all, x 3.

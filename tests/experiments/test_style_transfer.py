@@ -56,6 +56,7 @@ def test_a_run_judges_both_content_losses_and_again_from_checkpoints(tmp_path, o
     # Sentences that stay as they are keep all content and have none of the style.
     assert results["unchanged"]["bleu"] == pytest.approx(100)
     assert results["unchanged"]["accuracy"] == 0
+    assert "Cut: none of train, valid, test." in (tmp_path / "report.md").read_text()
     trained = (tmp_path / "metrics.jsonl").read_text()
     style_transfer.evaluate_again(config, tmp_path)
     assert json.loads((tmp_path / "results.json").read_text())["systems"] == results["systems"]
