@@ -78,17 +78,17 @@ def _merge(
     pairs: Counter[Pair] = Counter()
     places: dict[Pair, set[int]] = {}
 
-    def count(row: int, sign: int) -> set[Pair]:
+    def count(word: int, sign: int) -> set[Pair]:
         changed = set()
-        for pair in _neighbours(pieces[row], entries):
-            pairs[pair] += sign * times[row]
+        for pair in _neighbours(pieces[word], entries):
+            pairs[pair] += sign * times[word]
             if sign > 0:
-                places.setdefault(pair, set()).add(row)
+                places.setdefault(pair, set()).add(word)
             changed.add(pair)
         return changed
 
-    for row in range(len(pieces)):
-        count(row, 1)
+    for word in range(len(pieces)):
+        count(word, 1)
     heap = [(-n, pair) for pair, n in pairs.items()]
     heapq.heapify(heap)
     merges: list[Pair] = []
@@ -102,10 +102,10 @@ def _merge(
             entries.add(whole)
             vocabulary.append(whole)
         changed = set()
-        for row in places.pop(pair):
-            changed |= count(row, -1)
-            pieces[row] = _replaced(pieces[row], pair, whole)
-            changed |= count(row, 1)
+        for word in places.pop(pair):
+            changed |= count(word, -1)
+            pieces[word] = _replaced(pieces[word], pair, whole)
+            changed |= count(word, 1)
         for other in changed:
             if pairs[other] > 0:
                 heapq.heappush(heap, (-pairs[other], other))
