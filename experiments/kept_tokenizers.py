@@ -61,22 +61,25 @@ def named_tokenizer(workdir: pathlib.Path, field: str, folder: str) -> Any:
 
 
 def keep_digest(workdir: pathlib.Path, field: str, tokenizer: Any) -> None:
-    """Compares a tokenizer with what the workdir had the last time; keeps it the first time."""
+    """Compares a tokenizer with what the workdir had the last time; keeps it the first time.
+
+    Raises:
+      ConfigError: it is another one, now or in another process.
+    """
     path, digest = workdir / DIGESTS, tokenizers.digest(tokenizer)
-    known = _digests(path) if (workdir / "config.json").exists() else {}
-    if known.get(field, digest) != digest:
+
+    def write() -> None:
+        known = _digests(path)
+        if not ((workdir / "config.json").exists() and field in known):
+            write_atomic(path, json.dumps(known | {field: digest}, indent=2) + "\n")
+
+    first_process(write, f"digest of {field}")
+    if _digests(path).get(field) != digest:
         raise ConfigError(
             field,
             tokenizer.name_or_path,
             f"the tokenizer that {workdir} was started with ({path.name} has its digest)",
         )
-
-    def write() -> None:
-        if known.get(field) != digest:
-            others = _digests(path)
-            write_atomic(path, json.dumps(others | {field: digest}, indent=2) + "\n")
-
-    first_process(write, f"digest of {field}")
 
 
 def first_process(work: Callable[[], None], name: str) -> None:

@@ -71,6 +71,9 @@ def load(config: Config, workdir: pathlib.Path) -> dict[str, Part]:
 def _load_text(config: Config, workdir: pathlib.Path) -> dict[str, Part]:
     d = config.data
     for field, folder in _folders(config).items():
+        if field == "data.tokenizer" and not pathlib.Path(folder).is_dir():
+            kinds = ", ".join(tokenizers.KINDS)
+            raise ConfigError(field, folder, f"one of {kinds}, or an existing folder")
         tokenizers.check_folder(folder, field=field)
     with kept.tally() as left_out:
         lines = text.load(

@@ -58,7 +58,7 @@ def train(lines: Iterable[str], *, kind: str = "bpe", vocab_size: int = 4000) ->
     white_space, room = pre_tokenizers.WhitespaceSplit(), vocab_size - len(SPECIAL)
     counts = Counter(dict.fromkeys(MARKERS, 0))
     for line in lines:
-        counts.update(word for word, _ in white_space.pre_tokenize_str(line))
+        counts.update(word for word, _ in white_space.pre_tokenize_str(_whole(line)))
 
     def ids(entries: list[str]) -> dict[str, int]:
         return {entry: i for i, entry in enumerate([*SPECIAL, *entries])}
@@ -175,17 +175,27 @@ def tokens(tokenizer: Any, lines: Sequence[str]) -> list[list[int]]:
     Raises:
       ConfigError: the tokenizer has no unknown token and meets a word that it does not know.
     """
+    lines = [_whole(line) for line in lines]
     core = _core(tokenizer, len(tokenizer))
     if core is not None:
         try:
-            return [e.ids for e in core.encode_batch_fast(list(lines), add_special_tokens=False)]
+            return [e.ids for e in core.encode_batch_fast(lines, add_special_tokens=False)]
         except Exception as e:  # of the Rust side, which has no class of its own
             name = tokenizer.name_or_path or type(tokenizer).__name__
             raise ConfigError("tokenizer", name, f"one with an unknown token ({e})") from e
     options = {"add_special_tokens": False, "split_special_tokens": True}
-    ids = tokenizer(list(lines), **options)["input_ids"] if len(lines) else []
+    ids = tokenizer(lines, **options)["input_ids"] if lines else []
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     return [[i for i in line if i not in special] for line in ids]
+
+
+def _whole(line: str) -> str:
+    """The line; half a surrogate pair, which JSON can hold and UTF-8 cannot, becomes U+FFFD."""
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        return line.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return line
 
 
 @functools.lru_cache(maxsize=8)

@@ -115,8 +115,11 @@ def test_a_bad_folder_is_named_before_data_are_read(tmp_path, where, monkeypatch
     monkeypatch.setattr(sequence_data.text, "load", None)
     c = grammar.get_config()
     c.data.tokenizer = str(folder)
-    with pytest.raises(ConfigError, match=r"^data\.tokenizer is '[^\n]*$"):
+    with pytest.raises(ConfigError, match=r"^data\.tokenizer is '[^\n]*$") as e:
         sequence_data.load(c, tmp_path / "w")
+    assert ("one of bpe, wordpiece, word, or an existing folder" in str(e.value)) == (
+        where in ("a file", "nothing")
+    )
     assert not (tmp_path / "w").exists()
 
 

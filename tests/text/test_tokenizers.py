@@ -185,6 +185,13 @@ def test_nothing_blank_and_nothing_known(kind):
         tokenizers.encode(tokenizer, LINES[:1], 1, begin=True)
 
 
+def test_half_a_surrogate_pair_is_a_replacement_character():
+    tokenizer = tokenizers.train(["a \ud800b \ud83d\ude00"] * 3, kind="word", vocab_size=40)
+    ids, _ = tokenizers.encode(tokenizer, ["a \ud800b \U0001f600"], 5)
+    assert 1 not in ids
+    assert tokenizers.decode(tokenizer, ids) == ["a \ufffdb \U0001f600"]
+
+
 def test_missing_special_tokens_are_named(tmp_path):
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
