@@ -224,6 +224,7 @@ def write(study: Study, corpus: translation.Corpus, rows: list[dict[str, Any]]) 
         body.append(f"## {markup.literal(kind)}\n")
         body.append(report.markdown_table(["loss", *(f"level {x:g}" for x in levels)], lines))
         panels[kind] = drawn
+    body.append(corpus.about_cuts())
     picture = study.workdir / "samples" / "bleu.png"
     report.plot_panels(picture, panels, x="noise level", y="BLEU", marker="o")
     body.append("![BLEU over the level of noise](samples/bleu.png)\n")

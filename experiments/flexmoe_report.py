@@ -116,6 +116,8 @@ def write(study: Study, shape: simulator.Shape, tokens: int) -> pathlib.Path:
             table,
         ),
     ]
+    if config.task == "text":
+        body.append(study.data.about_cuts())  # type: ignore[attr-defined]
     folder = study.workdir / "samples"
     for name, label in (("balance", "balance ratio"), ("seconds", "modelled step (s)")):
         lines = {TITLES[q]: (np.arange(len(d[name])), _smooth(d[name])) for q, d in drawn.items()}

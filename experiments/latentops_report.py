@@ -14,7 +14,7 @@ from experiments import attributes, systems
 from experiments.image_report import curves
 from experiments.latent_methods import GRIDS, Judges
 from experiments.latent_space import Operators, Space
-from experiments.sequence_data import Part, take_rows
+from experiments.sequence_data import Part, about_cuts, take_rows
 from experiments.study import Study
 from jaxgen.latent_ode import energy, sample
 from jaxgen.train import markup, report
@@ -58,7 +58,7 @@ def write(
       shown: of each space, what `latent_methods.evaluate` returned beside its rows.
     """
     config, data = study.config, study.data
-    body = [_about(study, judges)]
+    body = [_about(study, judges), about_cuts(data)]
     for task, columns in (("edit", EDIT), ("generate", GENERATE)):
         title = "Editing" if task == "edit" else "Generation"
         for space in shown:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,11 +12,11 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 from numpy import ndarray
 
-from experiments.sequence_data import kept_tokenizer
+from experiments.kept_tokenizers import check_kind, kept_tokenizer
 from jaxgen import config as config_lib
 from jaxgen import mesh as mesh_lib
 from jaxgen.config import Config
-from jaxgen.data import windows
+from jaxgen.data import kept, windows
 from jaxgen.errors import ConfigError
 from jaxgen.moe.layer import Load, Route
 from jaxgen.nn import gpt2
@@ -51,25 +52,42 @@ def check(config: Config) -> None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Corpus:
-    """Windows of running text, [N, T + 1] token ids of train, valid and test parts."""
+    """Windows of running text, [N, T + 1] token ids of train, valid and test parts.
+
+    Attributes:
+      kept: how many windows and tokens there are of each part.
+      left_out: what was lost on the way, by reason.
+    """
 
     parts: dict[str, Int[ndarray, "N T"]]
     vocab: int
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def about_cuts(self) -> str:
+        """How much was cut and left out, for a report."""
+        whole = {name: kept.Kept(len(part)) for name, part in self.parts.items()}
+        return kept.line(whole, self.left_out, of="windows")
 
 
 def load(config: Config, workdir: pathlib.Path) -> Corpus:
     """Reads the text; its BPE is trained on the train part and kept in the workdir."""
+    check_kind(config)
     d = config.data
-    lines = windows.load(
-        d.source,
-        path=d.path,
-        files=d.files,
-        valid_fraction=d.valid_fraction,
-        test_fraction=d.test_fraction,
-    )
+    with kept.tally() as left_out:
+        lines = windows.load(
+            d.source,
+            path=d.path,
+            files=d.files,
+            valid_fraction=d.valid_fraction,
+            test_fraction=d.test_fraction,
+        )
     tokenizer = kept_tokenizer(config, workdir, lines["train"])
-    parts = {k: windows.windows(tokenizer, v, d.context) for k, v in lines.items()}
-    return Corpus(parts, len(tokenizer))
+    parts = {}
+    for name, part in lines.items():
+        with kept.tally() as tail:
+            parts[name] = windows.windows(tokenizer, part, d.context)
+        left_out.update({f"{name} {reason}": n for reason, n in tail.items()})
+    return Corpus(parts, len(tokenizer), left_out)
 
 
 def build(config: Config, vocab: int, experts: int, rngs: nnx.Rngs, *, slots: int = 0) -> gpt2.GPT:

@@ -117,6 +117,7 @@ def write_dts(
         + ", ".join(f"{markup.literal(name)} {value:.3f}" for name, value in seconds.items())
         + ".\n",
     ]
+    body.append(corpus.about_cuts())
     folder = study.workdir / "samples"
     for axis, scale in (("steps", 1.0), ("flops", 1e-12), ("seconds", 1.0)):
         lines = {}

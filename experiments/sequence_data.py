@@ -3,15 +3,15 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Int
 
+from experiments import kept_tokenizers
 from jaxgen.config import Config
-from jaxgen.data import proteins, text
+from jaxgen.data import kept, proteins, text
 from jaxgen.errors import ConfigError
 from jaxgen.text import tokenizers
 
@@ -37,13 +37,20 @@ class Vocabulary:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One split: text, its tokens, and labels or values where there are any."""
+    """One split: text, its tokens, and labels or values where there are any.
+
+    Attributes:
+      read: how much of the texts the tokens are.
+      left_out: rows that the whole data set lost on the way, by reason.
+    """
 
     text: list[str]
     x: dict[str, Int[np.ndarray, "N T"]]
     vocabulary: Vocabulary
     label: Any = None
     value: Any = None
+    read: kept.Kept | None = None
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.text)
@@ -63,20 +70,26 @@ def load(config: Config, workdir: pathlib.Path) -> dict[str, Part]:
 
 def _load_text(config: Config, workdir: pathlib.Path) -> dict[str, Part]:
     d = config.data
-    lines = text.load(
-        d.source,
-        path=d.path,
-        name=d.name,
-        train=d.train,
-        test=d.test,
-        text_field=d.text_field,
-        label_field=d.label_field,
-        valid_fraction=d.valid_fraction,
-        test_fraction=d.test_fraction,
-        limit=d.limit,
-        max_words=d.max_words,
-        seed=d.seed,
-    )
+    for field, folder in _folders(config).items():
+        if field == "data.tokenizer" and not pathlib.Path(folder).is_dir():
+            kinds = ", ".join(tokenizers.KINDS)
+            raise ConfigError(field, folder, f"one of {kinds}, or an existing folder")
+        tokenizers.check_folder(folder, field=field)
+    with kept.tally() as left_out:
+        lines = text.load(
+            d.source,
+            path=d.path,
+            name=d.name,
+            train=d.train,
+            test=d.test,
+            text_field=d.text_field,
+            label_field=d.label_field,
+            valid_fraction=d.valid_fraction,
+            test_fraction=d.test_fraction,
+            limit=d.limit,
+            max_words=d.max_words,
+            seed=d.seed,
+        )
     target, source = _tokenizers(config, workdir, lines["train"].text)
     begin, end, _ = tokenizers.special_ids(target)
     vocabulary = Vocabulary(
@@ -92,60 +105,78 @@ def _load_text(config: Config, workdir: pathlib.Path) -> dict[str, Part]:
     )
     out = {}
     for split, part in lines.items():
-        x = _encode(target, source, d.max_tokens, part.text)
+        x, whole = _tokens(target, source, d.max_tokens, part.text)
         # What the tokens say: text cut at max_tokens is compared with what can be said.
         told = tokenizers.decode(target, x["target"])
-        out[split] = Part(told, x, vocabulary, part.label)
+        out[split] = Part(told, x, vocabulary, part.label, read=whole, left_out=left_out)
     return out
+
+
+def _folders(config: Config) -> dict[str, str]:
+    """{field: folder} of the tokenizers that the config names; the first may be the decoder's."""
+    d, m = config.data, config.model
+    named = {"model.decoder_path": m.decoder_path, "model.encoder_path": m.encoder_path}
+    if not m.decoder_path and d.tokenizer not in tokenizers.KINDS:
+        named["data.tokenizer"] = d.tokenizer
+    return {field: folder for field, folder in named.items() if folder}
 
 
 def _tokenizers(config: Config, workdir: pathlib.Path, texts: Sequence[str]) -> tuple[Any, Any]:
     """(decoder's, encoder's): from folders where the config names some, else trained on the texts."""
-    d, m = config.data, config.model
-    if m.decoder_path:
-        target = tokenizers.load(m.decoder_path)
-    elif d.tokenizer not in tokenizers.KINDS:
-        target = tokenizers.load(d.tokenizer)
+    named = _folders(config)
+    load_named = functools.partial(kept_tokenizers.named_tokenizer, workdir)
+    for field in ("model.decoder_path", "data.tokenizer"):
+        if field in named:
+            target = load_named(field, named[field])
+            break
     else:
-        target = kept_tokenizer(config, workdir, texts)
-    return target, tokenizers.load(m.encoder_path) if m.encoder_path else target
-
-
-def kept_tokenizer(config: Config, workdir: pathlib.Path, texts: Sequence[str]) -> Any:
-    """The tokenizer of a workdir, trained on the texts the first time."""
-    folder = workdir / "tokenizer"
-    if folder.is_dir():
-        return tokenizers.load(folder)
-    d = config.data
-    trained = tokenizers.train(texts, kind=d.tokenizer, vocab_size=d.vocab_size)
-    if jax.process_index() == 0:
-        trained.save_pretrained(folder)
-    return trained
+        target = kept_tokenizers.kept_tokenizer(config, workdir, texts)
+    field = "model.encoder_path"
+    return target, load_named(field, named[field]) if field in named else target
 
 
 def _encode(
     target: Any, source: Any, max_tokens: int, lines: Sequence[str]
 ) -> dict[str, Int[np.ndarray, "N T"]]:
-    ids, _ = tokenizers.encode(target, lines, max_tokens)
-    if source is target:
-        return {"source": ids, "target": ids}
-    return {"source": tokenizers.encode(source, lines, max_tokens, begin=True)[0], "target": ids}
+    return _tokens(target, source, max_tokens, lines)[0]
+
+
+def _tokens(
+    target: Any, source: Any, max_tokens: int, lines: Sequence[str]
+) -> tuple[dict[str, Int[np.ndarray, "N T"]], kept.Kept]:
+    """What encoder and decoder see of lines, and how much that is."""
+    ids = tokenizers.tokens(target, lines)
+    sides, rooms = [list(map(len, ids))], [tokenizers.room(max_tokens)]
+    written = read = tokenizers.pad(target, ids, max_tokens)[0]
+    if source is not target:
+        ids = tokenizers.tokens(source, lines)
+        read = tokenizers.pad(source, ids, max_tokens, begin=True)[0]
+        sides.append(list(map(len, ids)))
+        rooms.append(tokenizers.room(max_tokens, begin=True))
+    return {"source": read, "target": written}, kept.of_lengths(sides, rooms)
+
+
+def about_cuts(data: Mapping[str, Part]) -> str:
+    """How much was cut and left out, for a report."""
+    known = {name: part.read for name, part in data.items() if part.read is not None}
+    return kept.line(known, data["train"].left_out)
 
 
 def _load_proteins(config: Config) -> dict[str, Part]:
     d = config.data
-    parts = proteins.load(
-        d.source,
-        path=d.path,
-        train=d.train[0] if d.train else "",
-        test=d.test[0] if d.test else "",
-        sequence_field=d.text_field,
-        value_field=d.label_field,
-        alphabet=d.alphabet,
-        valid_fraction=d.valid_fraction,
-        test_fraction=d.test_fraction,
-        limit=d.limit,
-    )
+    with kept.tally() as left_out:
+        parts = proteins.load(
+            d.source,
+            path=d.path,
+            train=d.train[0] if d.train else "",
+            test=d.test[0] if d.test else "",
+            sequence_field=d.text_field,
+            value_field=d.label_field,
+            alphabet=d.alphabet,
+            valid_fraction=d.valid_fraction,
+            test_fraction=d.test_fraction,
+            limit=d.limit,
+        )
     everything = [s for part in parts.values() for s in part.text]
     letters = proteins.Alphabet.of(everything)
     length = max(map(len, everything))
@@ -168,7 +199,9 @@ def _load_proteins(config: Config) -> dict[str, Part]:
         values = part.value
         classes = set(np.unique(values)) <= {0.0, 1.0}
         label = values.astype(np.int32) if classes else None
-        out[split] = Part(part.text, x, vocabulary, label, (values - mean) / std)
+        value = (values - mean) / std
+        whole = kept.of_lengths([list(map(len, part.text))], [length])
+        out[split] = Part(part.text, x, vocabulary, label, value, whole, left_out)
     return out
 
 
@@ -183,4 +216,6 @@ def take_rows(part: Part, count: int) -> Part:
         part.vocabulary,
         None if part.label is None else part.label[index],
         None if part.value is None else part.value[index],
+        part.read,
+        part.left_out,
     )

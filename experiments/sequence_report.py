@@ -6,6 +6,7 @@ from typing import Any
 
 from experiments import systems
 from experiments.image_report import curves
+from experiments.sequence_data import about_cuts
 from jaxgen.config import Config
 from jaxgen.train import markup, report
 
@@ -71,6 +72,7 @@ def write(
         f"{v.length} tokens, vocabulary {v.size:,}. {config.train.steps:,} steps of batch "
         f"{config.train.batch_size} for every system (and as many again for the second of the two "
         f"stages), {config.seeds} seed(s); ± is the standard deviation over seeds.\n",
+        about_cuts(data),
         text,
         f"Reconstruction: the first {config.judge.test_rows:,} test sequences at even distances, "
         f"decoded greedily from z alone. Generation: {config.sample.count:,} samples; sample PPL is "

@@ -30,7 +30,7 @@ from jaxtyping import Array, Int, Key
 
 from experiments import attributes, latent_methods, sequence_study, systems
 from experiments.image_report import curves
-from experiments.sequence_data import Part, Vocabulary, take_rows
+from experiments.sequence_data import Part, Vocabulary, about_cuts, take_rows
 from experiments.study import RULES, Study, check_accumulate, open_study
 from jaxgen import config as config_lib
 from jaxgen import launch
@@ -256,6 +256,7 @@ def write(
     ]
     lines: list[list[str]] = []
     drawn: dict[str, Any] = {}
+    body.append(about_cuts(study.data))
     for content in config.losses:
         points = []
         for weight in config.transfer.content_weights:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,9 +15,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from experiments import systems
-from experiments.sequence_data import kept_tokenizer
+from experiments.kept_tokenizers import check_kind, kept_tokenizer
 from jaxgen.config import Config
-from jaxgen.data import parallel
+from jaxgen.data import kept, parallel
 from jaxgen.errors import ConfigError
 from jaxgen.losses import eisl, fused
 from jaxgen.losses.policy_gradient import policy_gradient_loss
@@ -40,6 +40,8 @@ class Corpus:
       begin: id, as end and pad.
       length: of a sentence in tokens, the end token included, at most.
       train_length: the same of training pairs; those with a longer side are left out.
+      read: how much of the sentences the tokens are.
+      left_out: rows that were lost on the way, by reason.
     """
 
     parts: dict[str, parallel.Pairs]
@@ -50,6 +52,12 @@ class Corpus:
     pad: int
     length: int
     train_length: int
+    read: Mapping[str, kept.Kept] = dataclasses.field(default_factory=dict)
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def about_cuts(self) -> str:
+        """How much was cut and left out, for a report."""
+        return kept.line(self.read, self.left_out, of="pairs")
 
     def ids(self, texts: list[str]) -> Int[np.ndarray, "N T"]:
         """Tokens of sentences, cut at the corpus' length."""
@@ -61,36 +69,48 @@ class Corpus:
         Noise may lengthen a target, which is then cut.
         """
         train, longest = self.parts["train"], self.train_length
-        fits = np.ones(len(train), bool)
-        for side in (train.source, train.target):
-            fits &= tokenizers.encode(self.tokenizer, side, longest + 1)[1] <= longest
-        rows = np.flatnonzero(fits)
+        rows = np.flatnonzero(fitting(self.tokenizer, train, longest))
         if not len(rows):
             raise ConfigError("data.train_tokens", longest, "a length that some train pair has")
         clean = [train.target[i] for i in rows]
-        target = noise.corrupt(clean, kind, level, seed=seed, blank=self.tokenizer.unk_token)
+        target = noise.corrupt(clean, kind, level, seed=seed, blank=tokenizers.UNKNOWN_WORD)
         sides = {"source": [train.source[i] for i in rows], "target": target}
         return {k: tokenizers.encode(self.tokenizer, v, longest)[0] for k, v in sides.items()}
 
 
 def load(config: Config, workdir: pathlib.Path) -> Corpus:
     """Reads the pairs; the joint BPE is trained on clean training text and kept in the workdir."""
+    check_kind(config)
     d = config.data
-    parts = parallel.load(
-        d.source,
-        path=d.path,
-        train=d.train,
-        valid=d.valid,
-        test=d.test,
-        limit=d.limit,
-        seed=d.seed,
-    )
+    with kept.tally() as left_out:
+        parts = parallel.load(
+            d.source,
+            path=d.path,
+            train=d.train,
+            valid=d.valid,
+            test=d.test,
+            limit=d.limit,
+            seed=d.seed,
+        )
     train = parts["train"]
     tokenizer = kept_tokenizer(config, workdir, train.source + train.target)
-    ids = tokenizers.special_ids(tokenizer)
-    return Corpus(
-        parts, tokenizer, len(tokenizer), *ids, d.max_tokens, d.train_tokens or d.max_tokens
-    )
+    longest = d.train_tokens or d.max_tokens
+    fits = fitting(tokenizer, train, longest)
+    left_out[f"train pairs of more than {longest} tokens"] += int((~fits).sum())
+    read = {"train": kept.Kept(int(fits.sum()))}
+    for name in ("valid", "test"):  # their targets are compared as text, and whole
+        ids = tokenizers.tokens(tokenizer, parts[name].source)
+        read[name] = kept.of_lengths([list(map(len, ids))], [tokenizers.room(d.max_tokens)])
+    special = tokenizers.special_ids(tokenizer)
+    return Corpus(parts, tokenizer, len(tokenizer), *special, d.max_tokens, longest, read, left_out)
+
+
+def fitting(tokenizer: Any, pairs: parallel.Pairs, longest: int) -> Bool[np.ndarray, " N"]:
+    """Whether both sides of a pair have at most so many tokens, the end token included."""
+    fits = np.ones(len(pairs), bool)
+    for side in (pairs.source, pairs.target):
+        fits &= tokenizers.encode(tokenizer, side, longest + 1)[1] <= longest
+    return fits
 
 
 def build(config: Config, vocab: int, rngs: nnx.Rngs) -> t5.T5 | nat.ParallelT5:

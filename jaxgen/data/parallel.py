@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
-from jaxgen.data import corpora, lines
+from jaxgen.data import corpora, kept, lines
 from jaxgen.data.splits import by_hash, check_limit
 from jaxgen.errors import ConfigError
 
@@ -62,6 +62,7 @@ def load(
             raise ConfigError(f"data.{name}", tuple(files), "two file names, source and target")
         out[name] = read_pairs(pathlib.Path(path) / files[0], pathlib.Path(path) / files[1])
     if limit:
+        kept.left_out(max(len(out["train"]) - limit, 0), "pairs beyond data.limit")
         out["train"] = Pairs(out["train"].source[:limit], out["train"].target[:limit])
     return out
 
@@ -80,6 +81,7 @@ def read_pairs(source: pathlib.Path, target: pathlib.Path) -> Pairs:
     both = [(x.strip(), y.strip()) for x, y in zip(a, b, strict=True) if x.strip() and y.strip()]
     if not both:
         raise ConfigError("data", f"{source} and {target}", "at least one pair of sentences")
+    kept.left_out(len(a) - len(both), "pairs with a blank side")
     return Pairs([x for x, _ in both], [y for _, y in both])
 
 

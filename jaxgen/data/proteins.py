@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from jaxgen.data import records, splits
+from jaxgen.data import kept, records, splits
 from jaxgen.errors import ConfigError
 
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
@@ -111,7 +111,9 @@ def load(
         held = read_csv(pathlib.Path(path) / test, **columns) if test else None
     else:
         rows = _from_modlamp(source)
-    rows = rows.take(splits.spread(len(rows), limit))
+    found = len(rows)
+    rows = rows.take(splits.spread(found, limit))
+    kept.left_out(found - len(rows), "sequences beyond data.limit")
     index = splits.by_hash(
         map(str.encode, rows.text),
         valid_fraction=valid_fraction,
@@ -190,4 +192,5 @@ def _from_modlamp(name: str) -> Proteins:
     # One sequence of UniProt may be listed twice.
     first = {t: i for i, t in reversed(list(enumerate(text)))}
     keep = [i for t, i in first.items() if t and set(t) <= set(LETTERS)]
+    kept.left_out(len(text) - len(keep), "sequences listed twice or of other letters")
     return Proteins(text, target).take(sorted(keep))

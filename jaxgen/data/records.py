@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from jaxgen.data import labels, lines
+from jaxgen.data import kept, labels, lines
 from jaxgen.errors import ConfigError
 
 KINDS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
@@ -48,6 +48,8 @@ def read(path: pathlib.Path, text_field: str, label_field: str = "") -> labels.R
             text.append(line)
             label.append(cells[-1])
             where.append(place)
+        else:
+            kept.left_out(1, "blank texts")
     if not text:
         raise ConfigError("data", str(path), f"at least one row with a {text_field}")
     if not label_field:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
-from jaxgen.data import corpora, labels, lines, records, splits, tables
+from jaxgen.data import corpora, kept, labels, lines, records, splits, tables
 from jaxgen.errors import ConfigError
 
 SOURCES = ("files", "table", "hf", "tfds", "grammar", "english")
@@ -41,7 +41,9 @@ class Lines:
         """Those of at most that many words; 0 keeps all."""
         if not max_words:
             return self
-        return self.take([i for i, t in enumerate(self.text) if len(t.split()) <= max_words])
+        short = self.take([i for i, t in enumerate(self.text) if len(t.split()) <= max_words])
+        kept.left_out(len(self) - len(short), f"texts of more than {max_words} words")
+        return short
 
 
 def data_root() -> pathlib.Path:
@@ -112,7 +114,9 @@ def load(
         numbers = labels.number(parts)
         found = _join(parts, numbers)
     found = found.up_to(max_words)
-    found = found.take(splits.spread(len(found), limit, found.label))
+    count = len(found)
+    found = found.take(splits.spread(count, limit, found.label))
+    kept.left_out(count - len(found), "texts beyond data.limit")
     if not test:
         return split(found, valid_fraction=valid_fraction, test_fraction=test_fraction)
     if source == "files":
@@ -126,7 +130,9 @@ def load(
         held = _join(read_tables(root, test, text_field, label_field), numbers)
     held = held.up_to(max_words)
     known = set(found.text)
-    held = held.take(i for i, t in enumerate(held.text) if t not in known)
+    new = [i for i, t in enumerate(held.text) if t not in known]
+    kept.left_out(len(held) - len(new), "test texts that are in train too")
+    held = held.take(new)
     return split(found, valid_fraction=valid_fraction, test_fraction=0.0) | {"test": held}
 
 
@@ -143,8 +149,9 @@ def read_files(root: pathlib.Path, names: Sequence[str]) -> Lines:
     text: list[str] = []
     label: list[int] = []
     for i, name in enumerate(names):
-        found = [" ".join(line.split()) for line in lines.read_lines(root / name)]
-        found = [line for line in found if line]
+        every = [" ".join(line.split()) for line in lines.read_lines(root / name)]
+        found = [line for line in every if line]
+        kept.left_out(len(every) - len(found), "blank texts")
         if not found:
             raise ConfigError("data", str(root / name), "a file with at least one sentence")
         text += found
@@ -181,6 +188,7 @@ def _from_rows(rows: Any, name: str, text_field: str, label_field: str) -> label
             text.append(line)
             label.append(row[label_field] if label_field else None)
             where.append(i + 1)
+    kept.left_out(len(rows) - len(text), "blank texts")
     classes = tables.class_count(rows, label_field)
     return labels.Rows(text, label if label_field else [], f"{name}, row", where, classes)
 

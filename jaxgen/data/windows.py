@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
-from jaxgen.data import text
+from jaxgen.data import kept, text
 from jaxgen.errors import ConfigError
+from jaxgen.text import tokenizers
 
 SOURCES = ("english", "files")
 
@@ -52,16 +53,18 @@ def windows(tokenizer: Any, lines: Sequence[str], length: int) -> Int[ndarray, "
 
     Each window begins with the last token of the one before, so that a model which predicts tokens 1 to
     `length` of every window predicts every token of the text but the first once. What is left over at the
-    end is dropped.
+    end is dropped, and counted (`kept.left_out`).
 
     Raises:
       ConfigError: a length below 1, or a text shorter than one window.
     """
     if length < 1:
         raise ConfigError("data.context", length, "at least 1")
-    ids = tokenizer(list(lines), add_special_tokens=False)["input_ids"]
-    flat = np.array([t for line in ids for t in (*line, tokenizer.eos_token_id)], np.int32)
+    _, end, _ = tokenizers.special_ids(tokenizer)
+    ids = tokenizers.tokens(tokenizer, lines)
+    flat = np.array([t for line in ids for t in (*line, end)], np.int32)
     count = (len(flat) - 1) // length
     if count < 1:
         raise ConfigError("data.context", length, f"at most {len(flat) - 1}, the text's tokens")
+    kept.left_out(len(flat) - 1 - count * length, "tokens after the last whole window")
     return flat[np.arange(count)[:, None] * length + np.arange(length + 1)]

@@ -54,6 +54,8 @@ def test_every_loss_in_every_cell_and_finished_cells_are_kept(tmp_path, monkeypa
     config.losses = every[:1]
     eisl.train(config, tmp_path)
     first = json.loads((tmp_path / "results.json").read_text())["systems"]
+    lost = "train pairs of more than 16 tokens.\n"
+    assert re.search(rf"Left out: [1-9]\d* {lost}", (tmp_path / "report.md").read_text())
     config.losses = every
     eisl.train(config, tmp_path)
     rows = json.loads((tmp_path / "results.json").read_text())["systems"]
@@ -121,6 +123,10 @@ def test_long_pairs_are_left_out_of_training_and_noise_is_cut(tmp_path):
         (corpus.ids([s]) != corpus.pad).sum() <= 14 and (corpus.ids([t]) != corpus.pad).sum() <= 14
         for s, t in zip(train.source, train.target, strict=True)
     ]
+    assert corpus.about_cuts() == (
+        "Cut: none of train, valid, test. "
+        f"Left out: {len(train) - sum(whole)} train pairs of more than 14 tokens.\n"
+    )
     clean = corpus.arrays("repetition", 0.0, 0)
     assert len(clean["source"]) == sum(whole) < len(train)
     assert np.array_equal(clean["target"][0], corpus.ids([train.target[whole.index(True)]])[0, :14])
@@ -130,6 +136,30 @@ def test_long_pairs_are_left_out_of_training_and_noise_is_cut(tmp_path):
         dataclasses.replace(corpus, train_length=5).arrays("blank", 0.0, 0)
     # Cut or not, every target ends.
     assert ((noisy["target"] == corpus.end).sum(1) == 1).all()
+
+
+def test_hidden_words_are_unknown_tokens_and_spelled_ones_are_words(tmp_path):
+    rows = [f"w{i % 50} the <unk> </s> of" for i in range(300)]
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("\n".join(rows) + "\n")
+    config = invented.get_config()
+    files = {f"data.{k}": ("a", "b") for k in ("train", "valid", "test")}
+    changes = {"data.source": "files", "data.path": str(tmp_path), "data.tokenizer": "word"}
+    config.update_from_flattened_dict(TINY | files | changes)
+    corpus = translation.load(config, tmp_path / "w")
+    clean, hidden = (corpus.arrays("blank", x, 0)["target"] for x in (0.0, 1.0))
+    unknown = corpus.tokenizer.unk_token_id
+    assert not (clean == unknown).any()
+    assert (hidden[:, :5] == unknown).all()
+    assert (hidden[:, 5] == corpus.end).all()
+    assert ((clean == corpus.end).sum(1) == 1).all()
+
+
+def test_a_tokenizer_that_is_not_trained_is_refused(tmp_path):
+    config = invented.get_config()
+    config.data.tokenizer = str(tmp_path)
+    with pytest.raises(ConfigError, match=r"data\.tokenizer is .*allowed: one of bpe, wordpiece"):
+        translation.load(config, tmp_path / "w")
 
 
 def test_the_fused_loss_is_the_same_loss():

@@ -81,6 +81,7 @@ def test_a_run_judges_every_method_and_edits_sentences(tmp_path, capsys, monkeyp
     assert floors[1]["bleu"] == pytest.approx(100)
     assert floors[1]["accuracy"] == 0  # each sentence is asked for labels that it does not have
     assert "\n| copy of the input | 0.00 | 100 | " in (tmp_path / "report.md").read_text()
+    assert "Cut: none of train, valid, test." in (tmp_path / "report.md").read_text()
     page = (tmp_path / "page.html").read_text()
     data = json.loads(page.split("const d = ")[1].split(", at = ")[0].replace("<\\/", "</"))
     # (nothing or 2 sentiments) x (or 3 tenses) x (or 2 formalities), less nothing at all, x 3.

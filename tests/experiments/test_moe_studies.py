@@ -78,6 +78,8 @@ def test_every_gate_to_the_same_perplexity(tmp_path, one_device):
     assert set(rows) == set(config.methods)
     assert all(r["lost"] == 0 for r in rows.values())
     assert rows["switch"]["to_target"][0] == config.train.steps
+    report = (tmp_path / "report.md").read_text()
+    assert re.search(r"Cut: none of train, valid, test\. Left out: \d+ train tokens after", report)
     assert set(results["seconds"]) == {
         *("dts-4", "dts-2", "dts-1"),  # one a segment, and the shared expert's
         *("switch", "hash", "dense"),
@@ -251,3 +253,21 @@ def test_compiles_with_a_ragged_exchange_for_a_tpu_slice(tmp_path):
     assert "ragged-all-to-all: " in done.stdout
     # What the other kind moves is sizes; rows all go by the ragged one.
     assert re.search(r"^all-to-all: \d+ a step, 0\.0 MiB", done.stdout, re.MULTILINE)
+
+
+def test_windows_tell_what_is_left_over(tmp_path):
+    (tmp_path / "a").write_text("\n".join(f"word number {i} </s>" for i in range(100)))
+    files = {"data.source": "files", "data.path": str(tmp_path), "data.files": ("a",)}
+    config = configured(dts, TINY, files, {"data.tokenizer": "word", "data.context": 7})
+    corpus = moe_language.load(config, tmp_path / "w")
+    left = {}
+    for name, lines in (("train", 84), ("valid", 8), ("test", 8)):
+        predicted = 5 * lines - 1  # four words and an end token a line; the first is not predicted
+        assert len(corpus.parts[name]) == predicted // 7
+        left[f"{name} tokens after the last whole window"] = predicted % 7
+    assert corpus.left_out == left
+    assert corpus.about_cuts() == (
+        "Cut: none of train, valid, test. Left out: "
+        + ", ".join(f"{n} {reason}" for reason, n in left.items())
+        + ".\n"
+    )

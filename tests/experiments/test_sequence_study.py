@@ -109,6 +109,7 @@ def test_text_run_reports_all_three_capabilities_and_resumes(tmp_path, capsys, o
     assert report.count("Interpolation") == 5
     for rule in floors:
         assert f"\n| {rule} | " in report
+    assert "Cut: none of train, valid, test. Left out: nothing.\n" in report
     assert (tmp_path / "tokenizer" / "tokenizer.json").exists()
     trained = (tmp_path / "metrics.jsonl").read_text()
     study.evaluate_again(config, tmp_path)
@@ -143,6 +144,7 @@ def test_proteins_of_another_alphabet_run(tmp_path, one_device):
         assert -1.0 <= row["regressor_spearman"] <= 1.0
     report = (tmp_path / "w" / "report.md").read_text()
     assert "gradient ascent" in report
+    assert "Cut: none of train, valid, test. Left out: nothing.\n" in report
     assert "ascent by ODE" in report
     assert "substitutions" in report
     assert report.count("\n| constant consensus | ") == 2  # of reconstruction, and of ascent
@@ -152,6 +154,21 @@ def test_proteins_of_another_alphabet_run(tmp_path, one_device):
     with pytest.raises(ConfigError, match=r"gfp\.csv, line 152"):
         study.train(config, tmp_path / "w2")
     assert not (tmp_path / "w2").exists()
+
+
+def test_what_is_cut_is_counted(tmp_path):
+    config = tiny(grammar, **{"data.max_tokens": 12, "data.max_words": 16})
+    data = sequence_study.load(config, tmp_path)
+    texts = [r.text.split() for r in corpora.grammar(400)]
+    kept = [t for t in texts if len(t) <= 16]
+    read = [part.read for part in data.values()]
+    assert sum(r.rows for r in read) == len(kept) < len(texts)
+    assert sum(r.cut for r in read) == sum(len(t) > 11 for t in kept) > 0
+    assert sum(r.tokens for r in read) == sum(map(len, kept))
+    assert sum(r.lost for r in read) == sum(max(len(t) - 11, 0) for t in kept)
+    line = sequence_data.about_cuts(data)
+    assert f"Left out: {len(texts) - len(kept)} texts of more than 16 words.\n" in line
+    assert sequence_data.take_rows(data["test"], 3).read == data["test"].read
 
 
 def test_pretrained_folders_fill_encoder_and_decoder(tmp_path):

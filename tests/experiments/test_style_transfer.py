@@ -61,6 +61,7 @@ def test_a_run_judges_both_content_losses_and_again_from_checkpoints(tmp_path, o
     report = (tmp_path / "report.md").read_text()
     assert "\n| copy of the input | – | 0.00 | 100 | " in report
     assert "\n| majority class | – | " in report
+    assert "Cut: none of train, valid, test." in report
     trained = (tmp_path / "metrics.jsonl").read_text()
     style_transfer.evaluate_again(config, tmp_path)
     assert json.loads((tmp_path / "results.json").read_text())["systems"] == results["systems"]

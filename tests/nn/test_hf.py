@@ -214,13 +214,13 @@ def test_minilm_sentence_embeddings():
 
     folder = pathlib.Path(package.__file__).parent / "model"
     model = hf.load(folder)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     lines = ["The food was great.", "I did not like the soup at all!", "Dinosaurs"]
     enc = tokenizer(lines, padding=True, return_tensors="np")
     got = bert.sentence_embedding(
         model, jnp.asarray(enc["input_ids"]), jnp.asarray(enc["attention_mask"], bool)
     )
-    theirs = transformers.AutoModel.from_pretrained(folder).eval()
+    theirs = transformers.AutoModel.from_pretrained(folder, trust_remote_code=False).eval()
     with torch.no_grad():
         tensors = {k: torch.tensor(v) for k, v in enc.items()}
         hidden = theirs(**tensors).last_hidden_state
