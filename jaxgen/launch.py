@@ -191,7 +191,7 @@ def check_workdir(workdir: pathlib.Path, config: Config, mode: str, *, may_begin
     if changed and may_begin and not _has_checkpoints(workdir):
         for name in ("checkpoints", "tensorboard", "tokenizer"):
             shutil.rmtree(workdir / name, ignore_errors=True)
-        for name in ("metrics.jsonl", "config.json"):
+        for name in ("metrics.jsonl", "tokenizers.json", "config.json"):
             (workdir / name).unlink(missing_ok=True)
         return
     if changed:
