@@ -36,9 +36,7 @@ LAUNCHES = {
     "style_transfer": ("eisl/transfer", test_style_transfer.TINY),
     "dts_gate": (
         "moe/dts",
-        test_moe_studies.TINY
-        | test_moe_studies.DTS
-        | {"methods": ("dts", "switch"), "data.limit": 200},
+        test_moe_studies.TINY | test_moe_studies.DTS | {"methods": ("dts", "switch")},
     ),
     "flexmoe": (
         "moe/flexmoe",
