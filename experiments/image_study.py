@@ -13,7 +13,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from experiments import image_report, systems
+from experiments import checks, image_report, systems
 from experiments.study import Study
 from jaxgen import config as config_lib
 from jaxgen.config import Config
@@ -30,21 +30,55 @@ Images = Float[Array, "B H W C"]
 
 SYSTEMS = ("eddpm", "two_stage", "vae", "ddpm")
 
-_c = config_lib
-RULES: dict[str, config_lib.Rule] = {
-    "data.limit": _c.NON_NEGATIVE,
-    "model.width": _c.at_least(1),
-    "model.blocks": _c.at_least(1),
-    "model.decoder": _c.one_of("gaussian", "bernoulli", "diffusion"),
-    "model.decoder_std": _c.POSITIVE,
-    "ddpm.multipliers": (lambda v: v and all(m > 0 for m in v), "whole numbers above 0"),
-    "classifier.width": _c.at_least(1),
-    "classifier.features": _c.at_least(2),
-    "classifier.steps": _c.at_least(1),
-    "classifier.learning_rate": _c.POSITIVE,
-    "classifier.noise": _c.NON_NEGATIVE,
-    "classifier.label_smoothing": _c.FRACTION,
+NAMES = {
+    **checks.NAMES,
+    "": "seed seeds systems",
+    **systems.NAMES,
+    "data": "kind source name path size channels valid_fraction test_fraction limit",
+    "model": "latent_dim latent_norm width blocks denoiser_width denoiser_depth decoder decoder_std "
+    "dtype",
+    "vae": "betas anneal_steps free_bits",
+    "two_stage": "beta",
+    "ddpm": "multipliers",
+    "classifier": "width features steps learning_rate noise label_smoothing",
 }
+
+
+def check(config: Config) -> None:
+    """Raises ConfigError for fields that cannot be, or not together."""
+    c = config_lib
+    rules = {
+        "data.kind": c.one_of("images"),
+        "data.source": c.one_of(*images.SOURCES),
+        "systems": c.some_of(*SYSTEMS),
+        "model.decoder": c.one_of("gaussian", "bernoulli", "diffusion"),
+    }
+    c.check_fields(config, NAMES, rules)
+    d, m = config.data, config.model
+    checks.check_fractions(config)
+    if d.source == "digits":
+        allowed = {"data.size": c.one_of(0, 8), "data.channels": c.one_of(0, 1)}
+        c.check(config, {k: (rule, f"{words}, of digits") for k, (rule, words) in allowed.items()})
+    else:
+        c.check(config, {"data.size": c.integer(1, 4096)})
+    if d.source in ("hf", "tfds") and not d.name:
+        raise ConfigError("data.name", d.name, f"the name of a data set, for source {d.source}")
+    if m.decoder == "diffusion" and m.width % 2:
+        raise ConfigError("model.width", m.width, "an even number, for the diffusion decoder")
+    halved, size = len(config.ddpm.multipliers) - 1, shape_in(config)[0]
+    if "ddpm" in config.systems and size % 2**halved:
+        raise ConfigError(
+            "ddpm.multipliers",
+            config.ddpm.multipliers,
+            f"as many as a side of {size} can be halved evenly, and one",
+        )
+
+
+def shape_in(config: Config) -> ImageShape:
+    """Of one image, from the config alone."""
+    d, digits = config.data, config.data.source == "digits"
+    size = 8 if digits else d.size
+    return (size, size, d.channels or (1 if digits else 3))
 
 
 def load(config: Config, _: pathlib.Path) -> dict[str, images.Images]:
@@ -63,6 +97,9 @@ def load(config: Config, _: pathlib.Path) -> dict[str, images.Images]:
     for split, part in data.items():
         if split != "valid" and len(part) < 10:
             raise ConfigError("data", len(part), f"at least 10 images in the {split} split")
+    label = data["train"].label
+    if label is None or len(np.unique(label)) < 2:
+        raise ConfigError("data.source", d.source, "data with labels of two classes or more")
     return data
 
 
@@ -101,7 +138,7 @@ def make_domain(config: Config, shape: ImageShape) -> systems.Domain:
 
 def abstract_domain(config: Config) -> tuple[systems.Domain, dict[str, Any]]:
     """The domain and the shapes of a batch, from the config alone, for `--mode=compile`."""
-    shape = (config.data.size, config.data.size, config.data.channels)
+    shape = shape_in(config)
     image = jax.ShapeDtypeStruct((config.train.batch_size, *shape), jnp.float32)
     return make_domain(config, shape), {"image": image}
 
@@ -269,13 +306,8 @@ def train_classifier(study: Study) -> Classifier:
     """Trained on the train split with noise and smoothed labels; one for all systems and seeds.
 
     Smoothing bounds its logits, so that its features do not grow on the images it was trained on.
-
-    Raises:
-      ConfigError: if the data have no labels.
     """
     train = study.data["train"]
-    if train.label is None:
-        raise ConfigError("data", study.config.data.source, "data with labels, to train the judge")
     classes = int(train.label.max()) + 1
     c = study.config.classifier
 

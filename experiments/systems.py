@@ -22,6 +22,13 @@ from jaxgen.errors import ConfigError
 from jaxgen.nn import mlp, renorm, vae
 from jaxgen.train.step import Loss
 
+# Fields of a config that the systems read; see `jaxgen.config.check_fields`.
+NAMES = {
+    "schedule": "kind num_steps beta_min beta_max",
+    "eddpm": "weighting alignment sigma_0 diffusion_weight num_t mse_weight encoder_warmup adaptive_t "
+    "decoder_noise",
+    "sample": "sampler steps eta count",
+}
 Vectors = Float[Array, "B D"]
 Logprob = Callable[[PyTree, Vectors], Float[Array, " B"]]
 

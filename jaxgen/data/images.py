@@ -16,6 +16,7 @@ from numpy import ndarray
 from jaxgen.data import splits, tables
 from jaxgen.errors import ConfigError
 
+SOURCES = ("digits", "folder", "tfds", "hf")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 

@@ -18,6 +18,7 @@ AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 LETTERS = AMINO_ACIDS + "BJOUXZ*-."
 GAP = "-"
 PAD = 0  # id of padding; letters follow
+SETS = ("AMPvsUniProt", "AMPvsTM", "ACPvsTM", "ACPvsRandom")  # that modlamp ships
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,9 +174,8 @@ def read_csv(
 
 def _from_modlamp(name: str) -> Proteins:
     """A set that modlamp ships."""
-    names = ("AMPvsUniProt", "AMPvsTM", "ACPvsTM", "ACPvsRandom")
-    if name not in names:
-        raise ConfigError("data.source", name, "one of csv, " + ", ".join(names))
+    if name not in SETS:
+        raise ConfigError("data.source", name, "one of csv, " + ", ".join(SETS))
     try:
         from modlamp import datasets
     except ImportError as e:
