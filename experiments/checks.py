@@ -62,7 +62,7 @@ def check_divides(config: Config, part: str, whole: str) -> None:
     """One field must divide another: heads the width, blocks with experts the depth."""
     size = config_lib.get(config, whole)
     if size % config_lib.get(config, part):
-        raise ConfigError(part, config_lib.get(config, part), f"a divisor of {whole}, {size}")
+        raise ConfigError(part, config_lib.get(config, part), f"a divisor of {size}, {whole}")
 
 
 def check_ngrams(config: Config, field: str, longest: int) -> None:

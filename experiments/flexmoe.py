@@ -66,11 +66,12 @@ def validate(config: Config) -> None:
         raise ConfigError("model.patch", m.patch, f"a divisor of the digits' side, {DIGITS_SIDE}")
 
 
-def check_devices(config: Config, mesh: Any) -> None:
+def check_devices(config: Config, devices: int) -> None:
     """Experts and slots must divide over the devices, and there must be room for all experts."""
-    moe_language.check_experts(config, mesh)
-    experts, devices = config.model.experts, mesh.shape["expert"]
-    if config.placement.slots * devices < experts:
+    experts, slots = config.model.experts, config.placement.slots * devices
+    if experts % devices:
+        raise ConfigError("model.experts", experts, f"a multiple of {devices}, the expert axis")
+    if slots < experts:
         raise ConfigError(
             "placement.slots", config.placement.slots, f"at least {-(-experts // devices)}"
         )
@@ -288,7 +289,9 @@ def rules_of(config: Config) -> policies.Rules:
 
 def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
     """Trains what is not finished, and writes the report."""
-    check_devices(config, mesh_lib.make_mesh(mesh_shape(config)))
+    mesh = mesh_lib.make_mesh(mesh_shape(config))
+    moe_language.check_experts(config, mesh)
+    check_devices(config, mesh.shape["expert"])
     study = open_study(config, workdir, load, may_train=may_train)
     task = make_task(study)
     for seed in range(config.seed, config.seed + config.seeds):

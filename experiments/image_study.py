@@ -18,7 +18,7 @@ from experiments.study import Study
 from jaxgen import config as config_lib
 from jaxgen.config import Config
 from jaxgen.data import images
-from jaxgen.diffusion import gaussian, samplers, schedule
+from jaxgen.diffusion import gaussian, schedule
 from jaxgen.errors import ConfigError
 from jaxgen.metrics import frechet, probes
 from jaxgen.nn import conv, unet
@@ -253,6 +253,8 @@ def decoder(
     config: Config, model: Autoencoder, shape: ImageShape
 ) -> Callable[[systems.Vectors], Images]:
     """z -> image in [0, 1]: the decoder's mean, or one DDIM run of the U-Net from fixed noise."""
+    from jaxgen.diffusion import samplers
+
     m = config.model
     chain = pixel_schedule()
 
@@ -270,6 +272,8 @@ def decoder(
 
 def trained_ddpm(config: Config, shape: ImageShape, model: unet.UNet) -> systems.Trained:
     """Its representation is x_T by DDIM inversion; decoding and generation are DDIM from there."""
+    from jaxgen.diffusion import samplers
+
     chain = pixel_schedule()
     steps = min(config.sample.steps, chain.num_steps)
 

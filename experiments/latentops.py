@@ -36,7 +36,7 @@ from jaxgen import config as config_lib
 from jaxgen import launch
 from jaxgen.config import Config
 from jaxgen.errors import ConfigError, UsageError
-from jaxgen.latent_ode import energy, sample
+from jaxgen.latent_ode import energy
 
 NAMES = {
     **sequence_study.MODEL_NAMES,
@@ -168,6 +168,8 @@ def parts_of(config: Config, operators: Operators) -> list[tuple[energy.Operator
 
 def move(config: Config, operators: Operators, u: Any) -> tuple[np.ndarray, np.ndarray]:
     """Latents at the end of the ODE for `config.edit`, and which of them failed."""
+    from jaxgen.latent_ode import sample
+
     total = energy.compose(parts_of(config, operators))
     o = config.ode
     solve = jax.jit(

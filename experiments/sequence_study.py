@@ -52,7 +52,7 @@ MODEL_RULES: dict[str, config_lib.Rule] = {
     "data.kind": config_lib.one_of("text", "proteins"),
     "data.source": config_lib.one_of(*text.SOURCES, "csv", *proteins.SETS),
     "model.decoder": config_lib.one_of("gpt2", "parallel"),
-    "model.eisl": config_lib.number(0, 1),
+    "model.eisl": config_lib.number(0.0, 1.0),
 }
 
 

@@ -17,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxgen.config import Config
-from jaxgen.diffusion import eddpm, gaussian, samplers, schedule, timesteps
+from jaxgen.diffusion import eddpm, gaussian, schedule, timesteps
 from jaxgen.errors import ConfigError
 from jaxgen.nn import mlp, renorm, vae
 from jaxgen.train.step import Loss
@@ -260,6 +260,8 @@ def latent_diffusion_system(config: Config) -> System:
 
 def sampler(config: Config, chain: schedule.Schedule) -> Callable[..., Any]:
     """(denoise, z_T, key) -> z_0 by the configured sampler."""
+    from jaxgen.diffusion import samplers
+
     s = config.sample
     if s.sampler == "ancestral":
         return lambda denoise, z, key: samplers.ancestral(denoise, z, key, chain)

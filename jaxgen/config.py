@@ -28,7 +28,7 @@ def integer(low: int, high: int) -> Rule:
 
 def number(low: float, high: float) -> Rule:
     """A number from low to high, whole or not; neither NaN nor infinite."""
-    return (lambda v: _real(v) and low <= v <= high, f"at least {low:g} and at most {high:g}")
+    return (lambda v: _real(v) and low <= v <= high, f"{low:g} to {high:g}")
 
 
 def positive(low: float = 1e-9, high: float = 1e9) -> Rule:
@@ -139,8 +139,8 @@ FIELDS: dict[str, Rule] = {
     "operators.keywords": integer(0, 10**5),
     "operators.depth": SOME_DEPTH,
     "placement.tokens": STEPS,
-    "placement.threshold": number(1, 1e9),
-    "dts.threshold": number(0, 1),
+    "placement.threshold": number(1.0, 1e9),
+    "dts.threshold": number(0.0, 1.0),
     "prior.gan_steps": integer(1, 10**7),
     "schedule.num_steps": integer(1, 10**6),
     # Sizes of networks.
@@ -203,7 +203,7 @@ FIELDS: dict[str, Rule] = {
     **dict.fromkeys(("rate", "snr", "rtol", "atol"), RATE),
     "t_edit": SHARE,
     **dict.fromkeys(("eisl_ngrams", "ngrams"), NGRAMS),
-    "levels": many(number(0, 1), "numbers from 0 to 1, each once", once=True),
+    "levels": many(number(0.0, 1.0), "numbers from 0 to 1, each once", once=True),
     "fused_bytes": integer(0, 2**40),
     # Choices.
     "schedule.kind": one_of("linear", "cosine", "constant", "vp_sde"),
