@@ -30,18 +30,25 @@ from jaxgen.train.writers import write_atomic
 
 Mode = Callable[[Config, pathlib.Path], None]
 
-# Libraries whose own lines would stand around the one that says what is wrong.
+# Libraries whose own lines would stand around the one that says what is wrong. Some set their levels
+# when they are imported, by these variables.
 NOISY = (
     "jax",
     "absl",
     "orbax",
     "tensorboardX",
     "grain",
-    "datasets",
-    "huggingface_hub",
-    "transformers",
+    "filelock",
+    "fsspec",
+    "matplotlib",
+    "etils",
 )
-NOISY += ("tensorflow_datasets", "urllib3", "httpx", "filelock", "fsspec", "matplotlib", "etils")
+QUIET = {
+    "HF_HUB_VERBOSITY": "error",
+    "DATASETS_VERBOSITY": "error",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
 
 # Fields that may change between launches on one workdir: they do not touch what is being trained.
 RUNTIME_FIELDS = (
@@ -81,6 +88,9 @@ def run(
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     for noisy in NOISY:
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    quiet = QUIET if sys.stderr.isatty() else {**QUIET, "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    for variable, value in quiet.items():
+        os.environ.setdefault(variable, value)
     warnings.simplefilter("ignore")
     try:
         argv = _unalias(sys.argv if argv is None else argv, aliases or {})

@@ -14,6 +14,7 @@ from experiments import (
     eddpm_ablation,
     eisl,
     flexmoe,
+    image_fields,
     image_study,
     latent_space,
     latentops,
@@ -116,7 +117,7 @@ def _eddpm(config):
         spec = sequence_study.gpt_spec(config, v, depth=config.model.decoder_depth)
         trace(sequence_judge.lm_system("lm", spec, v), batch)
     else:
-        shape = image_study.shape_in(config)
+        shape = image_fields.shape_in(config)
         if "ddpm" in config.systems:
             trace(image_study.ddpm_system(config, shape), batch)
         image_study.Classifier(
