@@ -2,11 +2,13 @@
 
 import collections
 import dataclasses
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from experiments import sequence_data
 from experiments.sequence_data import Part
 from jaxgen.config import Config
 from jaxgen.data import corpora
@@ -29,11 +31,32 @@ def names(config: Config) -> tuple[str, ...]:
     Raises:
       ConfigError: `operators.attributes` asks for one that it has not.
     """
-    known = tuple(LABELS) if config.data.source == "grammar" else ("sentiment", "tense")
+    d = config.data
+    known = tuple(LABELS) if d.source == "grammar" else ("sentiment", "tense")
     wanted = tuple(config.operators.attributes)
     if not wanted or set(wanted) - set(known):
         raise ConfigError("operators.attributes", wanted, f"some of {', '.join(known)}")
+    if "sentiment" in wanted and d.source != "grammar":
+        # Of files a sentence's label is the place of its file.
+        for field, counts in (("train", (2,)), ("test", (0, 2))):
+            if d.source == "files" and len(d[field]) not in counts:
+                allowed = "two files, of negative and positive sentences"
+                raise ConfigError(f"data.{field}", d[field], allowed)
+        if d.source == "english":
+            raise ConfigError("operators.attributes", wanted, "('tense',): english has no labels")
+        if d.source != "files" and not d.label_field:
+            raise ConfigError("data.label_field", d.label_field, "the column of the sentiment")
     return wanted
+
+
+def load(config: Config, workdir: pathlib.Path) -> dict[str, Part]:
+    """The sentences of a config, which have the labels that are asked for."""
+    data = sequence_data.load(config, workdir)
+    for part in data.values():
+        for name, y in label(config, part).items():
+            if len(y) and y.max() >= len(LABELS[name]):
+                raise ConfigError("data", int(y.max()) + 1, f"{len(LABELS[name])} labels of {name}")
+    return data
 
 
 def label(config: Config, part: Part) -> dict[str, np.ndarray]:

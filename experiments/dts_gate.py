@@ -24,10 +24,9 @@ from flax import nnx
 from experiments import moe_language, moe_report, systems
 from experiments.moe_language import Corpus
 from experiments.study import (
-    RULES,
     Study,
-    check_accumulate,
     compile_step,
+    mesh_shape,
     open_study,
     optimizer,
 )
@@ -41,45 +40,38 @@ from jaxgen.moe.diversify import diversify
 from jaxgen.moe.layer import Gate, Route
 from jaxgen.train import state, step
 
-_c = config_lib
 METHODS = ("dts", "switch", "gshard", "hash", "dense")
+
+
+NAMES = {
+    **moe_language.NAMES,
+    "": "seed seeds methods",
+    "train": moe_language.NAMES["train"] + " eval_every eval_windows",
+    "dts": "start end decay decay_steps threshold noise_free_weights budgets shared_steps mask_rate",
+}
+# (first step, experts a token)
+BUDGET = config_lib.many(config_lib.integer(0, 10**9), "a pair of whole numbers", least=2, most=2)
+BUDGETS = config_lib.many(BUDGET, "(first step, experts a token) pairs, such as ((0, 8), (60, 1))")
 
 
 def validate(config: Config) -> None:
     """Raises ConfigError for any value that cannot run; touches no device and no data."""
-    _c.check(
-        config,
-        {
-            **RULES,
-            **moe_language.RULES,
-            "train.eval_every": _c.at_least(1),
-            "train.eval_windows": _c.at_least(1),
-            "methods": _c.some_of(*METHODS),
-            "dts.start": _c.POSITIVE,
-            "dts.end": _c.POSITIVE,
-            "dts.decay_steps": _c.at_least(1),
-            "dts.decay": _c.one_of("exponential", "linear"),
-            "dts.threshold": (lambda v: 0 <= v <= 1, "0 to 1"),
-            "dts.shared_steps": _c.NON_NEGATIVE,
-            "dts.mask_rate": _c.FRACTION,
-        },
-    )
+    methods = config_lib.some_of(*METHODS)
+    rules = {**moe_language.RULES, "methods": methods, "dts.budgets": BUDGETS}
+    config_lib.check_fields(config, NAMES, rules)
     moe_language.check(config)
-    check_accumulate(config)
-    budgets, experts = config.dts.budgets, config.model.experts
-    starts, sizes = zip(*budgets, strict=True) if budgets else ((), ())
+    d, experts = config.dts, config.model.experts
+    starts, sizes = zip(*d.budgets, strict=True)
     falling = all(a > b for a, b in itertools.pairwise(sizes))
     rising = all(a < b for a, b in itertools.pairwise(starts))
-    if not (
-        budgets and starts[0] == 0 and rising and falling and 1 <= sizes[-1] <= sizes[0] <= experts
-    ):
+    if starts[0] or not rising or not falling or not 1 <= sizes[-1] <= sizes[0] <= experts:
         raise ConfigError(
             "dts.budgets",
-            budgets,
+            d.budgets,
             f"(first step, experts a token) pairs from step 0 on, experts falling from {experts} at most",
         )
-    if config.dts.shared_steps >= config.train.steps:
-        raise ConfigError("dts.shared_steps", config.dts.shared_steps, "below train.steps")
+    if d.shared_steps >= config.train.steps:
+        raise ConfigError("dts.shared_steps", d.shared_steps, "below train.steps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -298,6 +290,7 @@ def step_seconds(study: Study, corpus: Corpus, models: dict[str, Any], repeats: 
 
 def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
     """Trains what is not finished, tests, and writes the report."""
+    moe_language.check_experts(config, mesh_lib.make_mesh(mesh_shape(config)))
     study = open_study(config, workdir, moe_language.load, may_train=may_train)
     corpus: Any = study.data
     rows, models = [], {}
@@ -320,9 +313,14 @@ evaluate_again = functools.partial(run, may_train=False)
 def compile_moe(config: Config, _: pathlib.Path) -> None:
     """Compiles the train step of Switch, its experts over the mesh, for `mesh.topology`."""
     shape = (config.train.batch_size, config.data.context + 1)
+
+    def make(mesh: Any) -> systems.System:
+        moe_language.check_experts(config, mesh)
+        return system(config, config.data.vocab_size, "switch", "switch", mesh=mesh)
+
     compile_step(
         config,
-        lambda mesh: system(config, config.data.vocab_size, "switch", "switch", mesh=mesh),
+        make,
         {"tokens": jax.ShapeDtypeStruct(shape, jnp.int32)},
     )
     m, experts = config.model, max(config.mesh.expert, 1)

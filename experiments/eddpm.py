@@ -15,11 +15,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import image_study, sequence_study, systems
-from experiments.study import RULES, Study, check_accumulate, compile_step, open_study
+from experiments import checks, image_study, sequence_study, systems
+from experiments.study import Study, compile_step, open_study
 from jaxgen import config as config_lib
 from jaxgen import launch
 from jaxgen.config import Config
+from jaxgen.errors import ConfigError
 from jaxgen.train.writers import read_json, write_atomic
 
 KINDS: dict[str, Any] = {
@@ -31,45 +32,21 @@ KINDS: dict[str, Any] = {
 
 def validate(config: Config) -> None:
     """Raises ConfigError for any value that cannot run; touches no device and no data."""
-    c = config_lib
-    c.check(config, {"data.kind": c.one_of(*KINDS)})
+    config_lib.check(config, {"data.kind": config_lib.one_of(*KINDS)})
     kind = KINDS[config.data.kind]
-    c.check(
-        config,
-        {
-            **RULES,
-            "systems": c.some_of(*kind.SYSTEMS),
-            "model.latent_dim": c.at_least(1),
-            "model.latent_norm": c.one_of("none", "running"),
-            "model.denoiser_width": c.at_least(1),
-            "model.denoiser_depth": c.at_least(1),
-            "model.dtype": c.one_of("float32", "bfloat16"),
-            "schedule.kind": c.one_of("linear", "cosine", "constant", "vp_sde"),
-            "schedule.num_steps": c.at_least(1),
-            "schedule.beta_min": c.POSITIVE,
-            "eddpm.weighting": c.one_of("simple", "elbo"),
-            "eddpm.alignment": c.one_of("kl", "joint"),
-            "eddpm.sigma_0": c.NON_NEGATIVE,
-            "eddpm.diffusion_weight": c.POSITIVE,
-            "eddpm.num_t": c.at_least(1),
-            "eddpm.mse_weight": c.NON_NEGATIVE,
-            "eddpm.encoder_warmup": c.NON_NEGATIVE,
-            "eddpm.decoder_noise": c.NON_NEGATIVE,
-            "vae.betas": (lambda v: v and all(b > 0 for b in v), "numbers above 0"),
-            "vae.anneal_steps": c.NON_NEGATIVE,
-            "vae.free_bits": c.NON_NEGATIVE,
-            "two_stage.beta": c.NON_NEGATIVE,
-            "sample.sampler": c.one_of("ddim", "ancestral", "ode"),
-            "sample.steps": c.at_least(1),
-            "sample.eta": c.NON_NEGATIVE,
-            "sample.count": c.at_least(2),
-            **kind.RULES,
-        },
-    )
-    if config.schedule.kind != "vp_sde":
+    kind.check(config)
+    check_schedule(config)
+    checks.check_run(config)
+
+
+def check_schedule(config: Config) -> None:
+    """The noise must be a share of the variance in every step, and must not fall."""
+    c = config.schedule
+    if c.kind != "vp_sde":
         share = (lambda v: 0 < v < 1, "above 0 and below 1 (a share of the variance)")
-        c.check(config, {"schedule.beta_min": share, "schedule.beta_max": share})
-    check_accumulate(config)
+        config_lib.check(config, {"schedule.beta_min": share, "schedule.beta_max": share})
+    if c.kind in ("linear", "vp_sde") and c.beta_min > c.beta_max:
+        raise ConfigError("schedule.beta_min", c.beta_min, f"at most beta_max, {c.beta_max}")
 
 
 def open_eddpm(config: Config, workdir: pathlib.Path, *, may_train: bool = True) -> Study:

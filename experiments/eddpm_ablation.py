@@ -10,6 +10,7 @@ import pathlib
 import shutil
 
 from experiments import eddpm, image_report, image_study
+from jaxgen import config as config_lib
 from jaxgen import launch
 from jaxgen.config import Config
 from jaxgen.train import report
@@ -26,6 +27,12 @@ VARIANTS: dict[str, dict[str, object]] = {
     "alignment by the exact bound": {"eddpm.alignment": "joint"},
     "latents not standardised": {"model.latent_norm": "none"},
 }
+
+
+def validate(config: Config) -> None:
+    """Raises ConfigError for any value that cannot run, or another kind of data than images."""
+    config_lib.check(config, {"data.kind": config_lib.one_of("images")})
+    eddpm.validate(config)
 
 
 def train(config: Config, workdir: pathlib.Path) -> None:
@@ -63,4 +70,4 @@ def train(config: Config, workdir: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    launch.run({"train": train}, eddpm.validate)
+    launch.run({"train": train}, validate)

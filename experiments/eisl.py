@@ -19,19 +19,28 @@ from typing import Any
 
 import jax
 
-from experiments import translation
+from experiments import checks, translation
 from experiments.image_report import curves
-from experiments.study import RULES, Study, check_accumulate, compile_step, open_study
+from experiments.study import Study, compile_step, open_study
 from jaxgen import config as config_lib
 from jaxgen import launch
 from jaxgen.config import Config
 from jaxgen.data import parallel
+from jaxgen.errors import ConfigError
 from jaxgen.metrics import text as text_metrics
-from jaxgen.text import noise
+from jaxgen.text import noise, tokenizers
 from jaxgen.train import markup, report
 from jaxgen.train.writers import read_json, write_atomic
 
-_c = config_lib
+NAMES = {
+    **checks.NAMES,
+    "": "seed seeds losses smoothing",
+    "data": "source path train valid test limit seed tokenizer vocab_size max_tokens train_tokens",
+    "model": "width depth heads dropout dtype remat scan parallel length_weight",
+    "noise": "kinds levels start",
+    "eisl": "ngram_factor ce_factor ngrams fused_bytes",
+    "finetune": "steps learning_rate",
+}
 TITLES = {
     "start": "CE (the start)",
     "ce": "CE",
@@ -43,46 +52,33 @@ TITLES = {
 
 def validate(config: Config) -> None:
     """Raises ConfigError for any value that cannot run; touches no device and no data."""
-    parallel_decoder = config.model.parallel
-    known = translation.PARALLEL_LOSSES if parallel_decoder else translation.LOSSES
-    _c.check(
-        config,
-        {
-            **RULES,
-            "data.source": _c.one_of(*parallel.SOURCES),
-            "data.limit": _c.NON_NEGATIVE,
-            "data.max_tokens": _c.at_least(5),
-            "data.train_tokens": (
-                lambda v: v == 0 or 5 <= v <= config.data.max_tokens,
-                "0 (as data.max_tokens), or 5 to data.max_tokens",
-            ),
-            "data.vocab_size": _c.at_least(8),
-            "model.width": _c.at_least(1),
-            "model.depth": _c.at_least(1),
-            "model.heads": _c.at_least(1),
-            "model.dropout": _c.FRACTION,
-            "model.dtype": _c.one_of("float32", "bfloat16"),
-            "model.length_weight": _c.NON_NEGATIVE,
-            "noise.kinds": _c.some_of(*noise.KINDS),
-            "noise.levels": (lambda v: v and all(0 <= x <= 1 for x in v), "numbers from 0 to 1"),
-            "noise.start": _c.one_of("noisy", "clean"),
-            "losses": _c.some_of(*known),
-            "smoothing": _c.FRACTION,
-            "eisl.ngram_factor": _c.NON_NEGATIVE,
-            "eisl.ce_factor": _c.NON_NEGATIVE,
-            "eisl.ngrams": (
-                lambda v: v and all(n >= -1 for n in v),
-                "one or more of -1, 0, 1, ...",
-            ),
-            "eisl.fused_bytes": (
-                lambda v: v == 0 or (v > 0 and not parallel_decoder),
-                "0 (not fused), or bytes; 0 with model.parallel",
-            ),
-            "finetune.steps": _c.at_least(1),
-            "finetune.learning_rate": _c.POSITIVE,
-        },
-    )
-    check_accumulate(config)
+    c = config_lib
+    c.check(config, {"model.parallel": c.FLAG})
+    known = translation.PARALLEL_LOSSES if config.model.parallel else translation.LOSSES
+    rules = {
+        "data.source": c.one_of(*parallel.SOURCES),
+        "data.max_tokens": c.integer(5, 2**16),
+        "data.tokenizer": c.one_of(*tokenizers.KINDS),
+        "noise.kinds": c.some_of(*noise.KINDS),
+        "losses": c.some_of(*known),
+    }
+    c.check_fields(config, NAMES, rules)
+    d, e, longest = config.data, config.eisl, config.data.max_tokens
+    if d.train_tokens and not 5 <= d.train_tokens <= longest:
+        allowed = f"0 (as data.max_tokens), or 5 to {longest}"
+        raise ConfigError("data.train_tokens", d.train_tokens, allowed)
+    for field in ("train", "valid", "test"):
+        if d.source == "files" and len(d[field]) != 2:
+            raise ConfigError(f"data.{field}", d[field], "two file names, source and target")
+    if d.source == "grammar" and d.limit > 10**7:
+        raise ConfigError("data.limit", d.limit, "at most 10000000 sentences of the grammar")
+    checks.check_divides(config, "model.heads", "model.width")
+    checks.check_ngrams(config, "eisl.ngrams", d.train_tokens or longest)
+    if not e.ngram_factor and not e.ce_factor:
+        raise ConfigError("eisl.ngram_factor", e.ngram_factor, "above 0, or eisl.ce_factor is")
+    if e.fused_bytes and config.model.parallel:
+        raise ConfigError("eisl.fused_bytes", e.fused_bytes, "0 with model.parallel")
+    checks.check_run(config)
 
 
 def cells(config: Config) -> list[tuple[str, float]]:

@@ -23,9 +23,10 @@ import optax
 from flax import nnx
 
 from experiments import flexmoe_report, moe_language, systems
-from experiments.study import RULES, Study, check_accumulate, open_study
+from experiments.study import Study, mesh_shape, open_study
 from jaxgen import config as config_lib
 from jaxgen import launch
+from jaxgen import mesh as mesh_lib
 from jaxgen.config import Config
 from jaxgen.data import images
 from jaxgen.errors import ConfigError
@@ -34,39 +35,36 @@ from jaxgen.moe.layer import Load, Route
 from jaxgen.nn import transformer, vit
 from jaxgen.train.state import TrainState
 
-_c = config_lib
 TASKS = ("text", "images")
+DIGITS_SIDE = 8
+
+
+NAMES = {
+    **moe_language.NAMES,
+    "": "seed seeds task policies capacity_factor",
+    "model": moe_language.NAMES["model"] + " k patch",
+    "placement": "slots threshold horizon slack every device width hidden tokens",
+}
 
 
 def validate(config: Config) -> None:
     """Raises ConfigError for any value that cannot run; touches no device and no data."""
-    _c.check(
-        config,
-        {
-            **RULES,
-            **moe_language.RULES,
-            "task": _c.one_of(*TASKS),
-            "policies": _c.some_of(*policies.POLICIES),
-            "model.k": (lambda v: 1 <= v <= config.model.experts, f"1 to {config.model.experts}"),
-            "model.patch": _c.at_least(1),
-            "capacity_factor": _c.POSITIVE,
-            "placement.slots": _c.at_least(1),
-            "placement.threshold": _c.at_least(1),
-            "placement.horizon": _c.at_least(1),
-            "placement.slack": _c.NON_NEGATIVE,
-            "placement.every": _c.at_least(1),
-            "placement.device": _c.one_of(*simulator.DEVICES),
-            "placement.tokens": _c.at_least(1),
-            "placement.width": _c.at_least(1),
-            "placement.hidden": _c.at_least(1),
-        },
-    )
+    rules = {
+        **moe_language.RULES,
+        "task": config_lib.one_of(*TASKS),
+        "policies": config_lib.some_of(*policies.POLICIES),
+        "capacity_factor": config_lib.POSITIVE,
+        "placement.device": config_lib.one_of(*simulator.DEVICES),
+    }
+    config_lib.check_fields(config, NAMES, rules)
     moe_language.check(config)
-    check_accumulate(config)
-    if config.model.capacity_factor:
-        raise ConfigError(
-            "model.capacity_factor", config.model.capacity_factor, "0; see capacity_factor"
-        )
+    m = config.model
+    if m.capacity_factor:
+        raise ConfigError("model.capacity_factor", m.capacity_factor, "0; see capacity_factor")
+    if m.k > m.experts:
+        raise ConfigError("model.k", m.k, f"1 to {m.experts}, the experts")
+    if config.task == "images" and DIGITS_SIDE % m.patch:
+        raise ConfigError("model.patch", m.patch, f"a divisor of the digits' side, {DIGITS_SIDE}")
 
 
 def check_devices(config: Config, devices: int) -> None:
@@ -293,8 +291,10 @@ def rules_of(config: Config) -> policies.Rules:
 
 def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
     """Trains what is not finished, and writes the report."""
+    mesh = mesh_lib.make_mesh(mesh_shape(config))
+    moe_language.check_experts(config, mesh)
+    check_devices(config, mesh.shape["expert"])
     study = open_study(config, workdir, load, may_train=may_train)
-    check_devices(config, study.mesh.shape["expert"])
     task = make_task(study)
     for seed in range(config.seed, config.seed + config.seeds):
         for policy in config.policies:

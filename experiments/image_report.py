@@ -11,7 +11,7 @@ import numpy as np
 from experiments import systems
 from jaxgen.config import Config
 from jaxgen.data.images import Images
-from jaxgen.diffusion import gaussian, samplers
+from jaxgen.diffusion import gaussian
 from jaxgen.metrics import floors as floor_metrics
 from jaxgen.metrics import frechet, probes
 from jaxgen.train import markup, report, writers
@@ -145,6 +145,8 @@ def eddpm_pictures(
 ) -> list[str]:
     """Interpolations, a denoising strip, a map of the latents and an attribute edit."""
     train, test = data["train"], data["test"]
+    from jaxgen.diffusion import samplers
+
     chain = systems.make_schedule(config)
     steps = min(config.sample.steps, chain.num_steps)
     denoise = trained.denoise

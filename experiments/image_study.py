@@ -14,37 +14,19 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from experiments import image_report, systems
+from experiments.image_fields import NAMES, ImageShape, check, shape_in
 from experiments.study import Study
-from jaxgen import config as config_lib
 from jaxgen.config import Config
 from jaxgen.data import images
-from jaxgen.diffusion import gaussian, samplers, schedule
+from jaxgen.diffusion import gaussian, schedule
 from jaxgen.errors import ConfigError
 from jaxgen.metrics import frechet, probes
 from jaxgen.nn import conv, unet
 from jaxgen.train import writers
 from jaxgen.train.state import parameter_count, run_key
 
-ImageShape = tuple[int, int, int]
 Images = Float[Array, "B H W C"]
-
-SYSTEMS = ("eddpm", "two_stage", "vae", "ddpm")
-
-_c = config_lib
-RULES: dict[str, config_lib.Rule] = {
-    "data.limit": _c.NON_NEGATIVE,
-    "model.width": _c.at_least(1),
-    "model.blocks": _c.at_least(1),
-    "model.decoder": _c.one_of("gaussian", "bernoulli", "diffusion"),
-    "model.decoder_std": _c.POSITIVE,
-    "ddpm.multipliers": (lambda v: v and all(m > 0 for m in v), "whole numbers above 0"),
-    "classifier.width": _c.at_least(1),
-    "classifier.features": _c.at_least(2),
-    "classifier.steps": _c.at_least(1),
-    "classifier.learning_rate": _c.POSITIVE,
-    "classifier.noise": _c.NON_NEGATIVE,
-    "classifier.label_smoothing": _c.FRACTION,
-}
+__all__ = ["NAMES", "check"]  # parts of what `experiments.eddpm` asks of a kind of data
 
 
 def load(config: Config, _: pathlib.Path) -> dict[str, images.Images]:
@@ -63,6 +45,9 @@ def load(config: Config, _: pathlib.Path) -> dict[str, images.Images]:
     for split, part in data.items():
         if split != "valid" and len(part) < 10:
             raise ConfigError("data", len(part), f"at least 10 images in the {split} split")
+    label = data["train"].label
+    if label is None or len(np.unique(label)) < 2:
+        raise ConfigError("data.source", d.source, "data with labels of two classes or more")
     return data
 
 
@@ -101,7 +86,7 @@ def make_domain(config: Config, shape: ImageShape) -> systems.Domain:
 
 def abstract_domain(config: Config) -> tuple[systems.Domain, dict[str, Any]]:
     """The domain and the shapes of a batch, from the config alone, for `--mode=compile`."""
-    shape = (config.data.size, config.data.size, config.data.channels)
+    shape = shape_in(config)
     image = jax.ShapeDtypeStruct((config.train.batch_size, *shape), jnp.float32)
     return make_domain(config, shape), {"image": image}
 
@@ -216,6 +201,8 @@ def decoder(
     config: Config, model: Autoencoder, shape: ImageShape
 ) -> Callable[[systems.Vectors], Images]:
     """z -> image in [0, 1]: the decoder's mean, or one DDIM run of the U-Net from fixed noise."""
+    from jaxgen.diffusion import samplers
+
     m = config.model
     chain = pixel_schedule()
 
@@ -233,6 +220,8 @@ def decoder(
 
 def trained_ddpm(config: Config, shape: ImageShape, model: unet.UNet) -> systems.Trained:
     """Its representation is x_T by DDIM inversion; decoding and generation are DDIM from there."""
+    from jaxgen.diffusion import samplers
+
     chain = pixel_schedule()
     steps = min(config.sample.steps, chain.num_steps)
 
@@ -269,13 +258,8 @@ def train_classifier(study: Study) -> Classifier:
     """Trained on the train split with noise and smoothed labels; one for all systems and seeds.
 
     Smoothing bounds its logits, so that its features do not grow on the images it was trained on.
-
-    Raises:
-      ConfigError: if the data have no labels.
     """
     train = study.data["train"]
-    if train.label is None:
-        raise ConfigError("data", study.config.data.source, "data with labels, to train the judge")
     classes = int(train.label.max()) + 1
     c = study.config.classifier
 

@@ -21,7 +21,7 @@ from experiments.sequence_data import Part, take_rows
 from experiments.sequence_judge import Judge
 from experiments.study import Study
 from jaxgen.config import Config
-from jaxgen.latent_ode import baselines, energy, sample
+from jaxgen.latent_ode import baselines, energy
 from jaxgen.metrics import floors
 from jaxgen.metrics import text as text_metrics
 from jaxgen.train.state import run_key
@@ -50,6 +50,8 @@ def make_moves(config: Config, *, editing: bool) -> dict[str, Move]:
     All operators are evaluated and those that are not wanted have weight 0, so that one compiled
     function serves every combination, knob and seed.
     """
+    from jaxgen.latent_ode import sample
+
     o, s, p = config.ode, config.sgld, config.predictor_corrector
 
     def energy_of(operators: Operators, labels: Any, on: Any, knob: Any) -> energy.Energy:

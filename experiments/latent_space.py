@@ -16,7 +16,7 @@ from experiments import attributes, sequence_study, systems
 from experiments.sequence_data import Part
 from experiments.study import Study
 from jaxgen.config import Config
-from jaxgen.latent_ode import energy, prior
+from jaxgen.latent_ode import energy
 from jaxgen.nn import mlp, sequence, vae
 from jaxgen.train.state import run_key
 
@@ -86,6 +86,8 @@ def train_space(study: Study, kind: str, seed: int) -> Space:
     The VAE's prior is a GAN on its latents or a Gaussian, as `prior.kind` says; EDDPM has its own
     diffusion.
     """
+    from jaxgen.latent_ode import prior
+
     config, train = study.config, study.data["train"]
     domain, arrays = sequence_study.domain(study), sequence_study.train_arrays(study)
     raw: Callable[[Any], Array]

@@ -21,63 +21,57 @@ import numpy as np
 
 from experiments import (
     attributes,
+    checks,
     latent_methods,
     latent_space,
     latentops_report,
     sequence_study,
     systems,
 )
+from experiments.eddpm import check_schedule
 from experiments.latent_space import Operators, Space
-from experiments.study import RULES, Study, check_accumulate, open_study
+from experiments.study import Study, open_study
 from jaxgen import config as config_lib
 from jaxgen import launch
 from jaxgen.config import Config
 from jaxgen.data.lines import read_stdin
 from jaxgen.errors import ConfigError, UsageError
-from jaxgen.latent_ode import energy, sample
+from jaxgen.latent_ode import energy
 
-_c = config_lib
-OWN_RULES: dict[str, config_lib.Rule] = {
-    "spaces": _c.some_of(*latent_space.KINDS),
-    "vae.beta": _c.NON_NEGATIVE,
-    "vae.free_bits": _c.NON_NEGATIVE,
-    "vae.delete_rate": _c.FRACTION,
-    "vae.cycles": _c.at_least(1),
-    "prior.kind": _c.one_of("gan", "gaussian"),
-    "prior.gan_steps": _c.at_least(1),
-    "operators.width": _c.at_least(1),
-    "operators.depth": _c.NON_NEGATIVE,
-    "operators.noise": _c.NON_NEGATIVE,
-    "operators.keywords": _c.NON_NEGATIVE,
-    "operators.steps": _c.at_least(1),
-    "operators.learning_rate": _c.POSITIVE,
-    "ode.rtol": _c.POSITIVE,
-    "ode.atol": _c.POSITIVE,
-    "ode.max_steps": _c.at_least(1),
-    "sgld.steps": _c.at_least(1),
-    "sgld.rate": _c.POSITIVE,
-    "sgld.noise": _c.NON_NEGATIVE,
-    "sgld.edit_steps": _c.at_least(1),
-    "sgld.edit_noise": _c.NON_NEGATIVE,
-    "predictor_corrector.steps": _c.at_least(1),
-    "predictor_corrector.edit_steps": _c.at_least(1),
-    "predictor_corrector.snr": _c.POSITIVE,
-    "predictor_corrector.t_edit": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
-    "evaluate.count": _c.at_least(10),
-    "evaluate.tune_count": _c.at_least(10),
-    "edit.strength": _c.NON_NEGATIVE,
-    "edit.count": _c.at_least(1),
+NAMES = {
+    **sequence_study.MODEL_NAMES,
+    "": "seed seeds spaces",
+    **systems.NAMES,
+    "vae": "beta free_bits cycles delete_rate",
+    "prior": "kind gan_steps",
+    "operators": "attributes width depth noise keywords steps learning_rate",
+    "ode": "rtol atol max_steps",
+    "sgld": "steps rate noise edit_steps edit_noise",
+    "predictor_corrector": "steps snr edit_steps t_edit",
+    "evaluate": "count tune_count combinations",
+    "edit": "text sentiment tense formality person keywords strength count",
 }
 
 
 def validate(config: Config) -> None:
     """Raises ConfigError for any value that cannot run; touches no device and no data."""
-    _c.check(config, {**RULES, **sequence_study.MODEL_RULES, **OWN_RULES})
-    _c.check(config, {"data.kind": _c.one_of("text")})
-    check_accumulate(config)
+    c = config_lib
+    rules = {
+        **sequence_study.MODEL_RULES,
+        "data.kind": c.one_of("text"),
+        "spaces": c.some_of(*latent_space.KINDS),
+        "operators.attributes": c.some_of(*attributes.LABELS),
+        "evaluate.combinations": c.many(
+            c.some_of(*attributes.LABELS), "tuples of attributes, none twice"
+        ),
+    }
+    c.check_fields(config, NAMES, rules)
+    sequence_study.check_sequences(config)
+    check_schedule(config)
+    checks.check_run(config)
     wanted = attributes.names(config)
     for combination in config.evaluate.combinations:
-        if not combination or set(combination) - set(wanted):
+        if set(combination) - set(wanted):
             raise ConfigError(
                 "evaluate.combinations", combination, f"some of {', '.join(wanted)} in each"
             )
@@ -93,7 +87,7 @@ def validate(config: Config) -> None:
 def open_latentops(config: Config, workdir: pathlib.Path, *, may_train: bool) -> Study:
     """The study of a config, with its data."""
     systems.make_schedule(config)  # raises for one that cannot be
-    return open_study(config, workdir, sequence_study.load, may_train=may_train)
+    return open_study(config, workdir, attributes.load, may_train=may_train)
 
 
 def prepare(
@@ -174,6 +168,8 @@ def parts_of(config: Config, operators: Operators) -> list[tuple[energy.Operator
 
 def move(config: Config, operators: Operators, u: Any) -> tuple[np.ndarray, np.ndarray]:
     """Latents at the end of the ODE for `config.edit`, and which of them failed."""
+    from jaxgen.latent_ode import sample
+
     total = energy.compose(parts_of(config, operators))
     o = config.ode
     solve = jax.jit(

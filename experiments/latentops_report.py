@@ -16,7 +16,7 @@ from experiments.latent_methods import GRIDS, Judges
 from experiments.latent_space import Operators, Space
 from experiments.sequence_data import Part, about_cuts, take_rows
 from experiments.study import Study
-from jaxgen.latent_ode import energy, sample
+from jaxgen.latent_ode import energy
 from jaxgen.train import markup, report
 from jaxgen.train.writers import write_atomic
 
@@ -156,6 +156,8 @@ def generated(task: Any, texts: Sequence[str], index: np.ndarray, count: int) ->
 
 def _pictures(study: Study, space: Space, operators: Operators, test: Part) -> str:
     """Energy along the solve of each row, and the paths in the plane of two principal axes."""
+    from jaxgen.latent_ode import sample
+
     name = attributes.names(study.config)[0]
     u = jnp.asarray(systems.in_batches(space.encode, test.x))
     total = energy.compose([(operators.get(name), 1, 1.0)])
@@ -193,6 +195,8 @@ def write_page(study: Study, space: Space, operators: Operators, test: Part) -> 
 
     Every choice is solved and decoded beforehand, so that the one file works anywhere.
     """
+    from jaxgen.latent_ode import sample
+
     config, names = study.config, attributes.names(study.config)
     u = jnp.asarray(systems.in_batches(space.encode, test.x))
     ops = [operators.get(name) for name in names]

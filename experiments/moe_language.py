@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 from numpy import ndarray
 
+from experiments import checks
 from experiments.kept_tokenizers import check_kind, kept_tokenizer
 from jaxgen import config as config_lib
 from jaxgen import mesh as mesh_lib
@@ -20,34 +22,43 @@ from jaxgen.data import kept, windows
 from jaxgen.errors import ConfigError
 from jaxgen.moe.layer import Load, Route
 from jaxgen.nn import gpt2
+from jaxgen.text import tokenizers
 
-_c = config_lib
+NAMES = {
+    **checks.NAMES,
+    "train": checks.NAMES["train"] + " balance_weight z_weight",
+    "data": "source path files valid_fraction test_fraction tokenizer vocab_size context",
+    "model": "width depth heads hidden experts expert_every capacity_factor room dtype remat scan",
+}
+_SHARE: config_lib.Rule = (lambda v: 0 < v < 0.5, "above 0 and below 0.5")
 RULES: dict[str, config_lib.Rule] = {
-    "data.source": _c.one_of(*windows.SOURCES),
-    "data.vocab_size": _c.at_least(8),
-    "data.context": _c.at_least(2),
-    "data.valid_fraction": (lambda v: 0 < v < 0.5, "above 0 and below 0.5"),
-    "data.test_fraction": (lambda v: 0 < v < 0.5, "above 0 and below 0.5"),
-    "model.width": _c.at_least(1),
-    "model.depth": _c.at_least(1),
-    "model.heads": _c.at_least(1),
-    "model.hidden": _c.at_least(1),
-    "model.experts": _c.at_least(2),
-    "model.expert_every": _c.at_least(1),
-    "model.capacity_factor": _c.NON_NEGATIVE,
-    "model.dtype": _c.one_of("float32", "bfloat16"),
-    "train.balance_weight": _c.NON_NEGATIVE,
-    "train.z_weight": _c.NON_NEGATIVE,
+    "data.source": config_lib.one_of(*windows.SOURCES),
+    "data.tokenizer": config_lib.one_of(*tokenizers.KINDS),
+    "data.valid_fraction": _SHARE,
+    "data.test_fraction": _SHARE,
 }
 
 
 def check(config: Config) -> None:
     """Fields that depend on each other."""
+    checks.check_divides(config, "model.heads", "model.width")
+    checks.check_divides(config, "model.expert_every", "model.depth")
+    if config.data.source == "files" and not config.data.files:
+        raise ConfigError("data.files", config.data.files, "at least one file name")
+    checks.check_run(config)
+
+
+def check_experts(config: Config, mesh: Mesh) -> None:
+    """Experts and their hidden units must divide over the mesh.
+
+    Raises:
+      ConfigError: where they do not.
+    """
     m = config.model
-    for field, value in (("heads", m.width % m.heads), ("expert_every", m.depth % m.expert_every)):
-        if value:
-            of = m.width if field == "heads" else m.depth
-            raise ConfigError(f"model.{field}", m[field], f"a divisor of {of}")
+    for field, axis in (("experts", "expert"), ("hidden", "model")):
+        parts = mesh.shape[axis]
+        if mesh.shape["expert"] > 1 and m[field] % parts:
+            raise ConfigError(f"model.{field}", m[field], f"a multiple of {parts}, the {axis} axis")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -19,7 +19,6 @@ from flax import nnx
 from experiments import systems
 from experiments.sequence_data import Part
 from experiments.study import Study
-from jaxgen.latent_ode import ascent
 from jaxgen.metrics import floors
 from jaxgen.nn import mlp
 from jaxgen.train import report
@@ -53,6 +52,8 @@ def fit_regressor(study: Study, z: np.ndarray, seed: int) -> mlp.MLP:
 
 def climb(config: Any, model: mlp.MLP, z: Any) -> dict[str, np.ndarray]:
     """{method: latents [stages, N, D] along the way}; a row that the solver gave up is NaN."""
+    from jaxgen.latent_ode import ascent
+
     a = config.ascent
 
     def score(z: Any) -> Any:

@@ -61,11 +61,13 @@ def load(config: Config, workdir: pathlib.Path) -> dict[str, Part]:
 
     A trained tokenizer is kept in the workdir and read from there the next time.
     """
-    data = _load_proteins(config) if config.data.kind == "proteins" else _load_text(config, workdir)
-    for split, part in data.items():
+    return _load_proteins(config) if config.data.kind == "proteins" else _load_text(config, workdir)
+
+
+def _check_parts(parts: Mapping[str, text.Lines | proteins.Proteins]) -> None:
+    for split, part in parts.items():
         if split != "valid" and len(part) < 10:
             raise ConfigError("data", len(part), f"at least 10 sequences in the {split} split")
-    return data
 
 
 def _load_text(config: Config, workdir: pathlib.Path) -> dict[str, Part]:
@@ -90,6 +92,10 @@ def _load_text(config: Config, workdir: pathlib.Path) -> dict[str, Part]:
             max_words=d.max_words,
             seed=d.seed,
         )
+    _check_parts(lines)
+    label = lines["train"].label
+    if label is not None and len(np.unique(label)) < 2:
+        raise ConfigError("data.label_field", d.label_field, "a column of two labels or more")
     target, source = _tokenizers(config, workdir, lines["train"].text)
     begin, end, _ = tokenizers.special_ids(target)
     vocabulary = Vocabulary(
@@ -177,9 +183,13 @@ def _load_proteins(config: Config) -> dict[str, Part]:
             test_fraction=d.test_fraction,
             limit=d.limit,
         )
+    _check_parts(parts)
     everything = [s for part in parts.values() for s in part.text]
     letters = proteins.Alphabet.of(everything)
     length = max(map(len, everything))
+    if max(config.model.eisl_ngrams) > length:
+        allowed = f"n-grams of at most {length} letters, as the sequences"
+        raise ConfigError("model.eisl_ngrams", config.model.eisl_ngrams, allowed)
     vocabulary = Vocabulary(
         size=len(letters),
         source_size=len(letters),

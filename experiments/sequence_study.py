@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Key
 
-from experiments import sequence_report, systems
+from experiments import checks, sequence_report, systems
 from experiments.sequence_data import Part, Vocabulary, load
 from experiments.sequence_judge import (
     Judge,
@@ -24,6 +24,8 @@ from experiments.sequence_judge import (
 from experiments.study import Study
 from jaxgen import config as config_lib
 from jaxgen.config import Config
+from jaxgen.data import proteins, text
+from jaxgen.errors import ConfigError
 from jaxgen.losses import eisl
 from jaxgen.metrics import text as text_metrics
 from jaxgen.nn import bert, gpt2, hf, sequence
@@ -34,50 +36,84 @@ __all__ = ["Judge", "evaluate", "load"]  # parts of what `experiments.eddpm` ask
 
 SYSTEMS = ("eddpm", "two_stage", "vae", "lm")
 
-_c = config_lib
-# Of data, networks and judges: what any study on sequences has.
+# Of data, networks and judges: what any study on sequences reads.
+MODEL_NAMES = {
+    **checks.NAMES,
+    "data": "kind source path name train test text_field label_field valid_fraction test_fraction "
+    "limit max_words seed max_tokens tokenizer vocab_size source_vocab_size alphabet",
+    "model": "latent_dim latent_norm encoder_width encoder_depth encoder_heads encoder_path pre_norm "
+    "decoder decoder_width decoder_depth decoder_heads decoder_path hide_rate pad_weight eisl "
+    "eisl_ngrams regressor_weight denoiser_width denoiser_depth dropout dtype remat scan",
+    "judge": "width depth heads steps reverse_steps learning_rate test_rows probe_rows",
+}
+NAMES = {
+    **MODEL_NAMES,
+    "": "seed seeds systems",
+    **systems.NAMES,
+    "vae": "betas anneal_steps free_bits",
+    "two_stage": "beta",
+    "ascent": "count stages steps rate penalty keep noise width depth train_steps batch_size "
+    "learning_rate",
+}
 MODEL_RULES: dict[str, config_lib.Rule] = {
-    "data.max_tokens": _c.at_least(2),
-    "data.vocab_size": _c.at_least(8),
-    "data.limit": _c.NON_NEGATIVE,
-    "data.max_words": _c.NON_NEGATIVE,
-    "model.decoder": _c.one_of("gpt2", "parallel"),
-    "model.encoder_width": _c.at_least(1),
-    "model.encoder_depth": _c.at_least(1),
-    "model.encoder_heads": _c.at_least(1),
-    "model.decoder_width": _c.at_least(1),
-    "model.decoder_depth": _c.at_least(1),
-    "model.decoder_heads": _c.at_least(1),
-    "model.dropout": _c.FRACTION,
-    "model.hide_rate": _c.FRACTION,
-    "model.pad_weight": _c.NON_NEGATIVE,
-    "model.eisl": (lambda v: 0 <= v <= 1, "0 to 1"),
-    "model.eisl_ngrams": (lambda v: v and all(n >= -1 for n in v), "one or more of -1, 0, 1, ..."),
-    "model.regressor_weight": _c.NON_NEGATIVE,
-    "judge.width": _c.at_least(1),
-    "judge.depth": _c.at_least(1),
-    "judge.heads": _c.at_least(1),
-    "judge.steps": _c.at_least(1),
-    "judge.reverse_steps": _c.at_least(1),
-    "judge.learning_rate": _c.POSITIVE,
-    "judge.test_rows": _c.at_least(10),
-    "judge.probe_rows": _c.at_least(10),
+    "data.kind": config_lib.one_of("text", "proteins"),
+    "data.source": config_lib.one_of(*text.SOURCES, "csv", *proteins.SETS),
+    "model.decoder": config_lib.one_of("gpt2", "parallel"),
+    "model.eisl": config_lib.number(0.0, 1.0),
 }
-RULES: dict[str, config_lib.Rule] = {
-    **MODEL_RULES,
-    "ascent.count": _c.at_least(2),
-    "ascent.steps": _c.at_least(1),
-    "ascent.stages": _c.at_least(1),
-    "ascent.rate": _c.POSITIVE,
-    "ascent.penalty": _c.NON_NEGATIVE,
-    "ascent.keep": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
-    "ascent.noise": _c.NON_NEGATIVE,
-    "ascent.width": _c.at_least(1),
-    "ascent.depth": _c.NON_NEGATIVE,
-    "ascent.train_steps": _c.at_least(1),
-    "ascent.batch_size": _c.at_least(1),
-    "ascent.learning_rate": _c.POSITIVE,
-}
+
+
+def check(config: Config) -> None:
+    """Raises ConfigError for fields that cannot be, or not together."""
+    rules = {**MODEL_RULES, "systems": config_lib.some_of(*SYSTEMS)}
+    config_lib.check_fields(config, NAMES, rules)
+    check_sequences(config)
+
+
+def check_sequences(config: Config) -> None:
+    """What data, networks and judges of any study on sequences have to be together."""
+    d, m = config.data, config.model
+    for network in ("model.encoder", "model.decoder"):
+        checks.check_divides(config, f"{network}_heads", f"{network}_width")
+    checks.check_divides(config, "judge.heads", "judge.width")
+    checks.check_fractions(config, test=d.source == "grammar" or not d.test)
+    checks.check_tokenizer(config)
+    (check_text if d.kind == "text" else check_proteins)(config)
+    if m.decoder_path and m.decoder != "gpt2":
+        raise ConfigError("model.decoder_path", m.decoder_path, "'' for a parallel decoder")
+    checks.check_pretrained(config, "model.encoder_path", ("bert",), d.max_tokens)
+    gpts = ("gpt2", "gpt_neo")
+    checks.check_pretrained(config, "model.decoder_path", gpts, d.max_tokens + 1)
+
+
+def check_text(config: Config) -> None:
+    """Where sentences come from, and what has to be said of a source."""
+    d = config.data
+    config_lib.check(config, {"data.source": config_lib.one_of(*text.SOURCES)})
+    checks.check_ngrams(config, "model.eisl_ngrams", d.max_tokens)
+    if config.model.regressor_weight:
+        raise ConfigError("model.regressor_weight", config.model.regressor_weight, "0 for text")
+    if d.source in ("files", "table") and not d.train:
+        raise ConfigError("data.train", d.train, f"at least one file name, for source {d.source}")
+    if d.source in ("hf", "tfds") and not d.name:
+        raise ConfigError("data.name", d.name, f"the name of a data set, for source {d.source}")
+    if d.source in ("table", "hf", "tfds") and not d.text_field:
+        raise ConfigError("data.text_field", d.text_field, "the column of the sentences")
+    if d.source == "grammar" and d.limit > 10**7:
+        raise ConfigError("data.limit", d.limit, "at most 10000000 sentences of the grammar")
+
+
+def check_proteins(config: Config) -> None:
+    """Where proteins come from."""
+    d = config.data
+    config_lib.check(config, {"data.source": config_lib.one_of("csv", *proteins.SETS)})
+    if d.source == "csv" and len(d.train) != 1:
+        raise ConfigError("data.train", d.train, "one file name")
+    if len(d.test) > 1:
+        raise ConfigError("data.test", d.test, "one file name, or none")
+    for field in ("encoder_path", "decoder_path"):
+        if config.model[field]:
+            raise ConfigError(f"model.{field}", config.model[field], "'' for proteins")
 
 
 def x_of(part: Part) -> Any:

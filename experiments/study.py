@@ -19,46 +19,16 @@ from jaxgen.data import pipeline
 from jaxgen.errors import ConfigError
 from jaxgen.train import loop, state, step
 
-_c = config_lib
-RULES: dict[str, config_lib.Rule] = {
-    "seeds": _c.at_least(1),
-    "train.steps": _c.at_least(1),
-    "train.batch_size": _c.at_least(1),
-    "train.learning_rate": _c.POSITIVE,
-    "train.optimizer": _c.one_of(*step.OPTIMIZERS),
-    "train.schedule": _c.one_of(*step.SCHEDULES),
-    "train.warmup": _c.NON_NEGATIVE,
-    "train.final": _c.NON_NEGATIVE,
-    "train.clip": _c.NON_NEGATIVE,
-    "train.weight_decay": _c.NON_NEGATIVE,
-    "train.ema_decay": _c.FRACTION,
-    "train.accumulate": _c.at_least(1),
-    "train.log_every": _c.at_least(1),
-    "train.save_every": _c.at_least(1),
-    "train.keep": _c.at_least(1),
-    "train.profile_steps": _c.at_least(1),
-    "mesh.host_devices": _c.NON_NEGATIVE,
-    "mesh.processes": _c.at_least(1),
-}
-
 
 def mesh_shape(config: Config) -> dict[str, int]:
     """Axis sizes as `config.mesh` has them."""
     return {axis: config.mesh[axis] for axis in mesh_lib.AXES}
 
 
-def check_accumulate(config: Config) -> None:
-    """The batch must be cut into equal parts."""
-    if config.train.batch_size % config.train.accumulate:
-        raise ConfigError(
-            "train.accumulate", config.train.accumulate, f"a divisor of {config.train.batch_size}"
-        )
-
-
 def check_batch(config: Config, mesh: Mesh, field: str = "train.batch_size") -> None:
     """That batch must divide over the mesh, in each part of an accumulated step."""
     parts = mesh_lib.batch_divisor(mesh) * config.train.accumulate
-    size = _c.get(config, field)
+    size = config_lib.get(config, field)
     if size % parts:
         raise ConfigError(
             field, size, f"a multiple of {parts} (mesh axes data x fsdp, times train.accumulate)"

@@ -28,10 +28,10 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Int, Key
 
-from experiments import attributes, latent_methods, sequence_study, systems
+from experiments import attributes, checks, latent_methods, sequence_study, systems
 from experiments.image_report import curves
 from experiments.sequence_data import Part, Vocabulary, about_cuts, take_rows
-from experiments.study import RULES, Study, check_accumulate, open_study
+from experiments.study import Study, open_study
 from jaxgen import config as config_lib
 from jaxgen import launch
 from jaxgen.config import Config
@@ -43,8 +43,15 @@ from jaxgen.nn import sequence, t5, textcnn
 from jaxgen.text import decoding, relaxed
 from jaxgen.train import markup, report
 
-_c = config_lib
 LOSSES = ("ce", "eisl")
+NAMES = {
+    **sequence_study.MODEL_NAMES,
+    "": "seed seeds losses",
+    "operators": "attributes",
+    "transfer": "content_weights style_weight temperature ngrams",
+    "classifier": "width hide_rate steps learning_rate",
+    "evaluate": "count",
+}
 COLUMNS = {
     "accuracy": "accuracy ↑",
     "bleu": "input-BLEU ↑",
@@ -55,31 +62,18 @@ COLUMNS = {
 
 def validate(config: Config) -> None:
     """Raises ConfigError for any value that cannot run; touches no device and no data."""
-    _c.check(
-        config,
-        {
-            **RULES,
-            **sequence_study.MODEL_RULES,
-            "operators.attributes": (lambda v: tuple(v) == ("sentiment",), "('sentiment',)"),
-            "losses": _c.some_of(*LOSSES),
-            "transfer.content_weights": (
-                lambda v: v and all(w >= 0 for w in v),
-                "numbers, 0 or more",
-            ),
-            "transfer.style_weight": _c.NON_NEGATIVE,
-            "transfer.temperature": _c.POSITIVE,
-            "transfer.ngrams": (
-                lambda v: v and all(n >= -1 for n in v),
-                "one or more of -1, 0, 1, ...",
-            ),
-            "classifier.width": _c.at_least(1),
-            "classifier.hide_rate": _c.FRACTION,
-            "classifier.steps": _c.at_least(1),
-            "classifier.learning_rate": _c.POSITIVE,
-            "evaluate.count": _c.at_least(10),
-        },
-    )
-    check_accumulate(config)
+    c = config_lib
+    rules = {
+        **sequence_study.MODEL_RULES,
+        "data.kind": c.one_of("text"),
+        "operators.attributes": (lambda v: tuple(v) == ("sentiment",), "('sentiment',)"),
+        "losses": c.some_of(*LOSSES),
+    }
+    c.check_fields(config, NAMES, rules)
+    sequence_study.check_sequences(config)
+    checks.check_ngrams(config, "transfer.ngrams", config.data.max_tokens)
+    attributes.names(config)
+    checks.check_run(config)
 
 
 def told(source: Int[Array, "B T"], style: Int[Array, " B"], v: Vocabulary) -> Array:
@@ -201,7 +195,7 @@ def evaluate(
 
 def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
     """Trains what is not trained (if it may), judges everything, writes the report."""
-    study = open_study(config, workdir, sequence_study.load, may_train=may_train)
+    study = open_study(config, workdir, attributes.load, may_train=may_train)
     judges = latent_methods.Judges.train(study)
     train, v = study.data["train"], study.data["train"].vocabulary
     test = take_rows(study.data["test"], config.evaluate.count)

@@ -17,11 +17,18 @@ from flax import nnx
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxgen.config import Config
-from jaxgen.diffusion import eddpm, gaussian, samplers, schedule, timesteps
+from jaxgen.diffusion import eddpm, gaussian, schedule, timesteps
 from jaxgen.errors import ConfigError
 from jaxgen.nn import mlp, renorm, vae
 from jaxgen.train.step import Loss
 
+# Fields of a config that the systems read; see `jaxgen.config.check_fields`.
+NAMES = {
+    "schedule": "kind num_steps beta_min beta_max",
+    "eddpm": "weighting alignment sigma_0 diffusion_weight num_t mse_weight encoder_warmup adaptive_t "
+    "decoder_noise",
+    "sample": "sampler steps eta count",
+}
 Vectors = Float[Array, "B D"]
 Logprob = Callable[[PyTree, Vectors], Float[Array, " B"]]
 
@@ -253,6 +260,8 @@ def latent_diffusion_system(config: Config) -> System:
 
 def sampler(config: Config, chain: schedule.Schedule) -> Callable[..., Any]:
     """(denoise, z_T, key) -> z_0 by the configured sampler."""
+    from jaxgen.diffusion import samplers
+
     s = config.sample
     if s.sampler == "ancestral":
         return lambda denoise, z, key: samplers.ancestral(denoise, z, key, chain)

@@ -63,15 +63,24 @@ class Corpus:
         """Tokens of sentences, cut at the corpus' length."""
         return tokenizers.encode(self.tokenizer, texts, self.length)[0]
 
-    def arrays(self, kind: str, level: float, seed: int) -> dict[str, np.ndarray]:
-        """Training pairs; the targets are disturbed as asked, the sources are clean.
+    def trained_on(self) -> Int[np.ndarray, " N"]:
+        """Training pairs of which neither side is longer than `train_length`.
 
-        Noise may lengthen a target, which is then cut.
+        Raises:
+          ConfigError: there is none.
         """
         train, longest = self.parts["train"], self.train_length
         rows = np.flatnonzero(fitting(self.tokenizer, train, longest))
         if not len(rows):
             raise ConfigError("data.train_tokens", longest, "a length that some train pair has")
+        return rows
+
+    def arrays(self, kind: str, level: float, seed: int) -> dict[str, np.ndarray]:
+        """Training pairs; the targets are disturbed as asked, the sources are clean.
+
+        Noise may lengthen a target, which is then cut.
+        """
+        train, longest, rows = self.parts["train"], self.train_length, self.trained_on()
         clean = [train.target[i] for i in rows]
         target = noise.corrupt(clean, kind, level, seed=seed, blank=tokenizers.UNKNOWN_WORD)
         sides = {"source": [train.source[i] for i in rows], "target": target}
@@ -92,6 +101,9 @@ def load(config: Config, workdir: pathlib.Path) -> Corpus:
             limit=d.limit,
             seed=d.seed,
         )
+    for split in ("train", "test"):
+        if not len(parts[split]):
+            raise ConfigError("data", 0, f"at least one pair in the {split} split")
     train = parts["train"]
     tokenizer = kept_tokenizer(config, workdir, train.source + train.target)
     longest = d.train_tokens or d.max_tokens
@@ -102,7 +114,22 @@ def load(config: Config, workdir: pathlib.Path) -> Corpus:
         ids = tokenizers.tokens(tokenizer, parts[name].source)
         read[name] = kept.of_lengths([list(map(len, ids))], [tokenizers.room(d.max_tokens)])
     special = tokenizers.special_ids(tokenizer)
-    return Corpus(parts, tokenizer, len(tokenizer), *special, d.max_tokens, longest, read, left_out)
+    size = len(tokenizer)
+    corpus = Corpus(parts, tokenizer, size, *special, d.max_tokens, longest, read, left_out)
+    corpus.trained_on()
+    check_vocabulary(config, size)
+    return corpus
+
+
+def check_vocabulary(config: Config, size: int) -> None:
+    """The fused loss splits the vocabulary evenly over the mesh axis `model`.
+
+    Raises:
+      ConfigError: where it cannot.
+    """
+    parts = config.mesh.model
+    if config.eisl.fused_bytes and parts > 1 and size % parts:
+        raise ConfigError("mesh.model", parts, f"a divisor of {size} tokens, with eisl.fused_bytes")
 
 
 def fitting(tokenizer: Any, pairs: parallel.Pairs, longest: int) -> Bool[np.ndarray, " N"]:
@@ -281,6 +308,7 @@ def system(
 def abstract(config: Config) -> tuple[Corpus, dict[str, Any]]:
     """A corpus and the shapes of a batch from the config alone, for `--mode=compile`."""
     d = config.data
+    check_vocabulary(config, d.vocab_size)
     ids = jax.ShapeDtypeStruct((config.train.batch_size, d.max_tokens), jnp.int32)
     corpus = Corpus({}, None, d.vocab_size, 1, 2, 0, d.max_tokens, d.max_tokens)
     return corpus, {"source": ids, "target": ids}

@@ -12,7 +12,7 @@ class ConfigError(ValueError):
         value: what was given.
         allowed: what would be accepted, in words.
         """
-        super().__init__(f"{field} is {value!r}, allowed: {allowed}")
+        super().__init__(f"{field} is {shown(value)}, allowed: {allowed}")
         self.field = field
 
 
@@ -26,3 +26,17 @@ class UsageError(ConfigError):
     def __init__(self, message: str):
         ValueError.__init__(self, message)
         self.field = "command line"
+
+
+def shown(value: Any) -> str:
+    """`repr`, short enough for an error's line."""
+    try:
+        return shorten(repr(value))
+    except Exception:  # of an int with too many digits, or of an object of the config file's own
+        return f"<{type(value).__name__}>"
+
+
+def shorten(text: str, most: int = 200) -> str:
+    """On one line, and cut in the middle where it is longer than `most`."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"

@@ -17,7 +17,7 @@ from PIL import Image
 
 from jaxgen.config import Config
 from jaxgen.errors import ConfigError
-from jaxgen.launch import check_workdir, write_config
+from jaxgen.launch import check_workdir, clear, write_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 DIGITS = "--config=configs/eddpm/digits.py"
@@ -125,9 +125,10 @@ def test_a_launch_that_failed_before_a_checkpoint_does_not_mark_its_workdir(tmp_
     with pytest.raises(ConfigError, match="vocab_size: 50 -> 60"):
         check_workdir(tmp_path, other, "train", may_begin=True)
     (run / "unreadable-5").rmdir()
-    check_workdir(tmp_path, config, "train", may_begin=True)
+    assert not check_workdir(tmp_path, config, "train", may_begin=True)
+    assert check_workdir(tmp_path, other, "train", may_begin=True)
     assert (tmp_path / "tokenizer").exists()
-    check_workdir(tmp_path, other, "train", may_begin=True)
+    clear(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} - {"variant-0"} == {"mine.txt"}
 
 

@@ -23,6 +23,7 @@ from numpy import ndarray
 from jaxgen.data import labels, splits, tables
 from jaxgen.errors import ConfigError
 
+SOURCES = ("digits", "folder", "tfds", "hf")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 LABELS = ("label", "labels", "coarse_label")
 SPLITS = {"train", "valid", "validation", "val", "test"}

@@ -17,6 +17,7 @@ AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 LETTERS = AMINO_ACIDS + "BJOUXZ*-."
 GAP = "-"
 PAD = 0  # id of padding; letters follow
+SETS = ("AMPvsUniProt", "AMPvsTM", "ACPvsTM", "ACPvsRandom")  # that modlamp ships
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,9 +180,8 @@ def _number(cell: str) -> float | None:
 
 def _from_modlamp(name: str) -> Proteins:
     """A set that modlamp ships."""
-    names = ("AMPvsUniProt", "AMPvsTM", "ACPvsTM", "ACPvsRandom")
-    if name not in names:
-        raise ConfigError("data.source", name, "one of csv, " + ", ".join(names))
+    if name not in SETS:
+        raise ConfigError("data.source", name, "one of csv, " + ", ".join(SETS))
     try:
         from modlamp import datasets
     except ImportError as e:
