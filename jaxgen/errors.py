@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 
 class ConfigError(ValueError):
     """A field has a value that is not allowed."""
@@ -22,3 +24,23 @@ class UsageError(ConfigError):
     def __init__(self, message: str):
         ValueError.__init__(self, message)
         self.field = "command line"
+
+
+def require(name: str, ok: Any, value: Any, allowed: str) -> None:
+    """One check of an argument, for options that may also be traced, such as an annealed temperature.
+
+    Args:
+      name: of the argument.
+      ok: whether the value is allowed, such as `(value > 0) & (value < inf)`: `&`, not a chain of
+        comparisons, so that it can be traced. A traced one passes: its value is not known yet.
+      value: what was given.
+      allowed: what would be accepted, in words.
+
+    Raises:
+      ValueError: not ok (not everywhere, of an array).
+    """
+    import jax
+
+    if isinstance(ok, jax.core.Tracer) or np.all(np.asarray(ok)):
+        return
+    raise ValueError(f"{name} is {np.asarray(value).tolist()!r}, allowed: {allowed}")
