@@ -97,11 +97,9 @@ def terms(
     beta_1 = schedule.beta[1]
     ratio = jnp.broadcast_to(jnp.square(sigma) / beta_1, mu.shape)
     if alignment == "kl":
-        # Taken at t = 1 for every example: elsewhere it is not used, but divides by an alpha_bar that
-        # is 0 at the end of a long chain, and its gradient would be NaN times 0.
-        residual = _scale_gradient(mu, encoder_grad) - predict_z0(
-            z_t, jnp.ones_like(t), eps_hat, schedule
-        )
+        # At t = 1 whatever t is: a long chain's last alpha_bar would make the unused gradients NaN.
+        predicted = predict_z0(z_t, jnp.ones_like(t), eps_hat, schedule)
+        residual = _scale_gradient(mu, encoder_grad) - predicted
         at_one = sum_trailing(residual.astype(sigma.dtype) ** 2) / (2.0 * beta_1)
         variance = 0.5 * (ratio - 1.0 - jnp.log(ratio))
     elif alignment == "joint":
@@ -138,8 +136,7 @@ def loss(
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """The EDDPM loss of a batch, averaged over examples; 0 without examples.
 
-    Float32 or wider, whatever the latents are. `sigma_0`, `diffusion_weight`, `encoder_grad` and
-    `decoder_noise` may be traced, to be annealed.
+    Float32 or wider, whatever the latents are; float options may be traced, to be annealed.
 
     Args:
       encode: x -> mu [B, ...], or x -> (mu, sigma) for a predicted sigma_0.
@@ -172,12 +169,9 @@ def loss(
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting is {weighting!r}, allowed: {', '.join(WEIGHTINGS)}")
     if sigma_0 is not None:
-        ok = (sigma_0 > 0) & (sigma_0 < jnp.inf)
-        require("sigma_0", ok, sigma_0, "finite, above 0, or None for sqrt(beta_1)")
+        require("sigma_0", (sigma_0 > 0) & (sigma_0 < jnp.inf), sigma_0, "finite, above 0, or None")
     ok = (decoder_noise >= 0) & (decoder_noise < jnp.inf)
     require("decoder_noise", ok, decoder_noise, "finite, at least 0")
-    require("diffusion_weight", abs(diffusion_weight) < jnp.inf, diffusion_weight, "finite")
-    require("num_t", num_t >= 1, num_t, "at least 1")
     key_t, key_0, key_eps, key_dec = jax.random.split(key, 4)
     encoded = encode(x)
     predicted_sigma = isinstance(encoded, tuple)
@@ -192,19 +186,15 @@ def loss(
         t = jax.random.randint(key_t, shape, 1, num_steps + 1, jnp.int32)
         importance = jnp.ones(shape, dtype)
     else:
-        drawn = jax.random.categorical(key_t, jnp.log(t_probs), shape=shape)
-        t = 1 + drawn.astype(jnp.int32)
+        t = 1 + jax.random.categorical(key_t, jnp.log(t_probs), shape=shape).astype(jnp.int32)
         importance = 1.0 / (num_steps * t_probs[t - 1].astype(dtype))
-    noise_0 = jax.random.normal(key_0, mu.shape, mu.dtype)
-    noise_t = jax.random.normal(key_eps, (num_t, *mu.shape), mu.dtype)
-    extra: Array | float = 0.0
+    noise_0 = jax.random.normal(key_0, mu.shape, dtype).astype(mu.dtype)
+    noise_t = jax.random.normal(key_eps, (num_t, *mu.shape), dtype).astype(mu.dtype)
+    extra = jnp.zeros((), dtype)
     if not is_zero(decoder_noise):
-        extra = decoder_noise * jax.random.normal(key_dec, mu.shape, mu.dtype)
-    options: dict[str, Any] = {
-        "alignment": alignment,
-        "encoder_grad": encoder_grad,
-        "decoder_noise": extra,
-    }
+        extra = decoder_noise * jax.random.normal(key_dec, mu.shape, dtype)
+    options: dict[str, Any] = {"alignment": alignment, "encoder_grad": encoder_grad}
+    options["decoder_noise"] = extra
 
     def at(t: Array, noise: Array) -> Terms:
         return terms(mu, sigma, denoise, decode_logprob, x, t, noise_0, noise, schedule, **options)

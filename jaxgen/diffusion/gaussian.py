@@ -127,7 +127,7 @@ def loss(
     z_0 = jnp.repeat(z_0, num_t, axis=0)
     schedule = schedule.astype(wide(z_0))
     t = jax.random.randint(key_t, z_0.shape[:1], 1, schedule.num_steps + 1, jnp.int32)
-    eps = jax.random.normal(key_eps, z_0.shape, z_0.dtype)
+    eps = jax.random.normal(key_eps, z_0.shape, wide(z_0)).astype(z_0.dtype)
     eps_hat = denoise(q_sample(z_0, t, eps, schedule), t)
     error = sum_trailing((eps - eps_hat).astype(wide(z_0)) ** 2)
     dim = math.prod(z_0.shape[1:])

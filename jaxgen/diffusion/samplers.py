@@ -91,7 +91,9 @@ def ddim(
       trajectory: also return z after every step: [S + 1, B, ...], the first being z_T.
     """
     ok = (eta >= 0) & (eta < jnp.inf)
-    require("eta", False if key is None and not is_zero(eta) else ok, eta, "0, or above it with a key")
+    require(
+        "eta", False if key is None and not is_zero(eta) else ok, eta, "0, or above it with a key"
+    )
     z, denoise, schedule = _widen(z_T, denoise, schedule)
     eta = jnp.asarray(eta, z.dtype) if not is_zero(eta) else None
     taus = ddim_steps(schedule.num_steps, num_steps)
@@ -185,8 +187,8 @@ def flow_ode(
     horizon = schedule.horizon
     low = horizon / 1000.0 if t_min is None else t_min
     require("t_min", (low > 0) & (low < horizon), low, f"above 0 and below {horizon}")
-    for name, size in (("rtol", rtol), ("atol", atol)):
-        require(name, (size > 0) & (size < jnp.inf), size, "finite, above 0")
+    if not (rtol > 0 and atol > 0):
+        raise ValueError(f"rtol, atol are {rtol}, {atol}, allowed: above 0")
     dtype = wide(z)
     if isinstance(schedule, Schedule):
         schedule = schedule.astype(dtype)
@@ -210,7 +212,7 @@ def flow_ode(
         stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
         max_steps=max_steps,
     )
-    steps = solution.stats["num_steps"]
+    steps = solution.stats["num_steps"].astype(jnp.int32)
     # First-same-as-last solvers reuse their last stage, and dt0=None costs two calls to start.
     tableau: Any = getattr(solver, "tableau", None)
     per_step = 1 if tableau is None else tableau.num_stages - int(tableau.fsal)

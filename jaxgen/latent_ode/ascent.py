@@ -72,8 +72,9 @@ def ascent_ode(
       ValueError: time or a tolerance that is not above 0.
     """
     require("penalty", abs(penalty) < jnp.inf, penalty, "finite")
-    for name, size in (("time", time), ("rtol", rtol), ("atol", atol)):
-        require(name, (size > 0) & (size < jnp.inf), size, "finite, above 0")
+    require("time", (time > 0) & (time < jnp.inf), time, "finite, above 0")
+    if not (rtol > 0 and atol > 0):
+        raise ValueError(f"rtol, atol are {rtol}, {atol}, allowed: above 0")
     gradient, dtype = _gradient(score, penalty), wide(z)
 
     def solve(z_0: Array) -> tuple[Array, Array]:
@@ -90,7 +91,9 @@ def ascent_ode(
         )
         assert solution.ys is not None
         done = solution.result == diffrax.RESULTS.successful
-        return jnp.where(done, solution.ys[-1], jnp.nan), solution.stats["num_steps"]
+        return jnp.where(done, solution.ys[-1], jnp.nan), solution.stats["num_steps"].astype(
+            jnp.int32
+        )
 
     end, steps = jax.vmap(solve)(z.astype(dtype))
     return end.astype(z.dtype), {"num_steps": steps}

@@ -51,12 +51,16 @@ class Gaussian:
         centred = z - mean
         covariance = centred.T @ centred / z.shape[0]
         ridge = floor * jnp.trace(covariance) / z.shape[1]
-        return cls(mean, jnp.linalg.cholesky(covariance + ridge * jnp.eye(z.shape[1], dtype=z.dtype)))
+        return cls(
+            mean, jnp.linalg.cholesky(covariance + ridge * jnp.eye(z.shape[1], dtype=z.dtype))
+        )
 
     def whiten(self, z: Float[Array, "B D"]) -> Float[Array, "B D"]:
         """Coordinates in which the fitted latents have mean 0 and covariance I."""
         centred = (z - self.mean).T
-        u = jax.scipy.linalg.solve_triangular(self.root, centred.astype(self.root.dtype), lower=True)
+        u = jax.scipy.linalg.solve_triangular(
+            self.root, centred.astype(self.root.dtype), lower=True
+        )
         return u.T.astype(z.dtype)
 
     def unwhiten(self, u: Float[Array, "B D"]) -> Float[Array, "B D"]:

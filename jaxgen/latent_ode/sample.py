@@ -27,6 +27,7 @@ from jaxgen.numerics import wide
 # (z [D], t in [0, 1]) -> grad log p_t(z) [D].
 Score = Callable[[Float[Array, " D"], Float[Array, ""]], Float[Array, " D"]]
 
+
 def clock(schedule: VPSDE, t: Float[Array, "..."]) -> Float[Array, "..."]:
     """s(t) = (1/2) int_t^1 beta: 0 at t = 1, and the length of the solve at t = 0."""
     one = jnp.ones_like(t)
@@ -101,8 +102,8 @@ def sample(
         latent size.
     """
     schedule = VPSDE() if schedule is None else schedule
-    for name, size in (("rtol", rtol), ("atol", atol)):
-        require(name, (size > 0) & (size < jnp.inf), size, "finite, above 0")
+    if not (rtol > 0 and atol > 0):
+        raise ValueError(f"rtol, atol are {rtol}, {atol}, allowed: above 0")
     require("t_start", (t_start > 0) & (t_start <= 1), t_start, "above 0 and at most 1")
     require("steps", steps is None or steps >= 1, steps, "at least 1")
     require("max_steps", max_steps >= 1, max_steps, "at least 1")
@@ -151,8 +152,8 @@ def sample(
     path = jnp.where(done[:, None, None], path, jnp.nan).astype(own)
     failed = ~jnp.isfinite(path).all((1, 2))
     stats = {
-        "num_steps": taken,
-        "nfe": evaluations(solver, taken),
+        "num_steps": taken.astype(jnp.int32),
+        "nfe": evaluations(solver, taken.astype(jnp.int32)),
         "failed": failed,
     }
     if points:

@@ -63,9 +63,11 @@ def prompt(
       added: see `GPT.hidden`; added to decoded tokens too.
 
     Raises:
-      ValueError: if prompt and answer exceed the model's positions.
+      ValueError: if prompt and answer exceed the model's positions, or the prompt is empty.
     """
     batch, length = tokens.shape
+    require("prompt's length", length >= 1, length, "at least 1")
+    require("max_tokens", max_tokens >= 0, max_tokens, "0 or more")
     limit = model.spec.max_positions
     if length + max_tokens > limit:
         raise ValueError(
