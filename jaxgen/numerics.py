@@ -35,9 +35,10 @@ def sum_trailing(x: Float[Array, "B ..."]) -> Float[Array, " B"]:
 
 
 def check_temperature(temperature: Real[ArrayLike, ""]) -> None:
-    """Raises ValueError for one that is not finite and above 0; a traced one passes."""
-    ok = (temperature > 0) & (temperature < np.inf)
-    require("temperature", ok, temperature, "finite, above 0")
+    """Raises ValueError for one that is not above 0 and finite; a traced one passes."""
+    # By NumPy, for which the smallest numbers of float32 are not 0.
+    t = temperature if isinstance(temperature, jax.core.Tracer) else np.asarray(temperature)
+    require("temperature", (t > 0) & (t < np.inf), temperature, "above 0, finite")
 
 
 def over_temperature(

@@ -169,9 +169,9 @@ def loss(
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting is {weighting!r}, allowed: {', '.join(WEIGHTINGS)}")
     if sigma_0 is not None:
-        require("sigma_0", (sigma_0 > 0) & (sigma_0 < jnp.inf), sigma_0, "finite, above 0, or None")
+        require("sigma_0", (sigma_0 > 0) & (sigma_0 < jnp.inf), sigma_0, "above 0, or None")
     ok = (decoder_noise >= 0) & (decoder_noise < jnp.inf)
-    require("decoder_noise", ok, decoder_noise, "finite, at least 0")
+    require("decoder_noise", ok, decoder_noise, "at least 0, finite")
     key_t, key_0, key_eps, key_dec = jax.random.split(key, 4)
     encoded = encode(x)
     predicted_sigma = isinstance(encoded, tuple)

@@ -42,7 +42,7 @@ def gradient_ascent(
       ValueError: a negative number of steps, or a rate that is not above 0.
     """
     require("steps", steps >= 0, steps, "0 or more")
-    require("rate", (rate > 0) & (rate < jnp.inf), rate, "finite, above 0")
+    require("rate", (rate > 0) & (rate < jnp.inf), rate, "above 0, finite")
     require("penalty", abs(penalty) < jnp.inf, penalty, "finite")
     gradient = jax.vmap(_gradient(score, penalty))
 
@@ -72,7 +72,7 @@ def ascent_ode(
       ValueError: time or a tolerance that is not above 0.
     """
     require("penalty", abs(penalty) < jnp.inf, penalty, "finite")
-    require("time", (time > 0) & (time < jnp.inf), time, "finite, above 0")
+    require("time", (time > 0) & (time < jnp.inf), time, "above 0, finite")
     if not (rtol > 0 and atol > 0):
         raise ValueError(f"rtol, atol are {rtol}, {atol}, allowed: above 0")
     gradient, dtype = _gradient(score, penalty), wide(z)

@@ -39,8 +39,8 @@ def sgld(
       ValueError: negative steps or noise, or a rate that is not above 0.
     """
     require("steps", steps >= 0, steps, "0 or more")
-    require("noise", (noise >= 0) & (noise < jnp.inf), noise, "finite, at least 0")
-    require("rate", (rate > 0) & (rate < jnp.inf), rate, "finite, above 0")
+    require("noise", (noise >= 0) & (noise < jnp.inf), noise, "at least 0, finite")
+    require("rate", (rate > 0) & (rate < jnp.inf), rate, "above 0, finite")
     score, dtype = _score(energy), wide(z)
     rate, noise = jnp.asarray(rate, dtype), jnp.asarray(noise, dtype)
 
@@ -77,7 +77,7 @@ def predictor_corrector(
     schedule = VPSDE() if schedule is None else schedule
     require("steps", steps >= 1, steps, "at least 1")
     require("corrections", corrections >= 0, corrections, "0 or more")
-    require("snr", (snr > 0) & (snr < jnp.inf), snr, "finite, above 0")
+    require("snr", (snr > 0) & (snr < jnp.inf), snr, "above 0, finite")
     require("t_start", (t_start > 0) & (t_start <= 1), t_start, "above 0 and at most 1")
     score, dtype = _score(energy), wide(z)
     snr, t_start = jnp.asarray(snr, dtype), jnp.asarray(t_start, dtype)

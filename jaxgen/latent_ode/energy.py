@@ -116,7 +116,7 @@ def regression(
       ValueError: sigma that is not above 0.
     """
     ok = (sigma > 0) & (sigma < jnp.inf)
-    require(f"operator {name!r}: sigma", ok, sigma, "finite, above 0")
+    require(f"operator {name!r}: sigma", ok, sigma, "above 0, finite")
 
     def energy(z: Array, a: Any) -> Array:
         return jnp.sum((predict(z) - a) ** 2) / (2.0 * sigma**2)

@@ -100,7 +100,7 @@ def fit_gan(
     Raises:
       ValueError: no latents.
     """
-    require("latents' rows", len(z) >= 1, len(z), "at least 1")
+    require("rows of latents", len(z) >= 1, len(z), "at least 1")
     key_g, key_d, key_train = jax.random.split(key, 3)
     dim = z.shape[1]
     generator = MLP(dim, dim, width=width, depth=depth, rngs=nnx.Rngs(key_g))

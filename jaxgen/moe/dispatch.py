@@ -24,7 +24,7 @@ def capacity_of(tokens: int, experts: int, k: int, factor: float) -> int:
     Raises:
       ValueError: a factor that is not above 0.
     """
-    require("capacity factor", (factor > 0) & (factor < float("inf")), factor, "finite, above 0")
+    require("capacity factor", (factor > 0) & (factor < float("inf")), factor, "above 0, finite")
     return max(1, int(-(-tokens * k * factor // experts)))
 
 
@@ -57,7 +57,7 @@ def capacity(
     out = experts(buffer.reshape(num_experts, slots, -1)).reshape(num_experts * slots, -1)
     read = out.at[target].get(mode="fill", fill_value=0.0)
     weight = routing.weights.T.reshape(-1, 1).astype(out.dtype)
-    y = (read * weight).reshape(k, tokens, -1).sum(0)
+    y = (read * weight).reshape(k, tokens, out.shape[-1]).sum(0)
     return y, (wanted & ~seated).sum(dtype=jnp.int32)
 
 

@@ -205,8 +205,11 @@ def temperature_at(
     Raises:
       ValueError: an unknown kind, temperatures that are not above 0, decay_steps below 1.
     """
-    for name, value in (("start", start), ("end", end), ("decay_steps", decay_steps)):
-        require(name, (value > 0) & (value < jnp.inf), value, "finite, above 0")
+    ok = (start > 0) & (start < jnp.inf) & (end > 0) & (end < jnp.inf) & (decay_steps >= 1)
+    if not isinstance(ok, jax.core.Tracer) and not ok:
+        raise ValueError(
+            f"start, end, decay_steps are {start}, {end}, {decay_steps}, allowed: above 0, finite"
+        )
     done = jnp.minimum(jnp.asarray(step, jnp.float32) / decay_steps, 1.0)
     if kind == "exponential":
         return start * (end / start) ** done

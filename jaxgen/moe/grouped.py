@@ -83,9 +83,9 @@ def _backward(saved: Any, g: Array) -> tuple[Array, Array, None]:
 
     def body(i: Any, dw: Array) -> Array:
         e, start, own = at(i)
-        a = jax.lax.dynamic_slice_in_dim(rows, start, block)
-        b = jax.lax.dynamic_slice_in_dim(cotangents, start, block)
-        b = jnp.where((jnp.arange(block) < own)[:, None], b, 0.0)
+        mine = (jnp.arange(block) < own)[:, None]
+        a = jnp.where(mine, jax.lax.dynamic_slice_in_dim(rows, start, block), 0.0)
+        b = jnp.where(mine, jax.lax.dynamic_slice_in_dim(cotangents, start, block), 0.0)
         return dw.at[e].add(a.T @ b)
 
     dw = jax.lax.fori_loop(0, total, body, varying_like(jnp.zeros_like(w), x))

@@ -192,7 +192,7 @@ def gaussian_logprob(
     Raises:
       ValueError: std that is not finite and above 0; a traced one passes.
     """
-    require("std", (std > 0) & (std < jnp.inf), std, "finite, above 0")
+    require("std", (std > 0) & (std < jnp.inf), std, "above 0, finite")
     dtype = wide(x)
     var = jnp.asarray(std, dtype) ** 2
     nll = 0.5 * ((x.astype(dtype) - mean) ** 2 / var + jnp.log(2.0 * jnp.pi * var))

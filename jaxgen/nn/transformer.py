@@ -331,7 +331,7 @@ class Attention(nnx.Module):
             out = attend_cached(q, k, v, mask, bias, scale=scale)
         else:
             out = attend(q, k, v, mask, bias, scale=scale, rate=spec.dropout, key=key)
-        return self.out(out.reshape(*out.shape[:2], -1))
+        return self.out(out.reshape(*out.shape[:2], spec.heads * spec.head_dim))
 
 
 class FeedForward(nnx.Module):

@@ -45,7 +45,7 @@ def loss(
       ValueError: beta or free_bits that are negative or not finite.
     """
     for name, value in (("beta", beta), ("free_bits", free_bits)):
-        require(name, (value >= 0) & (value < jnp.inf), value, "finite, at least 0")
+        require(name, (value >= 0) & (value < jnp.inf), value, "at least 0, finite")
     mu, log_var = encode(x)
     eps = jax.random.normal(key, mu.shape, wide(mu))
     z = (mu + jnp.exp(0.5 * log_var) * eps).astype(mu.dtype)

@@ -84,7 +84,7 @@ def test_of_nothing_there_is_no_number():
         text.self_bleu([]),
         text.self_bleu(["a b c d"]),
         text.exact_match([], []),
-        text.token_accuracy(np.ones((1, 2)), np.ones((1, 2)), np.zeros((1, 2), bool)),
+        text.token_accuracy(np.ones((1, 2), int), np.ones((1, 2), int), np.zeros((1, 2), bool)),
     ]
     assert np.isnan(values).all()
     with pytest.raises(ValueError, match="n is 0, allowed: at least 1"):
