@@ -323,8 +323,8 @@ def test_dtype_in_dtype_out(name, dtype, x64):
     assert kinds <= {want_dtype, jnp.dtype("int32"), *([jnp.dtype("float32")] * (out == "wide"))}
     if drawn and dtype == "float64":
         return
-    for value, want in zip(got, reference(name), strict=True):
-        value = np.asarray(value, np.float64)
+    for found, want in zip(got, reference(name), strict=True):
+        value = np.asarray(found, np.float64)
         if np.issubdtype(want.dtype, np.integer):
             np.testing.assert_array_equal(value, want)
         else:

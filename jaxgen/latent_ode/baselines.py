@@ -38,8 +38,9 @@ def sgld(
     Raises:
       ValueError: negative steps or noise, or a rate that is not above 0.
     """
-    require("steps", steps >= 0, steps, "0 or more")
-    require("noise", (noise >= 0) & (noise < jnp.inf), noise, "at least 0, finite")
+    ok = (steps >= 0) & (noise >= 0) & (noise < jnp.inf)
+    if not isinstance(ok, jax.core.Tracer) and not ok:
+        raise ValueError(f"steps, noise are {steps}, {noise}, allowed: 0 or more, finite")
     require("rate", (rate > 0) & (rate < jnp.inf), rate, "above 0, finite")
     score, dtype = _score(energy), wide(z)
     rate, noise = jnp.asarray(rate, dtype), jnp.asarray(noise, dtype)
@@ -75,8 +76,8 @@ def predictor_corrector(
       ValueError: steps below 1, negative corrections, snr not above 0, t_start outside (0, 1].
     """
     schedule = VPSDE() if schedule is None else schedule
-    require("steps", steps >= 1, steps, "at least 1")
-    require("corrections", corrections >= 0, corrections, "0 or more")
+    if steps < 1 or corrections < 0:
+        raise ValueError(f"steps, corrections are {steps}, {corrections}, allowed: 1, 0 or more")
     require("snr", (snr > 0) & (snr < jnp.inf), snr, "above 0, finite")
     require("t_start", (t_start > 0) & (t_start <= 1), t_start, "above 0 and at most 1")
     score, dtype = _score(energy), wide(z)

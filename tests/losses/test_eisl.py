@@ -351,7 +351,7 @@ def test_temperature_and_factors_may_be_traced_and_annealed(key):
     slope = jax.grad(loss)(0.5)
     assert slope == pytest.approx(float(loss(0.51) - loss(0.49)) / 0.02, rel=0.02)
     for bad in (float("nan"), -1.0, 0.0, float("inf"), jnp.float32(jnp.nan)):
-        with pytest.raises(ValueError, match="temperature is .*above 0"):
+        with pytest.raises(ValueError, match=r"temperature is .*above 0"):
             loss(bad)
     with pytest.raises(ValueError, match="ce_factor is nan"):
         loss(1.0, ce=float("nan"))
@@ -378,5 +378,5 @@ def test_batches_without_rows_or_real_tokens():
     assert (grad == 0).all()
     assert eisl.eisl_loss(x[:0], y[:0], ngrams=(1, 2)).shape == (0,)
     assert eisl.mixed_loss(x[:, :0], y[:, :0], ngram_factor=0.0).tolist() == [0.0, 0.0]
-    with pytest.raises(ValueError, match="ngrams is .*at most 0"):
+    with pytest.raises(ValueError, match=r"ngrams is .*at most 0"):
         eisl.eisl_loss(x, y[:, :0])

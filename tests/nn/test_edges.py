@@ -77,7 +77,7 @@ def test_tokens_beyond_the_vocabulary(gpt, encoder, seq2seq, token):
         "bert": lambda x, m: encoder(x, mask=m),
         "t5 source": lambda x, m: seq2seq(x, ids(2, 3), source_mask=m),
         "t5 target": lambda x, m: seq2seq(ids(2, 3), x, target_mask=m),
-        "cnn": lambda x, m: cnn(x, m),
+        "cnn": cnn,
     }
     for name, call in calls.items():
         with pytest.raises(
