@@ -76,5 +76,5 @@ def test_options_may_be_traced_and_are_checked_where_they_are_known():
             f(float("nan"), values[1])
         with pytest.raises(ValueError, match="nan, allowed: "):
             f(values[0], float("nan"))
-        with pytest.raises(ValueError, match="is -0.1, allowed: above 0"):
+        with pytest.raises(ValueError, match=r"is -0\.1, allowed: above 0"):
             f(-0.1, values[1])
