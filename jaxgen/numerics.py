@@ -6,10 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from jaxgen.errors import require
+
+# An option that may be traced.
+Number = Real[Array, ""] | np.floating | np.integer | float | int
 
 
 def wide(x: Any) -> Any:
@@ -34,7 +36,7 @@ def sum_trailing(x: Float[Array, "B ..."]) -> Float[Array, " B"]:
     return flat.astype(wide(x)).sum(axis=-1)
 
 
-def check_temperature(temperature: Real[ArrayLike, ""]) -> None:
+def check_temperature(temperature: Number) -> None:
     """Raises ValueError for one that is not above 0 and finite; a traced one passes."""
     # By NumPy, for which the smallest numbers of float32 are not 0.
     t = temperature if isinstance(temperature, jax.core.Tracer) else np.asarray(temperature)
@@ -42,7 +44,7 @@ def check_temperature(temperature: Real[ArrayLike, ""]) -> None:
 
 
 def over_temperature(
-    logits: Float[Array, "..."], temperature: Real[ArrayLike, ""], *, axis: int = -1
+    logits: Float[Array, "..."], temperature: Number, *, axis: int = -1
 ) -> Float[Array, "..."]:
     """(logits - their largest) / temperature, in float32 or wider.
 
@@ -65,7 +67,7 @@ def finite_padding(x: Float[Array, "*N D"], real: Bool[Array, "*N"] | None) -> F
 
 def lookup(
     table: Float[Array, "N D"],
-    ids: Int[ArrayLike, "..."],
+    ids: Int[Array, "..."],
     name: str,
     real: Bool[Array, "..."] | None = None,
 ) -> Float[Array, "... D"]:

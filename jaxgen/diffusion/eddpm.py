@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, Key, PyTree, Real
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from jaxgen.diffusion.gaussian import (
     Denoise,
@@ -37,7 +37,7 @@ from jaxgen.diffusion.gaussian import (
 )
 from jaxgen.diffusion.schedule import Schedule
 from jaxgen.errors import require
-from jaxgen.numerics import is_zero, mean, sum_trailing, wide
+from jaxgen.numerics import Number, is_zero, mean, sum_trailing, wide
 
 Latent = Float[Array, "B ..."]
 Encode = Callable[[PyTree], Latent | tuple[Latent, Latent]]
@@ -126,12 +126,12 @@ def loss(
     schedule: Schedule,
     *,
     weighting: str = "simple",
-    sigma_0: Real[ArrayLike, ""] | None = None,
-    diffusion_weight: Real[ArrayLike, ""] = 1.0,
+    sigma_0: Number | None = None,
+    diffusion_weight: Number = 1.0,
     num_t: int = 1,
     alignment: str = "kl",
-    encoder_grad: Real[ArrayLike, ""] = 1.0,
-    decoder_noise: Real[ArrayLike, ""] = 0.0,
+    encoder_grad: Number = 1.0,
+    decoder_noise: Number = 0.0,
     t_probs: Float[Array, " T"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """The EDDPM loss of a batch, averaged over examples; 0 without examples.
@@ -227,7 +227,7 @@ def weigh(
     schedule: Schedule,
     weighting: str,
     *,
-    diffusion_weight: Real[ArrayLike, ""] = 1.0,
+    diffusion_weight: Number = 1.0,
 ) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
     """Splits the weighted loss into what the sampled t changes and what it does not, each [B].
 

@@ -12,13 +12,12 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, Key, Real
+from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.diffusion.gaussian import Denoise, p_mean, per_example
 from jaxgen.diffusion.schedule import VPSDE, Schedule
 from jaxgen.errors import require
-from jaxgen.numerics import is_zero, wide
+from jaxgen.numerics import Number, is_zero, wide
 
 
 def ancestral(
@@ -78,7 +77,7 @@ def ddim(
     schedule: Schedule,
     *,
     num_steps: int,
-    eta: Real[ArrayLike, ""] = 0.0,
+    eta: Number = 0.0,
     key: Key[Array, ""] | None = None,
     trajectory: bool = False,
 ) -> Float[Array, "..."]:
@@ -95,7 +94,7 @@ def ddim(
         "eta", False if key is None and not is_zero(eta) else ok, eta, "0, or above it with a key"
     )
     z, denoise, schedule = _widen(z_T, denoise, schedule)
-    eta = jnp.asarray(eta, z.dtype) if not is_zero(eta) else None
+    share = None if is_zero(eta) else jnp.asarray(eta, z.dtype)
     taus = ddim_steps(schedule.num_steps, num_steps)
     keys = jax.random.split(jax.random.key(0) if key is None else key, num_steps)
 
@@ -104,11 +103,11 @@ def ddim(
         ts = jnp.full(z.shape[:1], t)
         eps = denoise(z, ts)
         rest_t, rest_s = schedule.one_minus_alpha_bar[t], schedule.one_minus_alpha_bar[s]
-        sigma = 0.0 if eta is None else eta * jnp.sqrt(rest_s / rest_t * (1.0 - ratio))
+        sigma = 0.0 if share is None else share * jnp.sqrt(rest_s / rest_t * (1.0 - ratio))
         # (z_t - sqrt(rest_t) eps) / sqrt(ratio) is sqrt(alpha_bar_s) times the predicted z_0.
         mean = (z - jnp.sqrt(rest_t) * eps) / jnp.sqrt(ratio)
         mean += jnp.sqrt(jnp.maximum(rest_s - sigma**2, 0.0)) * eps
-        if eta is not None:
+        if share is not None:
             mean += sigma * jax.random.normal(key_t, z.shape, z.dtype)
         return mean, mean if trajectory else None
 
@@ -164,7 +163,7 @@ def flow_ode(
     schedule: Schedule | VPSDE,
     *,
     forward: bool = False,
-    t_min: Real[ArrayLike, ""] | None = None,
+    t_min: Number | None = None,
     solver: diffrax.AbstractSolver | None = None,
     rtol: float = 1e-4,
     atol: float = 1e-4,

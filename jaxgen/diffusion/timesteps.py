@@ -7,10 +7,10 @@ see each step too rarely. The state is a plain array that the train step carries
 """
 
 import jax.numpy as jnp
-from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, Real
+from jaxtyping import Array, Float, Int
 
 from jaxgen.errors import require
+from jaxgen.numerics import Number
 
 
 def init(bins: int = 32) -> Float[Array, " bins"]:
@@ -19,7 +19,7 @@ def init(bins: int = 32) -> Float[Array, " bins"]:
 
 
 def probabilities(
-    state: Float[Array, " bins"], num_steps: int, *, uniform: Real[ArrayLike, ""] = 0.1
+    state: Float[Array, " bins"], num_steps: int, *, uniform: Number = 0.1
 ) -> Float[Array, " T"]:
     """p_t for t = 1..T; a share `uniform` is spread evenly, so that no weight is unbounded."""
     require("uniform", (uniform >= 0) & (uniform <= 1), uniform, "0 to 1")

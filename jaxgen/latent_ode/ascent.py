@@ -15,16 +15,15 @@ from collections.abc import Callable
 import diffrax
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, Real
+from jaxtyping import Array, Float, Int
 
 from jaxgen.errors import require
-from jaxgen.numerics import wide
+from jaxgen.numerics import Number, wide
 
 Property = Callable[[Float[Array, " D"]], Float[Array, ""]]
 
 
-def _gradient(score: Property, penalty: Real[ArrayLike, ""]) -> Callable[[Array], Array]:
+def _gradient(score: Property, penalty: Number) -> Callable[[Array], Array]:
     return jax.grad(lambda z: score(z) - (0.5 * penalty * jnp.sum(z**2)).astype(z.dtype))
 
 
@@ -33,8 +32,8 @@ def gradient_ascent(
     z: Float[Array, "B D"],
     *,
     steps: int | Int[Array, ""],
-    rate: Real[ArrayLike, ""],
-    penalty: Real[ArrayLike, ""] = 0.0,
+    rate: Number,
+    penalty: Number = 0.0,
 ) -> Float[Array, "B D"]:
     """`steps` steps z <- z + rate grad J(z) of each row, in float32 or wider; rate and penalty may be traced.
 
@@ -43,7 +42,7 @@ def gradient_ascent(
     """
     require("steps", steps >= 0, steps, "0 or more")
     require("rate", (rate > 0) & (rate < jnp.inf), rate, "above 0, finite")
-    require("penalty", abs(penalty) < jnp.inf, penalty, "finite")
+    require("penalty", (penalty > -jnp.inf) & (penalty < jnp.inf), penalty, "finite")
     gradient = jax.vmap(_gradient(score, penalty))
 
     def body(_: Array, z: Array) -> Array:
@@ -56,8 +55,8 @@ def ascent_ode(
     score: Property,
     z: Float[Array, "B D"],
     *,
-    time: Real[ArrayLike, ""],
-    penalty: Real[ArrayLike, ""] = 0.0,
+    time: Number,
+    penalty: Number = 0.0,
     solver: diffrax.AbstractSolver | None = None,
     rtol: float = 1e-3,
     atol: float = 1e-3,
@@ -71,7 +70,7 @@ def ascent_ode(
     Raises:
       ValueError: time or a tolerance that is not above 0.
     """
-    require("penalty", abs(penalty) < jnp.inf, penalty, "finite")
+    require("penalty", (penalty > -jnp.inf) & (penalty < jnp.inf), penalty, "finite")
     require("time", (time > 0) & (time < jnp.inf), time, "above 0, finite")
     if not (rtol > 0 and atol > 0):
         raise ValueError(f"rtol, atol are {rtol}, {atol}, allowed: above 0")

@@ -8,12 +8,12 @@ or wider.
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, Key, Real
+from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.diffusion.schedule import VPSDE
 from jaxgen.errors import require
 from jaxgen.latent_ode.energy import Energy
-from jaxgen.numerics import wide
+from jaxgen.numerics import Number, wide
 
 
 def _score(energy: Energy) -> Energy:
@@ -26,8 +26,8 @@ def sgld(
     key: Key[Array, ""],
     *,
     steps: int | Int[Array, ""],
-    rate: Real[ArrayLike, ""],
-    noise: Real[ArrayLike, ""] = 1.0,
+    rate: Number,
+    noise: Number = 1.0,
 ) -> Float[Array, "B D"]:
     """z <- z + (rate/2) grad log p(z, a) + noise sqrt(rate) eps (Welling and Teh, 2011).
 
@@ -59,8 +59,8 @@ def predictor_corrector(
     *,
     steps: int,
     corrections: int = 1,
-    snr: Real[ArrayLike, ""] = 0.1,
-    t_start: Real[ArrayLike, ""] = 1.0,
+    snr: Number = 0.1,
+    t_start: Number = 1.0,
     schedule: VPSDE | None = None,
 ) -> Float[Array, "B D"]:
     """Reverse VP-SDE by Euler-Maruyama, each step followed by Langevin corrections.

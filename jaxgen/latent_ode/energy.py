@@ -18,10 +18,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Float
 
 from jaxgen.errors import require
+from jaxgen.numerics import Number
 
 Energy = Callable[[Float[Array, " D"]], Float[Array, ""]]
 
@@ -106,7 +106,7 @@ def without(
 def regression(
     predict: Callable[[Float[Array, " D"]], Float[Array, "..."]],
     *,
-    sigma: Real[ArrayLike, ""] = 0.1,
+    sigma: Number = 0.1,
     name: str = "regression",
     dim: int | None = None,
 ) -> Operator:

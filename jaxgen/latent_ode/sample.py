@@ -16,13 +16,12 @@ from typing import Any
 import diffrax
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Real
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen.diffusion.schedule import VPSDE
 from jaxgen.errors import require
 from jaxgen.latent_ode.energy import Energy
-from jaxgen.numerics import wide
+from jaxgen.numerics import Number, wide
 
 # (z [D], t in [0, 1]) -> grad log p_t(z) [D].
 Score = Callable[[Float[Array, " D"], Float[Array, ""]], Float[Array, " D"]]
@@ -63,7 +62,7 @@ def sample(
     *,
     schedule: VPSDE | None = None,
     prior_score: Score | None = None,
-    t_start: Real[ArrayLike, ""] = 1.0,
+    t_start: Number = 1.0,
     solver: diffrax.AbstractSolver | None = None,
     rtol: float = 1e-3,
     atol: float = 1e-3,

@@ -19,12 +19,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
-from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Key, Real
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen.errors import require
 from jaxgen.losses.pairs import pair_logprobs
-from jaxgen.numerics import check_temperature, is_zero, mean, over_temperature
+from jaxgen.numerics import Number, check_temperature, is_zero, mean, over_temperature
 
 
 def eisl_loss(
@@ -35,9 +34,9 @@ def eisl_loss(
     logits_mask: Bool[Array, "B T"] | None = None,
     targets_mask: Bool[Array, "B S"] | None = None,
     weights: Sequence[float] | None = None,
-    temperature: Real[ArrayLike, ""] = 1.0,
+    temperature: Number = 1.0,
     key: Key[Array, ""] | None = None,
-    clip: Real[ArrayLike, ""] | None = None,
+    clip: Number | None = None,
 ) -> Float[Array, " B"]:
     """L of each row, in nats a token, in float32 or wider. Reverse-mode differentiable.
 
@@ -78,9 +77,9 @@ def eisl_from_pairs(
     logits_mask: Bool[Array, "B T"] | None = None,
     targets_mask: Bool[Array, "B S"] | None = None,
     weights: Sequence[float] | None = None,
-    temperature: Real[ArrayLike, ""] = 1.0,
+    temperature: Number = 1.0,
     key: Key[Array, ""] | None = None,
-    clip: Real[ArrayLike, ""] | None = None,
+    clip: Number | None = None,
 ) -> Float[Array, " B"]:
     """The loss of log-probabilities c; see `eisl_loss`. A row without any n-gram of a size has 0."""
     batch, outputs, length = c.shape
@@ -116,7 +115,7 @@ def eisl_from_pairs(
 def check(
     ngrams: Sequence[int],
     weights: Sequence[float] | None,
-    temperature: Real[ArrayLike, ""],
+    temperature: Number,
     outputs: int,
     length: int,
 ) -> None:
@@ -137,7 +136,7 @@ def _soft_match(
     match: Float[Array, "B I J"],
     ok_i: Bool[Array, "B I"],
     ok_j: Bool[Array, "B J"],
-    temperature: Real[ArrayLike, ""],
+    temperature: Number,
     key: Key[Array, ""] | None,
 ) -> Float[Array, " B"]:
     """- mean over allowed j of sum_i softmax_i((match + noise) / temperature) match."""
@@ -218,9 +217,9 @@ def mixed_loss(
     logits: Float[Array, "B T V"],
     targets: Int[Array, "B T"],
     *,
-    ngram_factor: Real[ArrayLike, ""] = 1.0,
-    ce_factor: Real[ArrayLike, ""] = 1.0,
-    label_smoothing: Real[ArrayLike, ""] = 0.0,
+    ngram_factor: Number = 1.0,
+    ce_factor: Number = 1.0,
+    label_smoothing: Number = 0.0,
     mask: Bool[Array, "B T"] | None = None,
     **options: Any,
 ) -> Float[Array, " B"]:
@@ -239,7 +238,7 @@ def mixed_loss(
     ok = (label_smoothing >= 0) & (label_smoothing < 1)
     require("label_smoothing", ok, label_smoothing, "at least 0, below 1")
     for name, factor in (("ngram_factor", ngram_factor), ("ce_factor", ce_factor)):
-        require(name, abs(factor) < jnp.inf, factor, "finite")
+        require(name, (factor > -jnp.inf) & (factor < jnp.inf), factor, "finite")
     c = pair_logprobs(logits, targets)
     each = -jnp.diagonal(c, axis1=1, axis2=2)
     if not is_zero(label_smoothing):

@@ -6,14 +6,14 @@ better to tell apart for a gate than fresh ones.
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Key, Real
+from jaxtyping import Array, Float, Key
 
 from jaxgen.errors import require
+from jaxgen.numerics import Number
 
 
 def diversify(
-    shared: Float[Array, "I O"], experts: int, rate: Real[ArrayLike, ""], key: Key[Array, ""]
+    shared: Float[Array, "I O"], experts: int, rate: Number, key: Key[Array, ""]
 ) -> Float[Array, "E I O"]:
     """Copies of a matrix, in each of which a random share `rate` of the entries is 0.
 

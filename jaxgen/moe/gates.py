@@ -21,11 +21,10 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Key, Real
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen.errors import require
-from jaxgen.numerics import check_temperature, mean, over_temperature, wide
+from jaxgen.numerics import Number, check_temperature, mean, over_temperature, wide
 
 
 @jax.tree_util.register_dataclass
@@ -99,7 +98,7 @@ def gshard(logits: Float[Array, "N E"], *, key: Key[Array, ""] | None = None) ->
     both = top_k(logits, 2, normalise=True)
     if key is None:
         return both
-    drawn = jax.random.uniform(key, len(logits), jnp.float32) < 2.0 * both.weights[:, 1]
+    drawn = jax.random.uniform(key, logits.shape[:1], jnp.float32) < 2.0 * both.weights[:, 1]
     kept = jnp.stack([jnp.ones_like(drawn), drawn], -1)
     return dataclasses.replace(both, kept=kept, weights=jnp.where(kept, both.weights, 0.0))
 
@@ -138,8 +137,8 @@ def by_hash(token_ids: Int[Array, " N"], experts: int) -> Routing:
 def dts(
     logits: Float[Array, "N E"],
     *,
-    temperature: Real[ArrayLike, ""],
-    threshold: Real[ArrayLike, ""] = 0.001,
+    temperature: Number,
+    threshold: Number = 0.001,
     budget: int | None = None,
     hard: bool = False,
     noise_free_weights: bool = False,
@@ -195,8 +194,8 @@ def dts(
 def temperature_at(
     step: Int[Array, ""] | int,
     *,
-    start: Real[ArrayLike, ""] = 2.0,
-    end: Real[ArrayLike, ""] = 0.3,
+    start: Number = 2.0,
+    end: Number = 0.3,
     decay_steps: int,
     kind: str = "exponential",
 ) -> Float[Array, ""]:

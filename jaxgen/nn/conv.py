@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Array, Float, Real
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from jaxgen.errors import require
-from jaxgen.numerics import sum_trailing, wide
+from jaxgen.numerics import Number, sum_trailing, wide
 
 
 class ResBlock(nnx.Module):
@@ -185,7 +185,7 @@ def depth_to_space(x: Float[Array, "B H W C4"]) -> Float[Array, "B H2 W2 C"]:
 
 
 def gaussian_logprob(
-    x: Float[Array, "B ..."], mean: Float[Array, "B ..."], std: Real[ArrayLike, ""]
+    x: Float[Array, "B ..."], mean: Float[Array, "B ..."], std: Number
 ) -> Float[Array, " B"]:
     """log N(x; mean, std^2 I) in nats, in float32 or wider.
 

@@ -10,13 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Key, Real
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen.errors import require
 from jaxgen.nn import bert, gpt2, transformer
 from jaxgen.nn.transformer import Spec, Transformer
-from jaxgen.numerics import is_zero
+from jaxgen.numerics import Number, is_zero
 from jaxgen.text import decoding
 
 
@@ -67,7 +66,7 @@ def until_end(tokens: Int[Array, "B T"], end: int) -> Bool[Array, "B T"]:
 
 
 def delete_tokens(
-    tokens: Int[Array, "B T"], key: Key[Array, ""], *, rate: Real[ArrayLike, ""], pad: int
+    tokens: Int[Array, "B T"], key: Key[Array, ""], *, rate: Number, pad: int
 ) -> Int[Array, "B T"]:
     """Rows without about a share `rate` of their tokens; those left move up, `pad` fills the end.
 
@@ -113,7 +112,7 @@ class LatentGPT(nnx.Module):
         *,
         begin: int,
         hide: int = 0,
-        hide_rate: Real[ArrayLike, ""] = 0.0,
+        hide_rate: Number = 0.0,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B T V"]:
         """Logits of every token given those before it.

@@ -15,12 +15,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Key, Real
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen.errors import require
 from jaxgen.moe.layer import Load, MoE, Route
-from jaxgen.numerics import finite_padding, is_zero, wide
+from jaxgen.numerics import Number, finite_padding, is_zero, wide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +160,7 @@ def make_cache(spec: Spec, batch: int, size: int) -> Cache:
     )
 
 
-def dropout(x: Float[Array, "..."], rate: Real[ArrayLike, ""], key: Key[Array, ""] | None) -> Array:
+def dropout(x: Float[Array, "..."], rate: Number, key: Key[Array, ""] | None) -> Array:
     """Zeroes a share `rate` of x and scales the rest up; the identity without a key."""
     if key is None or is_zero(rate):
         return x
@@ -423,7 +422,7 @@ class Block(nnx.Module):
             slot = prefix.reshape(*prefix.shape[:2], spec.heads, spec.head_dim).astype(k.dtype)
             k, v = jnp.concatenate([slot, k], 1), jnp.concatenate([slot, v], 1)
         if cached is not None:
-            put = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=2)
+            put: Any = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=2)
             k = put(cached[0], heads_first(k).astype(cached[0].dtype), scope.offset)
             v = put(cached[1], heads_first(v).astype(cached[1].dtype), scope.offset)
         mask = scope.mask
@@ -597,7 +596,7 @@ class Transformer(nnx.Module):
                     mask=valid,
                     length=past + slots + length,
                     read=cache.read + mask_in.sum(-1, dtype=jnp.int32),
-                    prefix=always,
+                    prefix=valid & False if always is None else always,
                     cross=cross,
                 )
         if self.norm is not None:

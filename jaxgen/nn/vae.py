@@ -5,10 +5,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Key, Num, PyTree, Real
+from jaxtyping import Array, Float, Key, Num, PyTree
 
 from jaxgen.errors import require
-from jaxgen.numerics import is_zero, mean, wide
+from jaxgen.numerics import Number, is_zero, mean, wide
 
 
 def kl_to_standard_normal(
@@ -24,8 +24,8 @@ def loss(
     x: PyTree,
     key: Key[Array, ""],
     *,
-    beta: Real[ArrayLike, ""] = 1.0,
-    free_bits: Real[ArrayLike, ""] = 0.0,
+    beta: Number = 1.0,
+    free_bits: Number = 0.0,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """-log p(x|z) + beta KL, batch mean, in nats; beta as in Higgins et al. (2017).
 

@@ -13,13 +13,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Real
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from jaxgen.errors import require
 from jaxgen.nn.gpt2 import GPT
 from jaxgen.nn.t5 import T5
-from jaxgen.numerics import check_temperature, over_temperature, wide
+from jaxgen.numerics import Number, check_temperature, over_temperature, wide
 
 Step = Callable[[PyTree, Int[Array, " N"]], tuple[Float[Array, "N V"], PyTree]]
 
@@ -111,7 +110,7 @@ def prompt_seq2seq(
 
 
 def filter_logits(
-    logits: Float[Array, "N V"], *, top_k: int = 0, top_p: Real[ArrayLike, ""] = 1.0
+    logits: Float[Array, "N V"], *, top_k: int = 0, top_p: Number = 1.0
 ) -> Float[Array, "N V"]:
     """-inf for all but the k likeliest tokens, and outside the smallest set of probability p.
 
@@ -193,9 +192,9 @@ def sample(
     max_tokens: int,
     eos: int = -1,
     pad: int = 0,
-    temperature: Real[ArrayLike, ""] = 1.0,
+    temperature: Number = 1.0,
     top_k: int = 0,
-    top_p: Real[ArrayLike, ""] = 1.0,
+    top_p: Number = 1.0,
 ) -> Decoded:
     """Draws each token from the filtered distribution at this temperature; towards 0, that is `greedy`.
 
@@ -224,7 +223,7 @@ def beam(
     max_tokens: int,
     eos: int = -1,
     pad: int = 0,
-    length_penalty: Real[ArrayLike, ""] = 1.0,
+    length_penalty: Number = 1.0,
 ) -> Decoded:
     """Beam search; the best finished hypothesis of each row, by log p / length ** length_penalty.
 

@@ -1,17 +1,16 @@
 """Draws of tokens through which gradients flow: Gumbel-softmax (Jang et al., 2017; Maddison et al., 2017)."""
 
 import jax
-from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Key, Real
+from jaxtyping import Array, Float, Key
 
-from jaxgen.numerics import check_temperature, over_temperature, wide
+from jaxgen.numerics import Number, check_temperature, over_temperature, wide
 
 
 def gumbel_softmax(
     logits: Float[Array, "*N V"],
     key: Key[Array, ""],
     *,
-    temperature: Real[ArrayLike, ""],
+    temperature: Number,
     hard: bool = False,
 ) -> Float[Array, "*N V"]:
     """softmax((logits + Gumbel noise) / temperature), whose argmax is an exact draw from the logits.
