@@ -233,10 +233,11 @@ def judge(
         numbers["self_bleu"] = _self_bleu(texts)
         numbers["distinct_2"] = text_metrics.distinct_n(texts, 2)
         spare = max(100.0 - judges.real_self_bleu, 1.0)
-        kept = min(1.0, (100.0 - numbers["self_bleu"]) / spare)
+        kept = np.minimum(1.0, (100.0 - numbers["self_bleu"]) / spare)
     else:
         numbers["bleu"] = text_metrics.bleu(texts, [task.sources[i] for i in good])
         kept = numbers["bleu"] / 100.0
+    kept = float(np.nan_to_num(kept))  # without texts there is no BLEU
     numbers["mean"] = judges.geometric_mean(numbers["accuracy"], numbers["ppl"], kept)
     return numbers, texts
 

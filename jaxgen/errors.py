@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 
 class ConfigError(ValueError):
     """A field has a value that is not allowed."""
@@ -40,3 +42,23 @@ def shorten(text: str, most: int = 200) -> str:
     """On one line, and cut in the middle where it is longer than `most`."""
     text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"
+
+
+def require(name: str, ok: Any, value: Any, allowed: str) -> None:
+    """One check of an argument, for options that may also be traced, such as an annealed temperature.
+
+    Args:
+      name: of the argument.
+      ok: whether the value is allowed, such as `(value > 0) & (value < inf)`: `&`, not a chain of
+        comparisons, so that it can be traced. A traced one passes: its value is not known yet.
+      value: what was given.
+      allowed: what would be accepted, in words.
+
+    Raises:
+      ValueError: not ok (not everywhere, of an array).
+    """
+    import jax
+
+    if isinstance(ok, jax.core.Tracer) or np.all(np.asarray(ok)):
+        return
+    raise ValueError(f"{name} is {np.asarray(value).tolist()!r}, allowed: {allowed}")

@@ -8,6 +8,7 @@ kernel is s a b. `wrap` replaces layers by name pattern; `merge` adds the update
 (`jaxgen.adapt.peft_files`).
 """
 
+import functools
 import pathlib
 import re
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxgen.nn import transformer
+from jaxgen.numerics import wide
 
 M = TypeVar("M")
 
@@ -28,7 +30,7 @@ class LoRALinear(nnx.Module):
 
     def __init__(
         self,
-        base: nnx.Linear,
+        base: "nnx.Linear | LoRALinear",
         rank: int,
         alpha: float,
         key: Key[Array, ""],
@@ -36,7 +38,7 @@ class LoRALinear(nnx.Module):
         dropout: float = 0.0,
     ):
         """Args:
-        base: the layer; kept as it is.
+        base: the layer; kept as it is. One with an update of its own has two from now on.
         rank: of the update.
         alpha: the update is scaled by alpha / rank.
         dropout: rate on the update's input; active where a call has a key.
@@ -44,8 +46,20 @@ class LoRALinear(nnx.Module):
         n_in, n_out = base.kernel.shape
         self.base, self.rank, self.alpha, self.dropout = base, rank, alpha, dropout
         self.merged = False
-        self.a = nnx.LoRAParam(jax.random.normal(key, (n_in, rank)) / jnp.sqrt(n_in))
-        self.b = nnx.LoRAParam(jnp.zeros((rank, n_out)))
+        dtype = wide(base.kernel[...])
+        self.a = nnx.LoRAParam(jax.random.normal(key, (n_in, rank), dtype) / n_in**0.5)
+        self.b = nnx.LoRAParam(jnp.zeros((rank, n_out), dtype))
+
+    @property
+    def kernel(self) -> Any:
+        """Of the linear layer inside."""
+        return self.base.kernel
+
+    def updates(self) -> "Iterator[LoRALinear]":
+        """This update, and those of the layers inside."""
+        yield self
+        if isinstance(self.base, LoRALinear):
+            yield from self.base.updates()
 
     @property
     def scale(self) -> float:
@@ -65,8 +79,10 @@ class LoRALinear(nnx.Module):
         return y + (self.scale * ((x.astype(y.dtype) @ a) @ b))
 
 
-def layers(module: Any, kind: type[M], path: str = "") -> Iterator[tuple[str, Any, Any, M]]:
-    """Every layer of a class inside a module: (path, parent, attribute or index, layer)."""
+def layers(
+    module: Any, kind: type[M] | tuple[type[M], ...], path: str = ""
+) -> Iterator[tuple[str, Any, Any, M]]:
+    """Every outermost layer of a class inside a module: (path, parent, attribute or index, layer)."""
     children: list[tuple[Any, Any]]
     if isinstance(module, (list, tuple, nnx.List)):
         children = list(enumerate(module))
@@ -91,7 +107,7 @@ def wrap(
     *,
     dropout: float = 0.0,
 ) -> M:
-    """A copy of the model whose matching linear layers are `LoRALinear`.
+    """A copy of the model whose matching linear layers are `LoRALinear`; wrapped ones get one more update.
 
     Args:
       targets: regular expressions; a layer whose path (`stack/blocks/0/attention/qkv`) contains a
@@ -104,7 +120,8 @@ def wrap(
         raise ValueError(f"rank is {rank}, allowed: at least 1")
     patterns = [re.compile(t) for t in ((targets,) if isinstance(targets, str) else targets)]
     model = nnx.clone(model)
-    found = list(layers(model, nnx.Linear))
+    kinds: Any = (nnx.Linear, LoRALinear)
+    found = list(layers(model, kinds))
     chosen = [row for row in found if any(p.search(row[0]) for p in patterns)]
     if not chosen:
         some = ", ".join(path for path, *_ in found[:6])
@@ -124,8 +141,14 @@ def put(parent: Any, name: Any, child: Any) -> None:
 
 
 def delta(model: Any) -> dict[str, Float[Array, "I O"]]:
-    """{path of a wrapped layer: the update s a b of its kernel}; differentiable in a and b."""
-    return {path: layer.delta() for path, _, _, layer in layers(model, LoRALinear)}
+    """{path of a wrapped layer: the update s a b of its kernel}; differentiable in a and b.
+
+    Of a layer that was wrapped more than once, the sum of its updates.
+    """
+    return {
+        path: functools.reduce(jnp.add, [one.delta() for one in layer.updates()])
+        for path, _, _, layer in layers(model, LoRALinear)
+    }
 
 
 def split(model: M) -> tuple[PyTree, Callable[[PyTree], M]]:
@@ -150,11 +173,13 @@ def unmerge(model: M) -> M:
 
 def _shift(model: M, *, to_merged: bool) -> M:
     model = nnx.clone(model)
-    for _, _, _, layer in layers(model, LoRALinear):
-        if layer.merged != to_merged:
-            change = layer.delta() if to_merged else -layer.delta()
-            layer.base.kernel[...] = layer.base.kernel[...] + change
-            layer.merged = to_merged
+    for _, _, _, wrapped in layers(model, LoRALinear):
+        for layer in wrapped.updates():
+            if layer.merged != to_merged:
+                change = layer.delta() if to_merged else -layer.delta()
+                kernel = layer.kernel[...]
+                layer.kernel[...] = (kernel + change).astype(kernel.dtype)
+                layer.merged = to_merged
     return model
 
 
@@ -166,9 +191,12 @@ def unwrap(model: M) -> M:
     """
     model = nnx.clone(model)
     for path, parent, name, layer in list(layers(model, LoRALinear)):
-        if not layer.merged:
-            raise ValueError(f"layer {path} is not merged, allowed: the result of `merge`")
-        put(parent, name, layer.base)
+        base: Any = layer
+        for update in layer.updates():
+            if not update.merged:
+                raise ValueError(f"layer {path} is not merged, allowed: the result of `merge`")
+            base = update.base
+        put(parent, name, base)
     return model
 
 

@@ -260,9 +260,12 @@ def save(model: Any, folder: str | pathlib.Path) -> None:
     most frequent rank and alpha become `r` and `lora_alpha`, others go to the patterns.
 
     Raises:
-      ValueError: no wrapped layer, or several dropout rates.
+      ValueError: no wrapped layer, one wrapped more than once, or several dropout rates.
     """
     wrapped = list(lora.layers(model, lora.LoRALinear))
+    for path, _, _, layer in wrapped:
+        if len(list(layer.updates())) > 1:
+            raise ValueError(f"layer {path} has several updates, allowed: one, or merge the first")
     rates = {layer.dropout for *_, layer in wrapped}
     if len(rates) != 1:
         raise ValueError(f"the layers' dropout rates are {sorted(rates)}, allowed: one rate")

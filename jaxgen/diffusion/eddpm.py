@@ -19,6 +19,7 @@ alignment term at t = 1 follow the authors' released code as well. The optional 
 of `loss` follow Meshchaninov et al. (2026), arXiv 2605.07933, and are off by default.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -33,9 +34,10 @@ from jaxgen.diffusion.gaussian import (
     prior_kl,
     q_sample,
     reverse_variance_kl,
-    sum_trailing,
 )
 from jaxgen.diffusion.schedule import Schedule
+from jaxgen.errors import require
+from jaxgen.numerics import Number, is_zero, mean, sum_trailing, wide
 
 Latent = Float[Array, "B ..."]
 Encode = Callable[[PyTree], Latent | tuple[Latent, Latent]]
@@ -70,7 +72,7 @@ def terms(
     encoder_grad: Float[ArrayLike, ""] = 1.0,
     decoder_noise: Float[ArrayLike, "..."] = 0.0,
 ) -> Terms:
-    """Every term of the objective at given t and given noise; no randomness.
+    """Every term of the objective at given t and given noise, in float32 or wider; no randomness.
 
     Args:
       mu: encoder mean [B, ...].
@@ -85,17 +87,20 @@ def terms(
       encoder_grad: factor on the gradient that chain and prior send into the encoder.
       decoder_noise: added to the decoder's input only.
     """
-    z_0 = mu + sigma * noise_0
+    schedule, sigma = schedule.astype(wide(mu)), jnp.asarray(sigma, wide(mu))
+    z_0 = (mu + sigma * noise_0).astype(mu.dtype)
     z_chain = _scale_gradient(z_0, encoder_grad)
     z_t = q_sample(z_chain, t, noise_t, schedule)
     eps_hat = denoise(z_t, t)
-    eps_error = sum_trailing((noise_t - eps_hat) ** 2)
+    eps_error = sum_trailing((noise_t - eps_hat).astype(sigma.dtype) ** 2)
 
     beta_1 = schedule.beta[1]
     ratio = jnp.broadcast_to(jnp.square(sigma) / beta_1, mu.shape)
     if alignment == "kl":
-        residual = _scale_gradient(mu, encoder_grad) - predict_z0(z_t, t, eps_hat, schedule)
-        at_one = sum_trailing(residual**2) / (2.0 * beta_1)
+        # At t = 1 whatever t is: a long chain's last alpha_bar would make the unused gradients NaN.
+        predicted = predict_z0(z_t, jnp.ones_like(t), eps_hat, schedule)
+        residual = _scale_gradient(mu, encoder_grad) - predicted
+        at_one = sum_trailing(residual.astype(sigma.dtype) ** 2) / (2.0 * beta_1)
         variance = 0.5 * (ratio - 1.0 - jnp.log(ratio))
     elif alignment == "joint":
         at_one = schedule.elbo_weight(t) * eps_error
@@ -104,7 +109,7 @@ def terms(
         raise ValueError(f"alignment is {alignment!r}, allowed: {', '.join(ALIGNMENTS)}")
     chain = jnp.where(t == 1, at_one, schedule.elbo_weight(t) * eps_error)
     return Terms(
-        reconstruction=-decode_logprob(x, z_0 + decoder_noise),
+        reconstruction=-decode_logprob(x, (z_0 + decoder_noise).astype(mu.dtype)),
         chain=chain,
         variance=sum_trailing(variance),
         prior=prior_kl(_scale_gradient(mu, encoder_grad), sigma, schedule),
@@ -121,15 +126,17 @@ def loss(
     schedule: Schedule,
     *,
     weighting: str = "simple",
-    sigma_0: float | None = None,
-    diffusion_weight: float = 1.0,
+    sigma_0: Number | None = None,
+    diffusion_weight: Number = 1.0,
     num_t: int = 1,
     alignment: str = "kl",
-    encoder_grad: Float[ArrayLike, ""] = 1.0,
-    decoder_noise: float = 0.0,
+    encoder_grad: Number = 1.0,
+    decoder_noise: Number = 0.0,
     t_probs: Float[Array, " T"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """The EDDPM loss of a batch, averaged over examples.
+    """The EDDPM loss of a batch, averaged over examples; 0 without examples.
+
+    Float32 or wider, whatever the latents are; float options may be traced, to be annealed.
 
     Args:
       encode: x -> mu [B, ...], or x -> (mu, sigma) for a predicted sigma_0.
@@ -157,12 +164,14 @@ def loss(
       sampling of t needs.
 
     Raises:
-      ValueError: unknown weighting or alignment, or sigma_0 <= 0.
+      ValueError: unknown weighting or alignment; sigma_0, decoder_noise or num_t that cannot be.
     """
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting is {weighting!r}, allowed: {', '.join(WEIGHTINGS)}")
-    if sigma_0 is not None and sigma_0 <= 0:
-        raise ValueError(f"sigma_0 is {sigma_0}, allowed: above 0, or None for sqrt(beta_1)")
+    if sigma_0 is not None:
+        require("sigma_0", (sigma_0 > 0) & (sigma_0 < jnp.inf), sigma_0, "above 0, or None")
+    ok = (decoder_noise >= 0) & (decoder_noise < jnp.inf)
+    require("decoder_noise", ok, decoder_noise, "at least 0, finite")
     key_t, key_0, key_eps, key_dec = jax.random.split(key, 4)
     encoded = encode(x)
     predicted_sigma = isinstance(encoded, tuple)
@@ -170,21 +179,22 @@ def loss(
         mu, sigma = encoded
     else:
         mu, sigma = encoded, jnp.sqrt(schedule.beta[1]) if sigma_0 is None else sigma_0
+    dtype, dim = wide(mu), math.prod(mu.shape[1:])
+    schedule, diffusion_weight = schedule.astype(dtype), jnp.asarray(diffusion_weight, dtype)
     num_steps, shape = schedule.num_steps, (num_t, mu.shape[0])
     if t_probs is None:
-        t = jax.random.randint(key_t, shape, 1, num_steps + 1)
-        importance = jnp.ones(shape, mu.dtype)
+        t = jax.random.randint(key_t, shape, 1, num_steps + 1, jnp.int32)
+        importance = jnp.ones(shape, dtype)
     else:
-        t = 1 + jax.random.categorical(key_t, jnp.log(t_probs), shape=shape)
-        importance = 1.0 / (num_steps * t_probs[t - 1])
-    noise_0 = jax.random.normal(key_0, mu.shape, mu.dtype)
-    noise_t = jax.random.normal(key_eps, (num_t, *mu.shape), mu.dtype)
-    extra = decoder_noise * jax.random.normal(key_dec, mu.shape, mu.dtype) if decoder_noise else 0.0
-    options: dict[str, Any] = {
-        "alignment": alignment,
-        "encoder_grad": encoder_grad,
-        "decoder_noise": extra,
-    }
+        t = 1 + jax.random.categorical(key_t, jnp.log(t_probs), shape=shape).astype(jnp.int32)
+        importance = 1.0 / (num_steps * t_probs[t - 1].astype(dtype))
+    noise_0 = jax.random.normal(key_0, mu.shape, dtype).astype(mu.dtype)
+    noise_t = jax.random.normal(key_eps, (num_t, *mu.shape), dtype).astype(mu.dtype)
+    extra = jnp.zeros((), dtype)
+    if not is_zero(decoder_noise):
+        extra = decoder_noise * jax.random.normal(key_dec, mu.shape, dtype)
+    options: dict[str, Any] = {"alignment": alignment, "encoder_grad": encoder_grad}
+    options["decoder_noise"] = extra
 
     def at(t: Array, noise: Array) -> Terms:
         return terms(mu, sigma, denoise, decode_logprob, x, t, noise_0, noise, schedule, **options)
@@ -193,22 +203,22 @@ def loss(
     part = jax.vmap(at)(t, noise_t)
     constant: Array | float = 0.0
     if weighting == "elbo":
-        constant = mu[0].size * reverse_variance_kl(schedule)
+        constant = dim * reverse_variance_kl(schedule)
     elif not predicted_sigma:
         part = part._replace(variance=jnp.zeros_like(part.variance))
     sampled, fixed = weigh(part, t, schedule, weighting, diffusion_weight=diffusion_weight)
-    at_one = (t == 1).astype(mu.dtype)
+    at_one = (t == 1).astype(dtype)
     aux = {
-        "reconstruction": part.reconstruction.mean(),
-        "chain": (num_steps * importance * part.chain).mean(),
+        "reconstruction": mean(part.reconstruction),
+        "chain": mean(num_steps * importance * part.chain),
         "align": (part.chain * at_one).sum() / jnp.maximum(at_one.sum(), 1.0),
-        "prior": part.prior.mean(),
-        "eps_mse": (importance * part.eps_error).mean() / mu[0].size,
-        "latent_std": jnp.std(mu, axis=0).mean(),
+        "prior": mean(part.prior),
+        "eps_mse": mean(importance * part.eps_error) / dim,
+        "latent_std": jnp.std(mu, axis=0).mean() if mu.size else jnp.zeros((), mu.dtype),
         "t": t.reshape(-1),
         "loss_at_t": jax.lax.stop_gradient(sampled).reshape(-1),
     }
-    return (importance * sampled + fixed).mean() + constant, aux
+    return mean(importance * sampled + fixed) + constant, aux
 
 
 def weigh(
@@ -217,7 +227,7 @@ def weigh(
     schedule: Schedule,
     weighting: str,
     *,
-    diffusion_weight: float = 1.0,
+    diffusion_weight: Number = 1.0,
 ) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
     """Splits the weighted loss into what the sampled t changes and what it does not, each [B].
 
@@ -236,4 +246,4 @@ def _scale_gradient(a: Array, scale: Float[ArrayLike, ""]) -> Array:
     """The identity, whose gradient is multiplied by `scale`."""
     if isinstance(scale, float) and scale == 1.0:
         return a
-    return jax.lax.stop_gradient(a) * (1.0 - scale) + a * scale
+    return (jax.lax.stop_gradient(a) * (1.0 - scale) + a * scale).astype(a.dtype)

@@ -1,7 +1,8 @@
 """Samplers for a trained noise predictor: ancestral, DDIM (both directions), flow ODE.
 
 All take `denoise(z_t [B, ...], t [B]) -> eps_hat [B, ...]` and run their loop as one `lax.scan` or
-one `diffrax.diffeqsolve`, so each compiles once whatever the number of steps.
+one `diffrax.diffeqsolve`, so each compiles once whatever the number of steps. The networks see states in
+the dtype of z, and so do callers; in between states are float32 or wider.
 """
 
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.diffusion.gaussian import Denoise, p_mean, per_example
 from jaxgen.diffusion.schedule import VPSDE, Schedule
+from jaxgen.errors import require
+from jaxgen.numerics import Number, is_zero, wide
 
 
 def ancestral(
@@ -35,6 +38,8 @@ def ancestral(
     if variance not in ("beta", "posterior"):
         raise ValueError(f"variance is {variance!r}, allowed: beta, posterior")
 
+    z, denoise, schedule = _widen(z_T, denoise, schedule)
+
     def step(z, t_and_key):
         t, key_t = t_and_key
         ts = jnp.full(z.shape[:1], t)
@@ -43,9 +48,16 @@ def ancestral(
         noise = jax.random.normal(key_t, z.shape, z.dtype)
         return mean + jnp.where(t > 1, jnp.sqrt(var), 0.0) * noise, None
 
-    ts = jnp.arange(schedule.num_steps, 0, -1)
-    z_0, _ = jax.lax.scan(step, z_T, (ts, jax.random.split(key, schedule.num_steps)))
-    return z_0
+    ts = jnp.arange(schedule.num_steps, 0, -1, dtype=jnp.int32)
+    z_0, _ = jax.lax.scan(step, z, (ts, jax.random.split(key, schedule.num_steps)))
+    return z_0.astype(z_T.dtype)
+
+
+def _widen(z: Array, denoise: Denoise, schedule: Schedule) -> tuple[Array, Denoise, Schedule]:
+    """z and the chain in float32 or wider, and the network, which is given z's own dtype."""
+    dtype, own = wide(z), z.dtype
+    call = lambda z, t: denoise(z.astype(own), t).astype(dtype)  # noqa: E731
+    return z.astype(dtype), call, schedule.astype(dtype)
 
 
 def ddim_steps(num_train_steps: int, num_steps: int) -> Int[Array, " S_plus_1"]:
@@ -65,7 +77,7 @@ def ddim(
     schedule: Schedule,
     *,
     num_steps: int,
-    eta: float = 0.0,
+    eta: Number = 0.0,
     key: Key[Array, ""] | None = None,
     trajectory: bool = False,
 ) -> Float[Array, "..."]:
@@ -73,31 +85,36 @@ def ddim(
 
     Args:
       num_steps: S, how many of the T steps are visited.
-      eta: 0 is deterministic; 1 has DDPM's posterior variance.
+      eta: 0 is deterministic; 1 has DDPM's posterior variance; may be traced.
       key: needed where eta > 0.
       trajectory: also return z after every step: [S + 1, B, ...], the first being z_T.
     """
-    if eta < 0 or (eta > 0 and key is None):
-        raise ValueError(f"eta is {eta}, allowed: 0, or above 0 with a key")
+    ok = (eta >= 0) & (eta < jnp.inf)
+    require(
+        "eta", False if key is None and not is_zero(eta) else ok, eta, "0, or above it with a key"
+    )
+    z, denoise, schedule = _widen(z_T, denoise, schedule)
+    share = None if is_zero(eta) else jnp.asarray(eta, z.dtype)
     taus = ddim_steps(schedule.num_steps, num_steps)
     keys = jax.random.split(jax.random.key(0) if key is None else key, num_steps)
 
     def step(z, inputs):
-        t, s, key_t = inputs
+        t, s, ratio, key_t = inputs
         ts = jnp.full(z.shape[:1], t)
         eps = denoise(z, ts)
         rest_t, rest_s = schedule.one_minus_alpha_bar[t], schedule.one_minus_alpha_bar[s]
-        ratio = schedule.alpha_bar[t] / schedule.alpha_bar[s]
-        sigma = eta * jnp.sqrt(rest_s / rest_t * (1.0 - ratio))
+        sigma = 0.0 if share is None else share * jnp.sqrt(rest_s / rest_t * (1.0 - ratio))
         # (z_t - sqrt(rest_t) eps) / sqrt(ratio) is sqrt(alpha_bar_s) times the predicted z_0.
         mean = (z - jnp.sqrt(rest_t) * eps) / jnp.sqrt(ratio)
         mean += jnp.sqrt(jnp.maximum(rest_s - sigma**2, 0.0)) * eps
-        if eta > 0:
+        if share is not None:
             mean += sigma * jax.random.normal(key_t, z.shape, z.dtype)
         return mean, mean if trajectory else None
 
-    z_0, steps = jax.lax.scan(step, z_T, (taus[1:][::-1], taus[:-1][::-1], keys))
-    return jnp.concatenate([z_T[None], steps]) if trajectory else z_0
+    after, before = taus[1:][::-1], taus[:-1][::-1]
+    z_0, steps = jax.lax.scan(step, z, (after, before, schedule.ratio(after, before), keys))
+    end = jnp.concatenate([z[None], steps]) if trajectory else z_0
+    return end.astype(z_T.dtype)
 
 
 def ddim_encode(
@@ -117,16 +134,17 @@ def ddim_encode(
       refinements: fixed-point passes on each step; every one costs a network call and makes the
         step a closer inverse of `ddim`'s (Pan et al., 2023).
     """
+    require("refinements", refinements >= 0, refinements, "0 or more")
     taus = ddim_steps(schedule.num_steps, num_steps)
+    z, denoise, schedule = _widen(z_0, denoise, schedule)
 
     def step(z, inputs):
-        s, t = inputs
+        s, t, ratio = inputs
         ts = jnp.full(z.shape[:1], t)
         rest_t, rest_s = schedule.one_minus_alpha_bar[t], schedule.one_minus_alpha_bar[s]
-        ratio = jnp.sqrt(schedule.alpha_bar[t] / schedule.alpha_bar[s])
 
         def solve(eps):
-            return ratio * (z - jnp.sqrt(rest_s) * eps) + jnp.sqrt(rest_t) * eps
+            return jnp.sqrt(ratio) * (z - jnp.sqrt(rest_s) * eps) + jnp.sqrt(rest_t) * eps
 
         # The network never saw t = 0, so the first step asks at t = 1 or later.
         guess = solve(denoise(z, jnp.maximum(jnp.full_like(ts, s), 1)))
@@ -134,8 +152,9 @@ def ddim_encode(
             guess = solve(denoise(guess, ts))
         return guess, None
 
-    z_T, _ = jax.lax.scan(step, z_0, (taus[:-1], taus[1:]))
-    return z_T
+    ratios = schedule.ratio(taus[1:], taus[:-1])
+    z_T, _ = jax.lax.scan(step, z, (taus[:-1], taus[1:], ratios))
+    return z_T.astype(z_0.dtype)
 
 
 def flow_ode(
@@ -144,7 +163,7 @@ def flow_ode(
     schedule: Schedule | VPSDE,
     *,
     forward: bool = False,
-    t_min: float | None = None,
+    t_min: Number | None = None,
     solver: diffrax.AbstractSolver | None = None,
     rtol: float = 1e-4,
     atol: float = 1e-4,
@@ -166,32 +185,35 @@ def flow_ode(
     """
     horizon = schedule.horizon
     low = horizon / 1000.0 if t_min is None else t_min
-    if not 0 < low < horizon:
-        raise ValueError(f"t_min is {low}, allowed: above 0 and below {horizon}")
-    if rtol <= 0 or atol <= 0:
+    require("t_min", (low > 0) & (low < horizon), low, f"above 0 and below {horizon}")
+    if not (rtol > 0 and atol > 0):
         raise ValueError(f"rtol, atol are {rtol}, {atol}, allowed: above 0")
+    dtype = wide(z)
+    if isinstance(schedule, Schedule):
+        schedule = schedule.astype(dtype)
     solver = diffrax.Tsit5() if solver is None else solver
 
     def drift(t, y, _):
         ts = jnp.full(y.shape[:1], t, y.dtype)
         rest = -jnp.expm1(schedule.log_alpha_bar_at(ts))
-        score = -denoise(y, ts) / per_example(jnp.sqrt(rest), y)
-        return -0.5 * per_example(schedule.beta_at(ts), y) * (y + score)
+        score = -denoise(y.astype(z.dtype), ts).astype(dtype) / per_example(jnp.sqrt(rest), y)
+        return (-0.5 * per_example(schedule.beta_at(ts), y) * (y + score)).astype(dtype)
 
-    t0, t1 = (low, horizon) if forward else (horizon, low)
+    near, far = jnp.asarray(low, dtype), jnp.asarray(horizon, dtype)
+    t0, t1 = (near, far) if forward else (far, near)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(drift),
         solver,
         t0=t0,
         t1=t1,
         dt0=None,
-        y0=z,
+        y0=z.astype(dtype),
         stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
         max_steps=max_steps,
     )
-    steps = solution.stats["num_steps"]
+    steps = solution.stats["num_steps"].astype(jnp.int32)
     # First-same-as-last solvers reuse their last stage, and dt0=None costs two calls to start.
     tableau: Any = getattr(solver, "tableau", None)
     per_step = 1 if tableau is None else tableau.num_stages - int(tableau.fsal)
     assert solution.ys is not None
-    return solution.ys[-1], {"num_steps": steps, "nfe": steps * per_step + 2}
+    return solution.ys[-1].astype(z.dtype), {"num_steps": steps, "nfe": steps * per_step + 2}

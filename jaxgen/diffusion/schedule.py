@@ -11,6 +11,7 @@ A discrete chain has steps t = 1..T. Arrays are indexed by t itself and have a s
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +46,28 @@ class Schedule:
         """The largest t, as a float: the end of the interval on which `beta_at` is defined."""
         return float(self.num_steps)
 
+    def astype(self, dtype: Any) -> "Schedule":
+        """The same chain in another dtype, that of the latents it is used on."""
+        return jax.tree.map(lambda a: a.astype(dtype), self)
+
+    @property
+    def log_alpha_bar(self) -> Float[Array, " T_plus_1"]:
+        """log(alpha_bar), also where alpha_bar itself is too small for its dtype (long chains)."""
+        rest, tiny = self.one_minus_alpha_bar, jnp.finfo(self.beta.dtype).tiny
+        seen = jnp.where(
+            rest < 0.5,
+            jnp.log1p(-jnp.minimum(rest, 0.5)),
+            jnp.log(jnp.maximum(self.alpha_bar, tiny)),
+        )
+        return jnp.where(self.alpha_bar > 1e3 * tiny, seen, jnp.cumsum(jnp.log1p(-self.beta)))
+
+    def ratio(self, t: Int[ArrayLike, "..."], s: Int[ArrayLike, "..."]) -> Float[Array, "..."]:
+        """alpha_bar_t / alpha_bar_s for t >= s, above 0 also where both are too small for their dtype."""
+        tiny = jnp.finfo(self.beta.dtype).tiny
+        a, b, log = self.alpha_bar[t], self.alpha_bar[s], self.log_alpha_bar
+        quotient = jnp.where(a > 1e3 * tiny, a / jnp.maximum(b, tiny), jnp.exp(log[t] - log[s]))
+        return jnp.maximum(quotient, tiny)
+
     def alpha(self, t: Int[ArrayLike, "..."]) -> Float[Array, "..."]:
         """alpha_t = 1 - beta_t."""
         return 1.0 - self.beta[t]
@@ -67,8 +90,7 @@ class Schedule:
 
     def log_alpha_bar_at(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
         """log(alpha_bar) at real t in [0, T]: linear between the steps."""
-        rest = self.one_minus_alpha_bar
-        log = jnp.where(rest < 0.5, jnp.log1p(-jnp.minimum(rest, 0.5)), jnp.log(self.alpha_bar))
+        log = self.log_alpha_bar
         return jnp.interp(t, jnp.arange(self.num_steps + 1, dtype=log.dtype), log)
 
     def beta_at(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:

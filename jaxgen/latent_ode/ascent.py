@@ -17,40 +17,46 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxgen.errors import require
+from jaxgen.numerics import Number, wide
+
 Property = Callable[[Float[Array, " D"]], Float[Array, ""]]
 
 
-def _gradient(score: Property, penalty: float) -> Callable[[Array], Array]:
-    return jax.grad(lambda z: score(z) - 0.5 * penalty * jnp.sum(z**2))
+def _gradient(score: Property, penalty: Number) -> Callable[[Array], Array]:
+    return jax.grad(lambda z: score(z) - (0.5 * penalty * jnp.sum(z**2)).astype(z.dtype))
 
 
 def gradient_ascent(
     score: Property,
     z: Float[Array, "B D"],
     *,
-    steps: int,
-    rate: float,
-    penalty: float = 0.0,
+    steps: int | Int[Array, ""],
+    rate: Number,
+    penalty: Number = 0.0,
 ) -> Float[Array, "B D"]:
-    """`steps` steps z <- z + rate grad J(z) of each row.
+    """`steps` steps z <- z + rate grad J(z) of each row, in float32 or wider; rate and penalty may be traced.
 
     Raises:
       ValueError: a negative number of steps, or a rate that is not above 0.
     """
-    if steps < 0:
-        raise ValueError(f"steps is {steps}, allowed: 0 or more")
-    if rate <= 0:
-        raise ValueError(f"rate is {rate}, allowed: above 0")
+    require("steps", steps >= 0, steps, "0 or more")
+    require("rate", (rate > 0) & (rate < jnp.inf), rate, "above 0, finite")
+    require("penalty", (penalty > -jnp.inf) & (penalty < jnp.inf), penalty, "finite")
     gradient = jax.vmap(_gradient(score, penalty))
-    return jax.lax.fori_loop(0, steps, lambda _, z: z + rate * gradient(z), z)
+
+    def body(_: Array, z: Array) -> Array:
+        return z + jnp.asarray(rate, z.dtype) * gradient(z)
+
+    return jax.lax.fori_loop(0, steps, body, z.astype(wide(z))).astype(z.dtype)
 
 
 def ascent_ode(
     score: Property,
     z: Float[Array, "B D"],
     *,
-    time: float,
-    penalty: float = 0.0,
+    time: Number,
+    penalty: Number = 0.0,
     solver: diffrax.AbstractSolver | None = None,
     rtol: float = 1e-3,
     atol: float = 1e-3,
@@ -64,18 +70,18 @@ def ascent_ode(
     Raises:
       ValueError: time or a tolerance that is not above 0.
     """
-    if time <= 0:
-        raise ValueError(f"time is {time}, allowed: above 0")
-    if rtol <= 0 or atol <= 0:
+    require("penalty", (penalty > -jnp.inf) & (penalty < jnp.inf), penalty, "finite")
+    require("time", (time > 0) & (time < jnp.inf), time, "above 0, finite")
+    if not (rtol > 0 and atol > 0):
         raise ValueError(f"rtol, atol are {rtol}, {atol}, allowed: above 0")
-    gradient = _gradient(score, penalty)
+    gradient, dtype = _gradient(score, penalty), wide(z)
 
     def solve(z_0: Array) -> tuple[Array, Array]:
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(lambda s, z, _: gradient(z)),
             diffrax.Tsit5() if solver is None else solver,
-            t0=0.0,
-            t1=time,
+            t0=jnp.zeros((), dtype),
+            t1=jnp.asarray(time, dtype),
             dt0=None,
             y0=z_0,
             stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
@@ -84,7 +90,9 @@ def ascent_ode(
         )
         assert solution.ys is not None
         done = solution.result == diffrax.RESULTS.successful
-        return jnp.where(done, solution.ys[-1], jnp.nan), solution.stats["num_steps"]
+        return jnp.where(done, solution.ys[-1], jnp.nan), solution.stats["num_steps"].astype(
+            jnp.int32
+        )
 
-    end, steps = jax.vmap(solve)(z)
-    return end, {"num_steps": steps}
+    end, steps = jax.vmap(solve)(z.astype(dtype))
+    return end.astype(z.dtype), {"num_steps": steps}

@@ -12,7 +12,6 @@ attribute holds. Operators compose by weighted sums (Liu et al., 2023, LatentOps
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from jaxgen.errors import require
+from jaxgen.numerics import Number
 
 Energy = Callable[[Float[Array, " D"]], Float[Array, ""]]
 
@@ -43,8 +45,13 @@ class Operator:
 
 
 def _index(name: str, what: str, known: Sequence[str], target: Any) -> Any:
-    """Place of a label given by name or by index; an array is taken as it is (it may be traced)."""
-    if isinstance(target, jax.Array):
+    """Place of a label given by name or by index; a traced array is taken as it is."""
+    if isinstance(target, jax.core.Tracer):
+        return target
+    if isinstance(target, jax.Array | np.ndarray):
+        places = np.asarray(target)
+        ok = np.issubdtype(places.dtype, np.integer) and (places >= 0) & (places < len(known))
+        require(f"operator {name!r}: {what}", ok, target, f"0 to {len(known) - 1}")
         return target
     if isinstance(target, str) and target in known:
         return known.index(target)
@@ -68,7 +75,9 @@ def classifier(
 
     def energy(z: Array, a: Any) -> Array:
         f = logits(z)
-        return jax.nn.logsumexp(f) - f[a]
+        # NaN for a traced label that there is not, instead of its neighbour's energy.
+        chosen = f.at[a].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        return jax.nn.logsumexp(f) - chosen
 
     return Operator(name, energy, lambda t: _index(name, "label", tuple(labels), t), dim)
 
@@ -87,7 +96,9 @@ def without(
     def energy(z: Array, a: Any) -> Array:
         f = logits(z)
         others = jnp.where(jnp.arange(f.shape[0]) == a, -jnp.inf, f)
-        return jax.nn.logsumexp(f) - jax.nn.logsumexp(others)
+        cost = jax.nn.logsumexp(f) - jax.nn.logsumexp(others)
+        known = (jnp.asarray(a) >= 0) & (jnp.asarray(a) < f.shape[0])
+        return jnp.where(known, cost, jnp.nan)
 
     return Operator(name, energy, lambda t: _index(name, "label", tuple(labels), t), dim)
 
@@ -95,7 +106,7 @@ def without(
 def regression(
     predict: Callable[[Float[Array, " D"]], Float[Array, "..."]],
     *,
-    sigma: float = 0.1,
+    sigma: Number = 0.1,
     name: str = "regression",
     dim: int | None = None,
 ) -> Operator:
@@ -104,8 +115,8 @@ def regression(
     Raises:
       ValueError: sigma that is not above 0.
     """
-    if sigma <= 0:
-        raise ValueError(f"operator {name!r}: sigma is {sigma}, allowed: above 0")
+    ok = (sigma > 0) & (sigma < jnp.inf)
+    require(f"operator {name!r}: sigma", ok, sigma, "above 0, finite")
 
     def energy(z: Array, a: Any) -> Array:
         return jnp.sum((predict(z) - a) ** 2) / (2.0 * sigma**2)
@@ -150,7 +161,8 @@ def keywords(
 def compose(parts: Sequence[tuple[Operator, Any, float | Array]]) -> Energy:
     """The energy sum_i w_i E_i(z, a_i) of (operator, target, weight) triples.
 
-    A target may be an array and a weight may be traced; neither is checked then. No operators give the zero energy, which leaves latents as they are.
+    A target and a weight may be traced; neither is checked then (a traced label that there is not gives
+    NaN). No operators give the zero energy, which leaves latents as they are.
 
     Raises:
       ValueError: an unknown target, or a weight that is negative or not finite (to steer away from
@@ -159,9 +171,8 @@ def compose(parts: Sequence[tuple[Operator, Any, float | Array]]) -> Energy:
     """
     bound = []
     for operator, target, weight in parts:
-        traced = isinstance(weight, jax.core.Tracer)
-        if not traced and (not math.isfinite(weight) or weight < 0):
-            raise ValueError(f"operator {operator.name!r}: weight is {weight}, allowed: 0 or more")
+        ok = (weight >= 0) & (weight < jnp.inf)
+        require(f"operator {operator.name!r}: weight", ok, weight, "0 or more")
         bound.append((operator, operator.resolve(target), weight))
 
     def energy(z: Float[Array, " D"]) -> Float[Array, ""]:
@@ -172,7 +183,7 @@ def compose(parts: Sequence[tuple[Operator, Any, float | Array]]) -> Energy:
                     f"operator {operator.name!r}: latent size is {z.shape[-1]}, "
                     f"allowed: {operator.dim}, which it was trained on"
                 )
-            total = total + weight * operator.energy(z, target)
+            total = total + (weight * operator.energy(z, target)).astype(z.dtype)
         return total
 
     return energy

@@ -16,8 +16,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from jaxgen.diffusion.schedule import VPSDE, Schedule
+from jaxgen.errors import require
 from jaxgen.latent_ode.sample import Score
 from jaxgen.nn.mlp import MLP
+from jaxgen.numerics import wide
 
 
 @jax.tree_util.register_dataclass
@@ -37,35 +39,44 @@ class Gaussian:
     def fit(cls, z: Float[Array, "N D"], *, floor: float = 1e-4) -> "Gaussian":
         """By moments; `floor` times the mean variance is added to the covariance's diagonal.
 
+        The fit is float32 or wider; draws and coordinates of latents come in the dtype they are given in.
+
         Raises:
           ValueError: fewer than two rows.
         """
         if z.shape[0] < 2:
             raise ValueError(f"latents to fit are {z.shape[0]} rows, allowed: at least 2")
+        z = z.astype(wide(z))
         mean = z.mean(0)
         centred = z - mean
         covariance = centred.T @ centred / z.shape[0]
         ridge = floor * jnp.trace(covariance) / z.shape[1]
-        return cls(mean, jnp.linalg.cholesky(covariance + ridge * jnp.eye(z.shape[1])))
+        return cls(
+            mean, jnp.linalg.cholesky(covariance + ridge * jnp.eye(z.shape[1], dtype=z.dtype))
+        )
 
     def whiten(self, z: Float[Array, "B D"]) -> Float[Array, "B D"]:
         """Coordinates in which the fitted latents have mean 0 and covariance I."""
         centred = (z - self.mean).T
-        return jax.scipy.linalg.solve_triangular(self.root, centred, lower=True).T
+        u = jax.scipy.linalg.solve_triangular(
+            self.root, centred.astype(self.root.dtype), lower=True
+        )
+        return u.T.astype(z.dtype)
 
     def unwhiten(self, u: Float[Array, "B D"]) -> Float[Array, "B D"]:
         """The inverse of `whiten`."""
-        return self.mean + u @ self.root.T
+        return (self.mean + u @ self.root.T).astype(u.dtype)
 
     def sample(self, key: Key[Array, ""], count: int) -> Float[Array, "count D"]:
         """Independent draws."""
-        return self.unwhiten(jax.random.normal(key, (count, self.mean.shape[0])))
+        noise = jax.random.normal(key, (count, self.mean.shape[0]), self.mean.dtype)
+        return self.unwhiten(noise)
 
     def log_prob(self, z: Float[Array, "B D"]) -> Float[Array, " B"]:
-        """Log density in nats."""
+        """Log density in nats, in float32 or wider."""
         log_det = jnp.log(jnp.diag(self.root)).sum()
         const = 0.5 * z.shape[-1] * jnp.log(2.0 * jnp.pi)
-        return -0.5 * (self.whiten(z) ** 2).sum(-1) - log_det - const
+        return -0.5 * (self.whiten(z.astype(wide(z))) ** 2).sum(-1) - log_det - const
 
 
 def fit_gan(
@@ -85,7 +96,11 @@ def fit_gan(
 
     Returns:
       The generator with averaged weights (call `generate`), and the losses of both players [steps].
+
+    Raises:
+      ValueError: no latents.
     """
+    require("rows of latents", len(z) >= 1, len(z), "at least 1")
     key_g, key_d, key_train = jax.random.split(key, 3)
     dim = z.shape[1]
     generator = MLP(dim, dim, width=width, depth=depth, rngs=nnx.Rngs(key_g))
@@ -96,7 +111,7 @@ def fit_gan(
     def body(carry: Any, key: Key[Array, ""]) -> Any:
         generator, critic, average, state_g, state_d = carry
         k_real, k_fake, k_next = jax.random.split(key, 3)
-        real = z[jax.random.randint(k_real, (batch,), 0, z.shape[0])]
+        real = z[jax.random.randint(k_real, (batch,), 0, z.shape[0], jnp.int32)]
 
         def loss_d(critic: MLP) -> Array:
             fake = generate(generator, k_fake, batch)
@@ -122,8 +137,8 @@ def fit_gan(
 
 
 def generate(generator: MLP, key: Key[Array, ""], count: int) -> Float[Array, "count D"]:
-    """Latents of the GAN: noise + MLP(noise)."""
-    noise = jax.random.normal(key, (count, generator.dim))
+    """Latents of the GAN: noise + MLP(noise), in the dtype of its weights."""
+    noise = jax.random.normal(key, (count, generator.dim), generator.first.kernel.dtype)
     return noise + generator(noise)
 
 
@@ -141,8 +156,9 @@ def diffusion_score(
 
     def score(z: Float[Array, " D"], t: Float[Array, ""]) -> Float[Array, " D"]:
         level = -schedule.log_alpha_bar_at(t)
-        step = jnp.maximum(jnp.interp(level, levels, jnp.arange(chain.num_steps + 1.0)), 1.0)
+        places = jnp.arange(chain.num_steps + 1, dtype=levels.dtype)
+        step = jnp.maximum(jnp.interp(level, levels, places), 1.0)
         variance = -jnp.expm1(-jnp.maximum(level, levels[1]))
-        return -denoise(z[None], step[None])[0] / jnp.sqrt(variance)
+        return (-denoise(z[None], step[None])[0] / jnp.sqrt(variance)).astype(z.dtype)
 
     return score

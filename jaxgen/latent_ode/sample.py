@@ -19,20 +19,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen.diffusion.schedule import VPSDE
+from jaxgen.errors import require
 from jaxgen.latent_ode.energy import Energy
+from jaxgen.numerics import Number, wide
 
 # (z [D], t in [0, 1]) -> grad log p_t(z) [D].
 Score = Callable[[Float[Array, " D"], Float[Array, ""]], Float[Array, " D"]]
-
-# Attempted evaluations of the drift in each step; an embedded method whose last stage is the first of
-# the next step has one less, and one in all for the first.
-_STAGES: dict[type, tuple[int, int]] = {
-    diffrax.Euler: (1, 0),
-    diffrax.Heun: (2, 0),
-    diffrax.Tsit5: (6, 1),
-    diffrax.Dopri5: (6, 1),
-    diffrax.Bosh3: (3, 1),
-}
 
 
 def clock(schedule: VPSDE, t: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -61,7 +53,7 @@ def drift(
     gradient = jax.grad(energy)
     if prior_score is None:
         return lambda s, z: -gradient(z)
-    return lambda s, z: z + prior_score(z, time_of(schedule, s)) - gradient(z)
+    return lambda s, z: z + prior_score(z, time_of(schedule, s)).astype(z.dtype) - gradient(z)
 
 
 def sample(
@@ -70,7 +62,7 @@ def sample(
     *,
     schedule: VPSDE | None = None,
     prior_score: Score | None = None,
-    t_start: float = 1.0,
+    t_start: Number = 1.0,
     solver: diffrax.AbstractSolver | None = None,
     rtol: float = 1e-3,
     atol: float = 1e-3,
@@ -84,10 +76,12 @@ def sample(
 
     Args:
       energy: of one latent, such as `energy.compose(...)`.
-      z: draws from the prior (generation), or encoded sentences (editing).
+      z: draws from the prior (generation), or encoded sentences (editing). The ends come back in its
+        dtype; half precision is solved in float32, since step sizes are chosen by small differences.
       schedule: the VP-SDE; beta 0.1 to 20 by default.
       prior_score: see `drift`.
-      solver: `diffrax.Dopri5()` by default.
+      t_start: above 0 and at most 1; may be traced.
+      solver: `diffrax.Dopri5()` by default; any Runge-Kutta method of diffrax.
       rtol: relative tolerance of the adaptive step size.
       atol: absolute tolerance.
       steps: takes that many equal steps in s instead of adaptive ones.
@@ -107,22 +101,25 @@ def sample(
         latent size.
     """
     schedule = VPSDE() if schedule is None else schedule
-    if rtol <= 0 or atol <= 0:
+    if not (rtol > 0 and atol > 0):
         raise ValueError(f"rtol, atol are {rtol}, {atol}, allowed: above 0")
-    if not 0 < t_start <= 1:
-        raise ValueError(f"t_start is {t_start}, allowed: above 0 and at most 1")
-    if steps is not None and steps < 1:
-        raise ValueError(f"steps is {steps}, allowed: at least 1")
-    if max_steps < 1 or points < 0:
-        raise ValueError(f"max_steps, points are {max_steps}, {points}, allowed: 1, 0 or more")
+    require("t_start", (t_start > 0) & (t_start <= 1), t_start, "above 0 and at most 1")
+    require("steps", steps is None or steps >= 1, steps, "at least 1")
+    require("max_steps", max_steps >= 1, max_steps, "at least 1")
+    require("points", points >= 0, points, "0 or more")
     solver = diffrax.Dopri5() if solver is None else solver
-    field = drift(energy, schedule, prior_score)
-    begin, end = clock(schedule, jnp.asarray(t_start)), clock(schedule, jnp.zeros(()))
+    if steps is None and not isinstance(solver, diffrax.AbstractAdaptiveSolver):
+        raise ValueError(f"steps is None, allowed with {type(solver).__name__}: a number of steps")
+    evaluations(solver, jnp.zeros((), jnp.int32))  # refuses before the solve what cannot be counted
+    field, own, dtype = drift(energy, schedule, prior_score), z.dtype, wide(z)
+    z = z.astype(dtype)
+    begin = clock(schedule, jnp.asarray(t_start, dtype)).astype(dtype)
+    end = clock(schedule, jnp.zeros((), dtype)).astype(dtype)
     controller: Any = diffrax.ConstantStepSize()
     first = None if steps is None else (end - begin) / steps
     if steps is None:
         controller = diffrax.PIDController(rtol=rtol, atol=atol)
-    saved = jnp.linspace(begin, end, points + 1)[1:] if points else None
+    saved = jnp.linspace(begin, end, points + 1, dtype=dtype)[1:] if points else None
 
     def solve(z_0: Array, rate: Callable[[Array, Array], Array]) -> tuple[Array, Array, Array]:
         # Adjoints differentiate through `args` alone, so what the energy closes over goes there.
@@ -151,11 +148,11 @@ def sample(
         done, taken = jnp.broadcast_to(done, z.shape[:1]), jnp.broadcast_to(taken, z.shape[:1])
     else:
         path, done, taken = jax.vmap(lambda row: solve(row, field))(z)
-    path = jnp.where(done[:, None, None], path, jnp.nan)
+    path = jnp.where(done[:, None, None], path, jnp.nan).astype(own)
     failed = ~jnp.isfinite(path).all((1, 2))
     stats = {
-        "num_steps": taken,
-        "nfe": evaluations(solver, taken),
+        "num_steps": taken.astype(jnp.int32),
+        "nfe": evaluations(solver, taken.astype(jnp.int32)),
         "failed": failed,
     }
     if points:
@@ -164,18 +161,22 @@ def sample(
 
 
 def evaluations(solver: diffrax.AbstractSolver, num_steps: Int[Array, "..."]) -> Int[Array, "..."]:
-    """Evaluations of the drift in that many attempted steps.
+    """Evaluations of the drift in that many attempted steps, by the solver's own tableau.
 
-    What an adaptive solve spends on choosing its first step size (two more) is not counted.
+    A method whose last stage is the first of the next step has one less a step, and one in all for the
+    first. What an adaptive solve spends on choosing its first step size (two more) is not counted. An
+    implicit stage counts once, whatever its root finder needs.
 
     Raises:
-      ValueError: for a solver whose stages are not known.
+      ValueError: for a solver that is no Runge-Kutta method.
     """
-    if type(solver) not in _STAGES:
-        known = ", ".join(kind.__name__ for kind in _STAGES)
-        raise ValueError(f"solver is {type(solver).__name__}, allowed: {known}")
-    each, once = _STAGES[type(solver)]
-    return each * num_steps + once
+    tableau: Any = getattr(solver, "tableau", None)
+    if isinstance(solver, diffrax.Euler | diffrax.ImplicitEuler):
+        return num_steps
+    if not isinstance(tableau, diffrax.ButcherTableau):
+        raise ValueError(f"solver is {type(solver).__name__}, allowed: a Runge-Kutta method")
+    reused = int(tableau.fsal)
+    return (tableau.num_stages - reused) * num_steps + reused
 
 
 def keep_finished(

@@ -37,6 +37,8 @@ def bag_of_ngrams_loss(
     real_i = jnp.ones(logits.shape[:2], bool) if logits_mask is None else logits_mask
     real_j = jnp.ones(targets.shape, bool) if targets_mask is None else targets_mask
     outputs, length = logits.shape[1] - n + 1, targets.shape[1] - n + 1
+    # Before any sum, so that nothing of a padded position reaches a gradient.
+    c = jnp.where(real_i[:, :, None] & real_j[:, None, :], c, 0.0)
     total = sum(c[:, k : k + outputs, k : k + length] for k in range(n))
     ok_i, ok_j = real_i[:, n - 1 :], real_j[:, n - 1 :]
     expected = jnp.where(ok_i[:, :, None], jnp.exp(total), 0.0).sum(1)  # [B, J]

@@ -13,17 +13,17 @@ The diagonal sums of n are those of n - 1 plus one more term. n-grams that touch
 or of the target, are left out exactly.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxgen.errors import require
 from jaxgen.losses.pairs import pair_logprobs
-
-_NEVER = -1e30  # a log weight that softmax makes 0, and finite so that gradients stay so
+from jaxgen.numerics import Number, check_temperature, is_zero, mean, over_temperature
 
 
 def eisl_loss(
@@ -34,11 +34,14 @@ def eisl_loss(
     logits_mask: Bool[Array, "B T"] | None = None,
     targets_mask: Bool[Array, "B S"] | None = None,
     weights: Sequence[float] | None = None,
-    temperature: float = 1.0,
+    temperature: Number = 1.0,
     key: Key[Array, ""] | None = None,
-    clip: float | None = None,
+    clip: Number | None = None,
 ) -> Float[Array, " B"]:
-    """L of each row, in nats a token. Reverse-mode differentiable.
+    """L of each row, in nats a token, in float32 or wider. Reverse-mode differentiable.
+
+    Infinite where some n-gram of the target is impossible everywhere in the output. What stands at
+    masked positions reaches neither value nor gradient, be it NaN.
 
     Args:
       logits: of the output positions; T and S may differ.
@@ -46,7 +49,7 @@ def eisl_loss(
       logits_mask: which output positions are real (all by default), padding at the end.
       targets_mask: which target tokens are real, padding at the end.
       weights: w_n; equal and of sum 1 by default.
-      temperature: of the softmax over output positions.
+      temperature: of the softmax over output positions; may be traced, to be annealed.
       key: given, the weights are Gumbel-softmax draws, as in the authors' code; else deterministic.
       clip: lower bound of c (the authors take -20); its gradient below is 0.
 
@@ -54,6 +57,7 @@ def eisl_loss(
       ValueError: an n that does not fit into T and S, weights of another number, a temperature that
         is not above 0.
     """
+    check(ngrams, weights, temperature, logits.shape[1], targets.shape[1])
     return eisl_from_pairs(
         pair_logprobs(logits, targets),
         ngrams=ngrams,
@@ -73,9 +77,9 @@ def eisl_from_pairs(
     logits_mask: Bool[Array, "B T"] | None = None,
     targets_mask: Bool[Array, "B S"] | None = None,
     weights: Sequence[float] | None = None,
-    temperature: float = 1.0,
+    temperature: Number = 1.0,
     key: Key[Array, ""] | None = None,
-    clip: float | None = None,
+    clip: Number | None = None,
 ) -> Float[Array, " B"]:
     """The loss of log-probabilities c; see `eisl_loss`. A row without any n-gram of a size has 0."""
     batch, outputs, length = c.shape
@@ -84,7 +88,7 @@ def eisl_from_pairs(
     real_i = jnp.ones((batch, outputs), bool) if logits_mask is None else logits_mask
     real_j = jnp.ones((batch, length), bool) if targets_mask is None else targets_mask
     if clip is not None:
-        c = jnp.maximum(c, clip)
+        c = jnp.maximum(c, jnp.asarray(clip, c.dtype))
     total = jnp.zeros(batch, c.dtype)
     # Padding gets 0, so that no NaN or infinity of a padded position can reach a sum.
     c = jnp.where(real_i[:, :, None] & real_j[:, None, :], c, 0.0)
@@ -103,14 +107,15 @@ def eisl_from_pairs(
             match = diagonal / n
         else:
             match, ok_i, ok_j = _long_matches(c, real_i, real_j, spare=-n)
-        total = total + w * _soft_match(match, ok_i, ok_j, temperature, noise)
+        matched = _soft_match(match, ok_i, ok_j, temperature, noise)
+        total = total + jnp.asarray(w, c.dtype) * matched
     return total
 
 
 def check(
     ngrams: Sequence[int],
     weights: Sequence[float] | None,
-    temperature: float,
+    temperature: Number,
     outputs: int,
     length: int,
 ) -> None:
@@ -124,53 +129,63 @@ def check(
         )
     if weights is not None and len(weights) != len(ngrams):
         raise ValueError(f"weights are {len(weights)}, allowed: {len(ngrams)}, one for each n")
-    if temperature <= 0:
-        raise ValueError(f"temperature is {temperature}, allowed: above 0")
+    check_temperature(temperature)
 
 
 def _soft_match(
     match: Float[Array, "B I J"],
     ok_i: Bool[Array, "B I"],
     ok_j: Bool[Array, "B J"],
-    temperature: float,
+    temperature: Number,
     key: Key[Array, ""] | None,
 ) -> Float[Array, " B"]:
-    """- mean over allowed j of sum_i softmax_i(match / temperature) match."""
-    offset = jnp.where(ok_i[:, :, None], 0.0, _NEVER).astype(match.dtype)
+    """- mean over allowed j of sum_i softmax_i((match + noise) / temperature) match."""
+    offset = jnp.where(ok_i[:, :, None], 0.0, -jnp.inf).astype(match.dtype)
     if key is not None:
-        offset = offset + jax.random.gumbel(key, match.shape, match.dtype) / temperature
+        offset = offset + jax.random.gumbel(key, match.shape, match.dtype)
     # 0 where it does not count: an infinity there would make its weight of 0 a NaN.
     match = jnp.where(ok_i[:, :, None], match, 0.0)
-    best = _soft_average(match, offset, temperature)
+    best = _soft_average(match, offset, jnp.asarray(temperature, match.dtype))
     there = ok_j & ok_i.any(1, keepdims=True)
     return -jnp.where(there, best, 0.0).sum(1) / jnp.maximum(there.sum(1), 1)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _soft_average(
-    match: Float[Array, "B I J"], offset: Array, temperature: float
-) -> Float[Array, "B J"]:
-    """sum_i a_i m_i with a = softmax_i(m / temperature + offset); the offset is a constant.
+@jax.custom_jvp
+def _soft_average(match: Float[Array, "B I J"], offset: Array, temperature: Array) -> Array:
+    """sum_i a_i m_i, [B, J], with a = softmax_i((m + offset) / temperature); the offset is a constant.
 
     Its derivative, a_i (1 + (m_i - sum a m) / temperature), takes one array where automatic
     differentiation keeps several.
     """
-    return _soft_weights(match, offset, temperature)[1]
+    return _soft_weights(match, offset, temperature)[2]
 
 
-def _soft_weights(match: Array, offset: Array, temperature: float) -> tuple[Array, Array]:
-    weight = jax.nn.softmax(match / temperature + offset, axis=1)
-    return weight, (weight * match).sum(1)
+def _soft_weights(match: Array, offset: Array, temperature: Array) -> tuple[Array, Array, Array]:
+    """Weights, m_i - sum a m, and sum a m. Nothing overflows at a small temperature."""
+    each = jnp.exp(over_temperature(match + offset, temperature, axis=1))
+    # The sum is at least 1, but where nothing is possible: there weights are 0 and sum a m -infinity.
+    weight = each / jnp.maximum(each.sum(1, keepdims=True), 1.0)
+    # From the largest, so that equal matches differ by exactly 0.
+    top = jnp.where(offset > -jnp.inf, match, -jnp.inf).max(1, keepdims=True)
+    apart = jnp.where(weight > 0, match - top, 0.0)
+    mean = (weight * apart).sum(1, keepdims=True)
+    return weight, jnp.where(weight > 0, apart - mean, 0.0), (top + mean)[:, 0]
 
 
-@_soft_average.defjvp
-def _soft_average_jvp(
-    temperature: float, primals: tuple[Array, Array], tangents: tuple[Array, Array]
-) -> tuple[Array, Array]:
-    match, offset = primals
-    weight, best = _soft_weights(match, offset, temperature)
-    slope = weight * (1.0 + (match - best[:, None]) / temperature)
-    return best, (slope * tangents[0]).sum(1)
+def _soft_average_jvp(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    match, offset, temperature = primals
+    weight, apart, best = _soft_weights(match, offset, temperature)
+    t = jnp.maximum(temperature, jnp.finfo(match.dtype).tiny)
+    tangent = jnp.zeros_like(best)
+    if not isinstance(tangents[0], SymbolicZero):
+        tangent = tangent + (weight * (1.0 + apart / t) * tangents[0]).sum(1)
+    if not isinstance(tangents[2], SymbolicZero):
+        score = jnp.where(weight > 0, match + offset, 0.0)
+        tangent = tangent - (weight * apart * score).sum(1) / t**2 * tangents[2]
+    return best, tangent
+
+
+_soft_average.defjvp(_soft_average_jvp, symbolic_zeros=True)
 
 
 def _long_matches(
@@ -202,9 +217,9 @@ def mixed_loss(
     logits: Float[Array, "B T V"],
     targets: Int[Array, "B T"],
     *,
-    ngram_factor: float = 1.0,
-    ce_factor: float = 1.0,
-    label_smoothing: float = 0.0,
+    ngram_factor: Number = 1.0,
+    ce_factor: Number = 1.0,
+    label_smoothing: Number = 0.0,
     mask: Bool[Array, "B T"] | None = None,
     **options: Any,
 ) -> Float[Array, " B"]:
@@ -220,22 +235,28 @@ def mixed_loss(
     Raises:
       ValueError: as `eisl_loss`; label_smoothing outside [0, 1).
     """
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing is {label_smoothing}, allowed: at least 0, below 1")
+    ok = (label_smoothing >= 0) & (label_smoothing < 1)
+    require("label_smoothing", ok, label_smoothing, "at least 0, below 1")
+    for name, factor in (("ngram_factor", ngram_factor), ("ce_factor", ce_factor)):
+        require(name, (factor > -jnp.inf) & (factor < jnp.inf), factor, "finite")
     c = pair_logprobs(logits, targets)
     each = -jnp.diagonal(c, axis1=1, axis2=2)
-    if label_smoothing:
+    if not is_zero(label_smoothing):
         x = logits.astype(c.dtype)
+        if mask is not None:
+            x = jnp.where(mask[..., None], x, 0.0)
         uniform = jax.nn.logsumexp(x, -1) - x.mean(-1)
         each = (1.0 - label_smoothing) * each + label_smoothing * uniform
-    loss = ce_factor * _mean_over(each, mask)
-    if ngram_factor:
+    loss = jnp.zeros(c.shape[0], c.dtype)
+    if not is_zero(ce_factor):
+        loss = loss + jnp.asarray(ce_factor, c.dtype) * _mean_over(each, mask)
+    if not is_zero(ngram_factor):
         matched = eisl_from_pairs(c, logits_mask=mask, targets_mask=mask, **options)
-        loss = loss + ngram_factor * matched
+        loss = loss + jnp.asarray(ngram_factor, c.dtype) * matched
     return loss
 
 
 def _mean_over(x: Float[Array, "B T"], mask: Bool[Array, "B T"] | None) -> Float[Array, " B"]:
     if mask is None:
-        return x.mean(1)
+        return mean(x, 1)
     return jnp.where(mask, x, 0.0).sum(1) / jnp.maximum(mask.sum(1), 1)

@@ -23,8 +23,9 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxgen.losses.pairs import at_targets, logits_gradient, logsumexp
+from jaxgen.losses.pairs import at_targets, known, logits_gradient, logsumexp, shift_of
 from jaxgen.mesh import BATCH_AXES
+from jaxgen.numerics import wide
 
 # (c [G, T, S], what belongs to the tile's rows) -> loss of each row [G].
 PairLoss = Callable[[Float[Array, "G T S"], PyTree], Float[Array, " G"]]
@@ -40,7 +41,7 @@ def fused_loss(
     budget: int = 2**24,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """Mean over rows of loss(c) for logits hidden @ embedding^T; float32 sums.
+    """Mean over rows of loss(c) for logits hidden @ embedding^T, 0 without rows; float32 sums.
 
     Args:
       embedding: the tied output embedding, W = D; inside shard_map with `axis_name`, this device's rows of
@@ -123,11 +124,11 @@ def sharded_fused_loss(
 
 def tile_rows(batch: int, length: int, vocab: int, budget: int) -> int:
     """The largest divisor of the batch whose float32 logits fit the budget; at least 1."""
-    return _largest_divisor(batch, max(1, budget // (4 * length * vocab)))
+    return _largest_divisor(batch, max(1, budget // max(1, 4 * length * vocab)))
 
 
 def _largest_divisor(n: int, most: int) -> int:
-    return max(d for d in range(1, min(n, most) + 1) if n % d == 0)
+    return max((d for d in range(1, min(n, most) + 1) if n % d == 0), default=1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -143,15 +144,15 @@ def _fused(
     def tile(total: Array, part: Any) -> tuple[Array, None]:
         h, y, extra = part
         c, _ = _pairs(h, embedding, y, axis_name)
-        return total + loss(c, extra).sum(), None
+        return total + loss(c, extra).sum().astype(total.dtype), None
 
     parts = _tiles((hidden, targets, rows), size)
-    total, _ = jax.lax.scan(tile, jnp.zeros(()), parts)
-    return total / hidden.shape[0]
+    total, _ = jax.lax.scan(tile, jnp.zeros((), wide(hidden)), parts)
+    return total / max(hidden.shape[0], 1)
 
 
 def _tiles(tree: PyTree, size: int) -> PyTree:
-    return jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), tree)
+    return jax.tree.map(lambda a: a.reshape(len(a) // size, size, *a.shape[1:]), tree)
 
 
 def _local(y: Array, vocab: int, axis_name: str | None) -> tuple[Array, Array | None]:
@@ -166,13 +167,19 @@ def _pairs(
     h: Array, embedding: Array, y: Array, axis_name: str | None
 ) -> tuple[Array, tuple[Array, Array, Array, Array | None]]:
     """c of a tile, and what its gradient needs: (logits, logsumexp, index, whether it is there)."""
-    logits = jnp.einsum("gtd,vd->gtv", h, embedding, preferred_element_type=jnp.float32)
+    logits = jnp.einsum("gtd,vd->gtv", h, embedding, preferred_element_type=wide(h))
     index, here = _local(y, embedding.shape[0], axis_name)
     chosen = at_targets(logits, index)
     if here is not None:
         chosen = jax.lax.psum(jnp.where(here[:, None], chosen, 0.0), axis_name)
-    lse = logsumexp(logits, chosen.max(-1), axis_name)
-    return chosen - lse[..., None], (logits, lse, index, here)
+    lse = logsumexp(logits, shift_of(chosen), axis_name)
+    c = known(chosen - lse[..., None], y, _vocabulary(embedding, axis_name))
+    return c, (logits, lse, index, here)
+
+
+def _vocabulary(embedding: Array, axis_name: str | None) -> int:
+    """V of the whole axis."""
+    return embedding.shape[0] * (1 if axis_name is None else jax.lax.axis_size(axis_name))
 
 
 def _forward(
@@ -184,7 +191,7 @@ def _forward(
     targets: Array,
     rows: PyTree,
 ) -> tuple[Array, tuple[Array, Array]]:
-    batch = hidden.shape[0]
+    batch = max(hidden.shape[0], 1)
 
     def tile(carry: tuple[Array, Array], part: Any) -> tuple[tuple[Array, Array], Array]:
         total, d_embedding = carry
@@ -192,14 +199,17 @@ def _forward(
         c, (logits, lse, index, here) = _pairs(h, embedding, y, axis_name)
         value, pull = jax.vjp(lambda c: loss(c, extra).sum(), c)
         (g,) = pull(jnp.full((), 1.0 / batch, value.dtype))
+        g = known(g, y, _vocabulary(embedding, axis_name), 0.0)
         d = logits_gradient(logits, lse, index, g, here).astype(hidden.dtype)
-        d_hidden = jnp.einsum("gtv,vd->gtd", d, embedding, preferred_element_type=jnp.float32)
+        d_hidden = jnp.einsum("gtv,vd->gtd", d, embedding, preferred_element_type=wide(h))
         if axis_name is not None:
             d_hidden = jax.lax.psum(d_hidden, axis_name)
+        # A position without gradient adds nothing to the embedding's, whatever its state is.
+        h = jnp.where((g != 0).any(-1, keepdims=True), h, 0)
         d_embedding = _add_product(d_embedding, d, h)
-        return (total + value, d_embedding), d_hidden.astype(hidden.dtype)
+        return (total + value.astype(total.dtype), d_embedding), d_hidden.astype(hidden.dtype)
 
-    start = (jnp.zeros(()), jnp.zeros(embedding.shape))
+    start = (jnp.zeros((), wide(hidden)), jnp.zeros(embedding.shape, wide(hidden)))
     (total, d_embedding), d_hidden = jax.lax.scan(
         tile, start, _tiles((hidden, targets, rows), size)
     )
@@ -214,11 +224,11 @@ def _add_product(
     vocab = total.shape[0]
     size = _largest_divisor(vocab, 8192)  # rows of a block
     if size < 1024:  # blocks would be too thin to be worth their overhead
-        return total + jnp.einsum("gtv,gtd->vd", d, h, preferred_element_type=jnp.float32)
+        return total + jnp.einsum("gtv,gtd->vd", d, h, preferred_element_type=total.dtype)
 
     def block(i: Array, total: Array) -> Array:
         part = jax.lax.dynamic_slice_in_dim(d, i * size, size, 2)
-        more = jnp.einsum("gtv,gtd->vd", part, h, preferred_element_type=jnp.float32)
+        more = jnp.einsum("gtv,gtd->vd", part, h, preferred_element_type=total.dtype)
         old = jax.lax.dynamic_slice_in_dim(total, i * size, size, 0)
         return jax.lax.dynamic_update_slice_in_dim(total, old + more, i * size, 0)
 

@@ -13,24 +13,42 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxgen.numerics import wide
+
 
 @jax.custom_vjp
 def pair_logprobs(
     logits: Float[Array, "B T V"], targets: Int[Array, "B S"]
 ) -> Float[Array, "B T S"]:
-    """c, in float32 or wider, for logits of any float type; T and S may differ. Reverse mode only."""
+    """c, in float32 or wider, for logits of any float type; T and S may differ. Reverse mode only.
+
+    A target outside the vocabulary has NaN. Positions to which no gradient flows pass none on, whatever
+    their logits are.
+    """
     return _forward(logits, targets)[0]
 
 
 def _forward(logits: Array, targets: Array) -> tuple[Array, tuple[Array, Array, Array]]:
-    wide = jnp.promote_types(logits.dtype, jnp.float32)
-    chosen = at_targets(logits, targets).astype(wide)
-    lse = logsumexp(logits, chosen.max(-1))
-    return chosen - lse[..., None], (logits, lse, targets)
+    chosen = at_targets(logits, targets).astype(wide(logits))
+    lse = logsumexp(logits, shift_of(chosen))
+    c = known(chosen - lse[..., None], targets, logits.shape[-1])
+    return c, (logits, lse, targets)
+
+
+def shift_of(chosen: Float[Array, "B T S"]) -> Float[Array, "B T"]:
+    """Of `logsumexp`: the largest of the targets' logits, or 0 without targets."""
+    return chosen.max(-1) if chosen.shape[-1] else jnp.zeros(chosen.shape[:-1], chosen.dtype)
+
+
+def known(
+    c: Float[Array, "B T S"], targets: Int[Array, "B S"], vocab: int, fill: float = jnp.nan
+) -> Float[Array, "B T S"]:
+    """c, and `fill` for targets outside the vocabulary."""
+    return jnp.where(((targets >= 0) & (targets < vocab))[:, None], c, fill)
 
 
 def at_targets(logits: Float[Array, "B T V"], targets: Int[Array, "B S"]) -> Float[Array, "B T S"]:
-    """logits[b, i, y_bj]."""
+    """logits[b, i, y_bj]; of the nearest entry where there is no such one (see `known`)."""
     take = jax.vmap(lambda x, y: x.at[:, y].get(mode="clip"))
     return take(jnp.asarray(logits), jnp.asarray(targets))
 
@@ -74,7 +92,9 @@ def logits_gradient(
       here: which targets are among these V entries of a split vocabulary; all by default.
     """
     softmax = jnp.exp(logits.astype(lse.dtype) - lse[..., None])
-    grad = (-g.sum(-1, keepdims=True) * softmax).astype(logits.dtype)
+    total = g.sum(-1, keepdims=True)
+    # 0 times the NaN of a position that does not count would be NaN.
+    grad = jnp.where(total != 0, -total * softmax, 0.0).astype(logits.dtype)
     own = g if here is None else jnp.where(here[:, None], g, 0.0)
     # A target's column of all T positions at a time: half the time of entry by entry.
     add = jax.vmap(lambda d, y, g: d.at[:, y].add(g, mode="clip"))
@@ -83,6 +103,7 @@ def logits_gradient(
 
 def _backward(saved: tuple[Array, Array, Array], g: Array) -> tuple[Array, None]:
     logits, lse, targets = saved
+    g = known(g, targets, logits.shape[-1], 0.0)
     return logits_gradient(logits, lse, targets, g), None
 
 

@@ -23,11 +23,14 @@ def policy_gradient_loss(
       rewards: such as sentence BLEU; no gradient flows through them.
       mask: which sampled tokens count.
       baseline: subtracted from the rewards, such as those of greedy decoding (Rennie et al., 2017);
-        the mean of the other rows by default.
+        the mean of the other rows by default, 0 for a single row.
+
+    The loss is float32, or as wide as the logits; a row without real tokens has 0.
     """
     real = jnp.ones(samples.shape, bool) if mask is None else mask
     if baseline is None:
         others = jnp.maximum(rewards.shape[0] - 1, 1)
         baseline = (rewards.sum() - rewards) / others
     advantage = jax.lax.stop_gradient(rewards - baseline)
-    return advantage * nll(logits, samples, real)[0]
+    cost, _ = nll(logits, samples, real)
+    return advantage.astype(cost.dtype) * cost

@@ -24,13 +24,14 @@ def sentence_bleu(
     """
     if order < 1:
         raise ValueError(f"order is {order}, allowed: at least 1")
-    log_precision = jnp.zeros(outputs.shape[0])
+    log_precision = jnp.zeros(outputs.shape[0], jnp.float32)
     for n in range(1, order + 1):
         matched, there = _matches(outputs, targets, outputs_mask, targets_mask, n)
         plus = float(n > 1)
         share = (matched + plus) / jnp.maximum(there + plus, 1.0)
         log_precision += jnp.log(jnp.maximum(share, 1e-9)) / order
-    output, target = outputs_mask.sum(1), targets_mask.sum(1)
+    output = outputs_mask.sum(1).astype(jnp.float32)
+    target = targets_mask.sum(1).astype(jnp.float32)
     brevity = jnp.minimum(1.0 - target / jnp.maximum(output, 1), 0.0)
     return jnp.where(output > 0, jnp.exp(brevity + log_precision), 0.0)
 
@@ -51,11 +52,11 @@ def _matches(
     rows = outputs.shape[0]
     if n > min(outputs.shape[1], targets.shape[1]):
         there = (outputs_mask.sum(1) - n + 1).clip(0)
-        return jnp.zeros(rows), there.astype(jnp.float32)
+        return jnp.zeros(rows, jnp.float32), there.astype(jnp.float32)
     same, own = equal_ngrams(outputs, targets, n), equal_ngrams(outputs, outputs, n)
     ok_i, ok_j = outputs_mask[:, n - 1 :], targets_mask[:, n - 1 :]
     in_target = (same & ok_j[:, None]).sum(-1)
     in_output = (own & ok_i[:, None]).sum(-1)
     # Each occurrence in the output carries its share of min(count in output, count in target).
-    each = jnp.minimum(in_output, in_target) / jnp.maximum(in_output, 1)
+    each = jnp.minimum(in_output, in_target).astype(jnp.float32) / jnp.maximum(in_output, 1)
     return jnp.where(ok_i, each, 0.0).sum(1), ok_i.sum(1).astype(jnp.float32)

@@ -10,15 +10,22 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from numpy import ndarray
 
+from jaxgen.errors import require
+from jaxgen.numerics import wide
+
 
 def bleu(outputs: Sequence[str], references: Sequence[str], *, tokenize: str = "none") -> float:
     """Corpus BLEU-4 of sacrebleu (Post, 2018), 0 to 100.
+
+    NaN where there is nothing to compare: no outputs, or not one reference for each of them.
 
     Args:
       tokenize: sacrebleu's name; "none" for text that is split by spaces already, "13a" for prose.
     """
     import sacrebleu
 
+    if not outputs or len(outputs) != len(references):
+        return float("nan")
     # force: text that is tokenised already is meant.
     return float(
         sacrebleu.corpus_bleu(
@@ -30,21 +37,30 @@ def bleu(outputs: Sequence[str], references: Sequence[str], *, tokenize: str = "
 def self_bleu(texts: Sequence[str], *, count: int = 200, references: int = 500) -> float:
     """Mean BLEU-4 of the first `count` texts against others (Zhu et al., 2018); high means alike.
 
+    NaN of fewer than two texts.
+
     Args:
       references: each text is compared with at most this many others; the value grows with it.
     """
     import sacrebleu
 
     metric = sacrebleu.BLEU(tokenize="none", effective_order=True, force=True)
-    scores = []
+    scores: list[float] = []
+    if len(texts) < 2:
+        return float("nan")
     for i, text in enumerate(texts[:count]):
         others = [*texts[:i], *texts[i + 1 :]][:references]
         scores.append(metric.sentence_score(text, list(others)).score)
-    return float(np.mean(scores)) if scores else 0.0
+    return float(np.mean(scores))
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Distinct n-grams over all n-grams, words split by spaces (Li et al., 2016)."""
+    """Distinct n-grams over all n-grams, words split by spaces (Li et al., 2016); 0 without any.
+
+    Raises:
+      ValueError: n below 1.
+    """
+    require("n", n >= 1, n, "at least 1")
     grams = Counter(
         tuple(words[i : i + n])
         for words in map(str.split, texts)
@@ -56,26 +72,40 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
 def token_accuracy(
     outputs: Int[ndarray, "N T"], targets: Int[ndarray, "N T"], mask: Bool[ndarray, "N T"]
 ) -> float:
-    """Share of real target positions where the output has the same token."""
-    return float((outputs == targets)[mask].mean())
+    """Share of real target positions where the output has the same token; NaN without any."""
+    return _mean((outputs == targets)[mask])
 
 
 def exact_match(outputs: Sequence[Any], targets: Sequence[Any]) -> float:
-    """Share of outputs that equal their target."""
-    return float(np.mean([a == b for a, b in zip(outputs, targets, strict=True)]))
+    """Share of outputs that equal their target; NaN of none.
+
+    Raises:
+      ValueError: not as many targets as outputs.
+    """
+    return _mean(np.array([a == b for a, b in zip(outputs, targets, strict=True)]))
+
+
+def _mean(same: Bool[ndarray, "..."] | Float[ndarray, "0"]) -> float:
+    return float(same.mean()) if same.size else float("nan")
 
 
 def nll(
     logits: Float[Array, "B T V"], targets: Int[Array, "B T"], mask: Bool[Array, "B T"]
 ) -> tuple[Float[Array, " B"], Int[Array, " B"]]:
-    """Negative log-likelihood of each row in nats, and its number of real tokens."""
-    chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
-    each = jax.nn.logsumexp(logits, -1) - chosen
-    return jnp.where(mask, each, 0.0).sum(-1), mask.sum(-1)
+    """Negative log-likelihood of each row in nats, and its number of real tokens.
+
+    In float32 or wider. What stands at other positions reaches neither value nor gradient, be it NaN; a
+    real target outside the vocabulary gives NaN.
+    """
+    x = jnp.where(mask[..., None], logits.astype(wide(logits)), 0.0)
+    known = (targets >= 0) & (targets < x.shape[-1])
+    chosen = jnp.take_along_axis(x, jnp.where(known, targets, 0)[..., None], -1)[..., 0]
+    each = jax.nn.logsumexp(x, -1) - jnp.where(known, chosen, jnp.nan)
+    return jnp.where(mask, each, 0.0).sum(-1), mask.sum(-1, dtype=jnp.int32)
 
 
 def perplexity(score: Callable[[Any], tuple[Any, Any]], rows: Any, *, batch: int = 256) -> float:
-    """exp of the mean negative log-likelihood of a token.
+    """exp of the mean negative log-likelihood of a token; NaN where there is no token.
 
     Args:
       score: a batch of rows -> (nll [B], number of tokens [B]), such as a jitted `nll`.
@@ -88,4 +118,4 @@ def perplexity(score: Callable[[Any], tuple[Any, Any]], rows: Any, *, batch: int
         value, tokens = score(padded)
         total += float(np.asarray(value)[: len(part)].astype(np.float64).sum())
         count += int(np.asarray(tokens)[: len(part)].sum())
-    return float(np.exp(total / max(count, 1)))
+    return float(np.exp(total / count)) if count else float("nan")

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxgen.errors import require
 from jaxgen.moe.gates import Routing
 
 
@@ -23,8 +24,7 @@ def capacity_of(tokens: int, experts: int, k: int, factor: float) -> int:
     Raises:
       ValueError: a factor that is not above 0.
     """
-    if factor <= 0:
-        raise ValueError(f"capacity factor is {factor}, allowed: above 0")
+    require("capacity factor", (factor > 0) & (factor < float("inf")), factor, "above 0, finite")
     return max(1, int(-(-tokens * k * factor // experts)))
 
 
@@ -57,8 +57,8 @@ def capacity(
     out = experts(buffer.reshape(num_experts, slots, -1)).reshape(num_experts * slots, -1)
     read = out.at[target].get(mode="fill", fill_value=0.0)
     weight = routing.weights.T.reshape(-1, 1).astype(out.dtype)
-    y = (read * weight).reshape(k, tokens, -1).sum(0)
-    return y, (wanted & ~seated).sum()
+    y = (read * weight).reshape(k, tokens, out.shape[-1]).sum(0)
+    return y, (wanted & ~seated).sum(dtype=jnp.int32)
 
 
 def dropless(
@@ -77,8 +77,10 @@ def dropless(
     tokens, k = routing.expert_ids.shape
     ids = jnp.where(routing.kept, routing.expert_ids, num_experts).reshape(-1)
     order = jnp.argsort(ids)  # stable
-    sizes = jnp.bincount(ids, length=num_experts + 1)[:num_experts]
-    out = experts(x[order // k], sizes)
-    out = jnp.where((ids[order] < num_experts)[:, None], out, 0.0)
+    sizes = jnp.bincount(ids, length=num_experts + 1)[:num_experts].astype(jnp.int32)
+    kept = (ids[order] < num_experts)[:, None]
+    # Pairs that are not kept may hold anything, which a product with 0 would not stop.
+    out = experts(jnp.where(kept, x[order // k], 0), sizes)
+    out = jnp.where(kept, out, 0.0)
     weighted = out * routing.weights.reshape(-1)[order][:, None].astype(out.dtype)
     return jnp.zeros((tokens, out.shape[-1]), out.dtype).at[order // k].add(weighted)

@@ -8,16 +8,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from jaxgen.errors import require
+from jaxgen.numerics import Number
+
 
 def diversify(
-    shared: Float[Array, "I O"], experts: int, rate: float, key: Key[Array, ""]
+    shared: Float[Array, "I O"], experts: int, rate: Number, key: Key[Array, ""]
 ) -> Float[Array, "E I O"]:
     """Copies of a matrix, in each of which a random share `rate` of the entries is 0.
 
     Raises:
       ValueError: a rate that is not at least 0 and below 1.
     """
-    if not 0 <= rate < 1:
-        raise ValueError(f"rate is {rate}, allowed: at least 0 and below 1")
-    keep = jax.random.bernoulli(key, 1.0 - rate, (experts, *shared.shape))
-    return jnp.where(keep, shared, 0.0)
+    require("rate", (rate >= 0) & (rate < 1), rate, "at least 0 and below 1")
+    share = jnp.asarray(1.0 - rate, jnp.float32)
+    keep = jax.random.bernoulli(key, share, (experts, *shared.shape))
+    return jnp.where(keep, shared, 0).astype(shared.dtype)

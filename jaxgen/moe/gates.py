@@ -12,6 +12,9 @@ p_e over tokens, K choices a token:
 
     balance loss   E sum_e f_e P_e, 1 where perfectly even    (DTS has its own)
     z-loss         mean_n logsumexp(logits)^2                 (Zoph et al., 2022)
+
+Weights have the dtype of the logits; probabilities and losses are computed in float32 or wider. Of no
+tokens the losses are 0.
 """
 
 import dataclasses
@@ -19,6 +22,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxgen.errors import require
+from jaxgen.numerics import Number, check_temperature, mean, over_temperature, wide
 
 
 @jax.tree_util.register_dataclass
@@ -45,19 +51,20 @@ class Routing:
     def counts(self, experts: int) -> Int[Array, " E"]:
         """Tokens that each expert gets."""
         flat = jnp.where(self.kept, self.expert_ids, experts).reshape(-1)
-        return jnp.bincount(flat, length=experts + 1)[:experts]
+        return jnp.bincount(flat, length=experts + 1)[:experts].astype(jnp.int32)
 
 
 def z_loss(logits: Float[Array, "N E"]) -> Float[Array, ""]:
     """mean_n logsumexp(logits)^2."""
-    return jnp.mean(jax.nn.logsumexp(logits, -1) ** 2)
+    return mean(jax.nn.logsumexp(logits.astype(wide(logits)), -1) ** 2)
 
 
 def balance_loss(probs: Float[Array, "N E"], first: Int[Array, " N"]) -> Float[Array, ""]:
     """E sum_e f_e P_e; gradients flow through P alone."""
     experts = probs.shape[-1]
-    share = jnp.bincount(first, length=experts) / first.shape[0]
-    return experts * jnp.sum(share * probs.mean(0))
+    count = jnp.bincount(first, length=experts).astype(wide(probs))
+    share = count / max(first.shape[0], 1)
+    return experts * jnp.sum(share * mean(probs.astype(wide(probs)), 0))
 
 
 def top_k(logits: Float[Array, "N E"], k: int, *, normalise: bool = False) -> Routing:
@@ -70,7 +77,7 @@ def top_k(logits: Float[Array, "N E"], k: int, *, normalise: bool = False) -> Ro
       ValueError: k that is not between 1 and E.
     """
     _check_k("k", k, logits.shape[-1])
-    probs = jax.nn.softmax(logits, -1)
+    probs = _softmax(logits)
     weights, ids = jax.lax.top_k(probs, k)
     if normalise:
         weights = weights / weights.sum(-1, keepdims=True)
@@ -91,7 +98,7 @@ def gshard(logits: Float[Array, "N E"], *, key: Key[Array, ""] | None = None) ->
     both = top_k(logits, 2, normalise=True)
     if key is None:
         return both
-    drawn = jax.random.uniform(key, both.weights.shape[:1]) < 2.0 * both.weights[:, 1]
+    drawn = jax.random.uniform(key, logits.shape[:1], jnp.float32) < 2.0 * both.weights[:, 1]
     kept = jnp.stack([jnp.ones_like(drawn), drawn], -1)
     return dataclasses.replace(both, kept=kept, weights=jnp.where(kept, both.weights, 0.0))
 
@@ -106,13 +113,13 @@ def expert_choice(logits: Float[Array, "N E"], *, capacity: int) -> Routing:
       ValueError: capacity that is not between 1 and N.
     """
     tokens, experts = logits.shape
-    _check_k("capacity", capacity, tokens)
-    probs = jax.nn.softmax(logits, -1)
-    _, chosen = jax.lax.top_k(probs.T, capacity)  # [E, C]
+    _check_k("capacity", capacity, max(tokens, 1))
+    probs = _softmax(logits)
+    _, chosen = jax.lax.top_k(probs.T, min(capacity, tokens))  # [E, C]
     kept = jnp.zeros((tokens, experts), bool).at[chosen, jnp.arange(experts)[:, None]].set(True)
-    ids = jnp.broadcast_to(jnp.arange(experts), (tokens, experts))
+    ids = jnp.broadcast_to(jnp.arange(experts, dtype=jnp.int32), (tokens, experts))
     routing = _routing(logits, probs, ids, jnp.where(kept, probs, 0.0), kept)
-    return dataclasses.replace(routing, balance=jnp.ones(()))
+    return dataclasses.replace(routing, balance=jnp.ones((), probs.dtype))
 
 
 def by_hash(token_ids: Int[Array, " N"], experts: int) -> Routing:
@@ -122,16 +129,16 @@ def by_hash(token_ids: Int[Array, " N"], experts: int) -> Routing:
     """
     mixed = token_ids.astype(jnp.uint32) * jnp.uint32(2_654_435_761)
     ids = ((mixed >> 16) % jnp.uint32(experts)).astype(jnp.int32)[:, None]
-    zero = jnp.zeros(())
-    ones = jnp.ones(ids.shape)
+    zero = jnp.zeros((), jnp.float32)
+    ones = jnp.ones(ids.shape, jnp.float32)
     return Routing(ids, ones, ones.astype(bool), zero, zero, jnp.zeros((), jnp.int32))
 
 
 def dts(
     logits: Float[Array, "N E"],
     *,
-    temperature: float | Float[Array, ""],
-    threshold: float = 0.001,
+    temperature: Number,
+    threshold: Number = 0.001,
     budget: int | None = None,
     hard: bool = False,
     noise_free_weights: bool = False,
@@ -145,7 +152,7 @@ def dts(
 
     Args:
       temperature: above 0; may be traced, since it changes with the step (see `temperature_at`).
-      threshold: in [0, 1].
+      threshold: in [0, 1]; may be traced.
       budget: at most so many experts a token (shapes are static); E by default. What a token wanted
         beyond is counted in `overflow`.
       hard: one expert, the largest of g, with its noise-free probability as weight: without noise that is
@@ -157,15 +164,16 @@ def dts(
       ValueError: a threshold, temperature or budget that is not allowed.
     """
     experts = logits.shape[-1]
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold is {threshold}, allowed: 0 to 1")
-    if not isinstance(temperature, jax.Array) and temperature <= 0:
-        raise ValueError(f"temperature is {temperature}, allowed: above 0")
+    require("threshold", (threshold >= 0) & (threshold <= 1), threshold, "0 to 1")
+    check_temperature(temperature)
     budget = experts if budget is None else budget
     _check_k("budget", budget, experts)
-    probs = jax.nn.softmax(logits, -1)
-    noisy = logits if key is None else logits + jax.random.gumbel(key, logits.shape, logits.dtype)
-    gate = jax.nn.softmax(noisy / temperature, -1)
+    probs = _softmax(logits)
+    noisy = logits.astype(probs.dtype)
+    if key is not None:
+        noisy = noisy + jax.random.gumbel(key, logits.shape, probs.dtype)
+    gate = jax.nn.softmax(over_temperature(noisy, temperature), -1)
+    threshold = jnp.asarray(threshold, gate.dtype)
     size = 1 if hard else budget
     value, ids = jax.lax.top_k(gate, size)
     kept = (value > threshold) | (jnp.arange(size) == 0)
@@ -178,16 +186,16 @@ def dts(
     rows = jnp.arange(logits.shape[0])[:, None]
     all_weights = jnp.zeros_like(gate).at[rows, ids].set(weights)
     all_kept = jnp.zeros_like(gate).at[rows, ids].set(kept.astype(gate.dtype))
-    balance = experts**2 * jnp.mean(all_weights.mean(0) * all_kept.mean(0))
-    overflow = (wanted - kept.sum(-1)).sum()
+    balance = experts**2 * jnp.mean(mean(all_weights, 0) * mean(all_kept, 0))
+    overflow = (wanted - kept.sum(-1)).sum().astype(jnp.int32)
     return dataclasses.replace(routing, balance=balance, overflow=overflow)
 
 
 def temperature_at(
     step: Int[Array, ""] | int,
     *,
-    start: float = 2.0,
-    end: float = 0.3,
+    start: Number = 2.0,
+    end: Number = 0.3,
     decay_steps: int,
     kind: str = "exponential",
 ) -> Float[Array, ""]:
@@ -196,11 +204,12 @@ def temperature_at(
     Raises:
       ValueError: an unknown kind, temperatures that are not above 0, decay_steps below 1.
     """
-    if min(start, end) <= 0 or decay_steps < 1:
+    ok = (start > 0) & (start < jnp.inf) & (end > 0) & (end < jnp.inf) & (decay_steps >= 1)
+    if not isinstance(ok, jax.core.Tracer) and not ok:
         raise ValueError(
-            f"start, end, decay_steps are {start}, {end}, {decay_steps}, allowed: above 0"
+            f"start, end, decay_steps are {start}, {end}, {decay_steps}, allowed: above 0, finite"
         )
-    done = jnp.minimum(jnp.asarray(step) / decay_steps, 1.0)
+    done = jnp.minimum(jnp.asarray(step, jnp.float32) / decay_steps, 1.0)
     if kind == "exponential":
         return start * (end / start) ** done
     if kind == "linear":
@@ -213,8 +222,12 @@ def _check_k(name: str, k: int, most: int) -> None:
         raise ValueError(f"{name} is {k}, allowed: 1 to {most}")
 
 
+def _softmax(logits: Array) -> Array:
+    return jax.nn.softmax(logits.astype(wide(logits)), -1)
+
+
 def _routing(logits: Array, probs: Array, ids: Array, weights: Array, kept: Array) -> Routing:
     """With Switch's balance loss and the z-loss."""
-    first = probs.argmax(-1)
+    first, weights = probs.argmax(-1), weights.astype(logits.dtype)
     zero = jnp.zeros((), jnp.int32)
     return Routing(ids, weights, kept, balance_loss(probs, first), z_loss(logits), zero)

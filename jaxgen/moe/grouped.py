@@ -16,7 +16,14 @@ _BLOCK = 128  # rows; large enough for a matrix product at full speed, small bes
 def grouped_matmul(
     x: Float[Array, "M D"], w: Float[Array, "E D F"], sizes: Int[Array, " E"]
 ) -> Float[Array, "M F"]:
-    """The first sizes[0] rows of x times w[0], the next sizes[1] times w[1], ...; rows after that give 0."""
+    """The first sizes[0] rows of x times w[0], the next sizes[1] times w[1], ...; rows after that give 0.
+
+    In the wider dtype of x and w.
+    """
+    dtype = jnp.promote_types(x.dtype, w.dtype)
+    x, w, sizes = x.astype(dtype), w.astype(dtype), sizes.astype(jnp.int32)
+    if not len(x):
+        return jnp.zeros((0, w.shape[2]), dtype)
 
     def on_cpu(x: Array, w: Array, sizes: Array) -> Array:
         return _blockwise(varying_like(x, w, sizes), varying_like(w, x, sizes), sizes)
@@ -76,9 +83,9 @@ def _backward(saved: Any, g: Array) -> tuple[Array, Array, None]:
 
     def body(i: Any, dw: Array) -> Array:
         e, start, own = at(i)
-        a = jax.lax.dynamic_slice_in_dim(rows, start, block)
-        b = jax.lax.dynamic_slice_in_dim(cotangents, start, block)
-        b = jnp.where((jnp.arange(block) < own)[:, None], b, 0.0)
+        mine = (jnp.arange(block) < own)[:, None]
+        a = jnp.where(mine, jax.lax.dynamic_slice_in_dim(rows, start, block), 0.0)
+        b = jnp.where(mine, jax.lax.dynamic_slice_in_dim(cotangents, start, block), 0.0)
         return dw.at[e].add(a.T @ b)
 
     dw = jax.lax.fori_loop(0, total, body, varying_like(jnp.zeros_like(w), x))

@@ -21,6 +21,7 @@ from jaxgen.moe import dispatch, gates, parallel
 from jaxgen.moe.gates import Routing
 from jaxgen.moe.grouped import grouped_matmul
 from jaxgen.moe.placement import check_slots
+from jaxgen.numerics import finite_padding, wide
 
 # (router logits [N, E], key or None) -> Routing
 Gate = Callable[[Float[Array, "N E"], Key[Array, ""] | None], Routing]
@@ -88,22 +89,21 @@ class Experts(nnx.Module):
         place = np.arange(slots or experts) % experts
         up, down = std or (width**-0.5, hidden**-0.5)
         draw = jax.random.normal
-        self.up = nnx.Param(up * draw(rngs.params(), (experts, width, hidden))[place])
-        self.down = nnx.Param(down * draw(rngs.params(), (experts, hidden, width))[place])
+        f32 = jnp.float32
+        self.up = nnx.Param(up * draw(rngs.params(), (experts, width, hidden), f32)[place])
+        self.down = nnx.Param(down * draw(rngs.params(), (experts, hidden, width), f32)[place])
 
     # How the weights are split: slots over `expert`, hidden units over `model`.
     specs = (P(parallel.AXIS, None, "model"), P(parallel.AXIS, "model", None))
 
-    def weights(self) -> tuple[Float[Array, "slots D H"], Float[Array, "slots H D"]]:
-        """(up, down), in the dtype of the computation."""
-        up, down = self.up[...], self.down[...]
-        return (
-            (up, down) if self.dtype is None else (up.astype(self.dtype), down.astype(self.dtype))
-        )
+    def weights(self, x: Array) -> tuple[Float[Array, "slots D H"], Float[Array, "slots H D"]]:
+        """(up, down), in the dtype of the computation on x."""
+        dtype = x.dtype if self.dtype is None else self.dtype
+        return self.up[...].astype(dtype), self.down[...].astype(dtype)
 
     def on_buffers(self, x: Float[Array, "E C D"]) -> Float[Array, "E C D"]:
         """Each expert on its buffer."""
-        up, down = self.weights()
+        up, down = self.weights(x)
         h = self.activation(jnp.einsum("ecd,edf->ecf", x, up))
         return jnp.einsum("ecf,efd->ecd", h, down)
 
@@ -156,21 +156,25 @@ class MoE(nnx.Module):
     ) -> tuple[Float[Array, "N D"], Load]:
         """y, and what the routing came to.
 
-        Router logits are float32 whatever the dtype of x.
+        y has the dtype of x; router logits are float32 or wider. Padding may hold anything: what is not
+        finite there is taken for 0.
 
         Args:
           placement: this layer's row of `route.placement`.
           real: tokens that take part; the others (padding) give 0. The auxiliary losses see all.
           key: of the gate's noise.
         """
-        routing = route.gate(self.router(x.astype(jnp.float32)), key)
+        x = finite_padding(x, real)
+        routing = route.gate(self.router(x.astype(wide(x))), key)
         if real is not None:
             kept = routing.kept & real[:, None]
             weights = jnp.where(kept, routing.weights, 0.0)
             routing = dataclasses.replace(routing, kept=kept, weights=weights)
         y, dropped = self.dispatch(x, routing, route, placement)
         counts = routing.counts(self.num_experts)
-        return y, Load(counts, routing.balance, routing.z, routing.overflow, dropped)
+        return y.astype(x.dtype), Load(
+            counts, routing.balance, routing.z, routing.overflow, dropped
+        )
 
     def dispatch(
         self,
@@ -180,7 +184,8 @@ class MoE(nnx.Module):
         placement: Int[Array, " slots"] | None = None,
     ) -> tuple[Float[Array, "N D"], Int[Array, ""]]:
         """The weighted sum of a routing, and the number of dropped pairs of token and expert."""
-        experts, weights = self.experts, self.experts.weights()
+        experts, weights = self.experts, self.experts.weights(x)
+        x = x.astype(weights[0].dtype)
         if route.mesh is not None and not self.capacity_factor:
             mesh, slots = route.mesh, len(weights[0])
             if placement is None:

@@ -21,6 +21,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgen import mesh as mesh_lib
+from jaxgen.errors import require
 from jaxgen.moe.gates import Routing
 from jaxgen.moe.grouped import varying_like
 from jaxgen.moe.placement import check_slots
@@ -55,11 +56,17 @@ def expert_parallel(
     Raises:
       ValueError: slots, or tokens, that the devices do not divide.
     """
+    require("room", (room >= 0) & (room < float("inf")), room, "0 or more")
     devices = mesh.shape[AXIS]
     check_slots(len(placement), num_experts, devices)
     parts = mesh_lib.batch_divisor(mesh)
     if len(x) % parts:
         raise ValueError(f"tokens is {len(x)}, allowed: a multiple of {parts}, the devices")
+    if not len(x):
+        rows = jax.eval_shape(
+            lambda w, x: experts(w, x, jnp.zeros(len(placement), jnp.int32)), weights, x
+        )
+        return jnp.zeros((0, rows.shape[1]), rows.dtype), jnp.zeros((), jnp.int32)
     if ragged is None:
         ragged = mesh.devices.flat[0].platform != "cpu"
     pairs = len(x) // parts * routing.expert_ids.shape[1]
@@ -234,5 +241,5 @@ def _on_device(
 
     weighted = back * gains.reshape(-1)[pair][:, None].astype(back.dtype)
     out = jnp.zeros_like(weighted, shape=(len(x), y.shape[1])).at[pair // k].add(weighted)
-    lost = jax.lax.psum((whole - sizes)[me].sum(), mesh_lib.BATCH_AXES)
+    lost = jax.lax.psum((whole - sizes)[me].sum(dtype=jnp.int32), mesh_lib.BATCH_AXES)
     return out, lost

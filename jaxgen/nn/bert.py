@@ -7,8 +7,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxgen.errors import require
 from jaxgen.nn import transformer
 from jaxgen.nn.transformer import Spec, Transformer
+from jaxgen.numerics import lookup, wide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,11 +82,19 @@ class Bert(nnx.Module):
         types: Int[Array, "B T"] | None = None,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B T D"]:
-        """Last hidden states. `mask`: which tokens are real. `key` switches dropout on."""
+        """Last hidden states. `mask`: which tokens are real. `key` switches dropout on.
+
+        Raises:
+          ValueError: more tokens than the model has positions, or (outside jit) tokens or types that it does
+            not have; under jit their states are NaN.
+        """
         key_embed, key_stack = transformer.split_key(key, 2)
-        h = self.tokens.embedding[...][tokens]
-        h = h + self.positions.embedding[...][: tokens.shape[1]]
-        h = h + self.types.embedding[...][jnp.zeros_like(tokens) if types is None else types]
+        length, most = tokens.shape[1], self.spec.max_positions
+        require("tokens' length", length <= most, length, f"at most {most}")
+        h = lookup(self.tokens.embedding[...], tokens, "tokens", mask)
+        h = h + self.positions.embedding[...][:length]
+        kinds = jnp.zeros_like(tokens) if types is None else types
+        h = h + lookup(self.types.embedding[...], kinds, "types", mask)
         h = transformer.dropout(self.norm(h), self.spec.stack.dropout, key_embed)
         return self.stack(h, mask=mask, key=key_stack)[0]
 
@@ -117,7 +127,7 @@ class MLMHead(nnx.Module):
         self.activation = s.activation
         self.transform = transformer.make_linear(s, s.width, s.width, True, rngs)
         self.norm = transformer.make_norm(s, rngs)
-        self.bias = nnx.Param(jnp.zeros(spec.vocab_size))
+        self.bias = nnx.Param(jnp.zeros(spec.vocab_size, jnp.float32))
 
     def __call__(self, h: Float[Array, "B T D"], embedding: Float[Array, "V D"]) -> Array:
         h = self.norm(transformer.ACTIVATIONS[self.activation](self.transform(h)))
@@ -125,9 +135,9 @@ class MLMHead(nnx.Module):
 
 
 def mean_pool(hidden: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
-    """Mean of the real positions."""
-    weight = mask[..., None].astype(hidden.dtype)
-    return (hidden * weight).sum(1) / jnp.maximum(weight.sum(1), 1.0)
+    """Mean of the real positions, 0 without any; the others may hold anything."""
+    total = jnp.where(mask[..., None], hidden, 0).astype(wide(hidden)).sum(1)
+    return (total / jnp.maximum(mask.sum(1), 1)[:, None].astype(total.dtype)).astype(hidden.dtype)
 
 
 def sentence_embedding(
@@ -135,4 +145,6 @@ def sentence_embedding(
 ) -> Float[Array, "B D"]:
     """Mean-pooled states of unit length, as Sentence-BERT has them (Reimers and Gurevych, 2019)."""
     pooled = mean_pool(model(tokens, mask=mask), mask)
-    return pooled / jnp.maximum(jnp.linalg.norm(pooled, axis=-1, keepdims=True), 1e-12)
+    # Before the root: at 0, where no position is real, its gradient is infinite.
+    square = jnp.maximum((pooled**2).sum(-1, keepdims=True), 1e-24)
+    return pooled / jnp.sqrt(square)

@@ -12,6 +12,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxgen.errors import require
+from jaxgen.numerics import Number, sum_trailing, wide
+
 
 class ResBlock(nnx.Module):
     """x + Conv(SiLU(Norm(Conv(SiLU(Norm(x)))))), optionally modulated by a vector.
@@ -128,7 +131,7 @@ class Encoder(nnx.Module):
             if i < len(self.downs):
                 h = self.downs[i](h)
         h = jax.nn.silu(self.norm(h))
-        return h.reshape(h.shape[0], -1)
+        return h.reshape(h.shape[0], np.prod(h.shape[1:], dtype=int))
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B D"]:
         return self.out(self.features(x)).astype(x.dtype)
@@ -182,17 +185,24 @@ def depth_to_space(x: Float[Array, "B H W C4"]) -> Float[Array, "B H2 W2 C"]:
 
 
 def gaussian_logprob(
-    x: Float[Array, "B ..."], mean: Float[Array, "B ..."], std: float
+    x: Float[Array, "B ..."], mean: Float[Array, "B ..."], std: Number
 ) -> Float[Array, " B"]:
-    """log N(x; mean, std^2 I) in nats."""
-    var = std**2
-    nll = 0.5 * ((x - mean) ** 2 / var + jnp.log(2.0 * jnp.pi * var))
-    return -nll.reshape(x.shape[0], -1).sum(-1)
+    """log N(x; mean, std^2 I) in nats, in float32 or wider.
+
+    Raises:
+      ValueError: std that is not finite and above 0; a traced one passes.
+    """
+    require("std", (std > 0) & (std < jnp.inf), std, "above 0, finite")
+    dtype = wide(x)
+    var = jnp.asarray(std, dtype) ** 2
+    nll = 0.5 * ((x.astype(dtype) - mean) ** 2 / var + jnp.log(2.0 * jnp.pi * var))
+    return -sum_trailing(nll)
 
 
 def bernoulli_logprob(
     x: Float[Array, "B ..."], logits: Float[Array, "B ..."]
 ) -> Float[Array, " B"]:
-    """Log-likelihood of pixels in [0, 1] under Bernoulli(sigmoid(logits)), in nats."""
+    """Log-likelihood of pixels in [0, 1] under Bernoulli(sigmoid(logits)), in nats, float32 or wider."""
+    x, logits = x.astype(wide(x)), logits.astype(wide(logits))
     ll = x * jax.nn.log_sigmoid(logits) + (1.0 - x) * jax.nn.log_sigmoid(-logits)
-    return ll.reshape(x.shape[0], -1).sum(-1)
+    return sum_trailing(ll)

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxgen.errors import require
 from jaxgen.moe.layer import Load, Route
 from jaxgen.nn import transformer
 from jaxgen.nn.transformer import Cache, Spec, Transformer
+from jaxgen.numerics import lookup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,14 +111,21 @@ class GPT(nnx.Module):
         route: Route | None = None,
         key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "B T D"], Cache | None, Load | None]:
-        """The states that `logits` reads, the cache, and the loads of experts; see `Transformer`."""
-        s = self.spec.stack
+        """The states that `logits` reads, the cache, and the loads of experts; see `Transformer`.
+
+        Raises:
+          ValueError: more tokens than the model has positions, or (outside jit) tokens or positions that it
+            does not have; under jit their states are NaN.
+        """
+        s, most = self.spec.stack, self.spec.max_positions
         if positions is None:
+            require("tokens' length", tokens.shape[1] <= most, tokens.shape[1], f"at most {most}")
             real = jnp.ones((1, tokens.shape[1]), bool) if mask is None else mask
             before = 0 if cache is None else cache.read[:, None]
             positions = jnp.maximum(before + jnp.cumsum(real, -1) - 1, 0)
         key_embed, key_stack = transformer.split_key(key, 2)
-        h = self.tokens.embedding[...][tokens] + self.positions.embedding[...][positions]
+        h = lookup(self.tokens.embedding[...], tokens, "tokens", mask)
+        h = h + lookup(self.positions.embedding[...], positions, "positions", mask)
         if added is not None:
             h = h + added[:, None]
         h = transformer.dropout(h, s.dropout, key_embed)

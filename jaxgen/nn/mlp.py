@@ -86,7 +86,8 @@ class MLP(nnx.Module):
         self.last = nnx.Linear(width, out, rngs=rngs)
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... K"]:
+        """In the dtype of x."""
         h = self.first(x)
         for norm, layer in zip(self.norms, self.layers, strict=True):
             h = h + layer(jax.nn.silu(norm(h)))
-        return self.last(jax.nn.silu(h))
+        return self.last(jax.nn.silu(h)).astype(x.dtype)

@@ -51,9 +51,10 @@ class ParallelT5(nnx.Module):
     ) -> Int[Array, "B T"]:
         """The likeliest tokens of the likeliest length."""
         memory = self.t5.encode(source, mask=source_mask)
-        count = jnp.argmax(self._lengths(memory, source_mask), -1) + 1
+        count = jnp.argmax(self._lengths(memory, source_mask), -1).astype(jnp.int32) + 1
         tokens = jnp.argmax(self._decode(source, memory, count, source_mask), -1)
-        return jnp.where(jnp.arange(tokens.shape[1]) < count[:, None], tokens, pad)
+        inside = jnp.arange(tokens.shape[1]) < count[:, None]
+        return jnp.where(inside, tokens, pad).astype(jnp.int32)
 
     def _lengths(
         self, memory: Float[Array, "B M D"], mask: Bool[Array, "B M"]
@@ -79,12 +80,12 @@ def copy_uniformly(
     source: Int[Array, "B M"], size: Int[Array, " B"], count: Int[Array, " B"], length: int
 ) -> Int[Array, "B T"]:
     """Position i of `count` gets source token floor(i size / count), the last one from there on."""
-    i = jnp.arange(length)[None]
+    i = jnp.arange(length, dtype=jnp.int32)[None]
     place = jnp.minimum(i * size[:, None] // jnp.maximum(count, 1)[:, None], size[:, None] - 1)
     return jnp.take_along_axis(source, jnp.maximum(place, 0), 1)
 
 
 def drop_repeats(tokens: Int[Array, "B T"], fill: int) -> Int[Array, "B T"]:
     """`fill` in place of every token that repeats the one before it, the usual repair (Gu et al.)."""
-    same = jnp.pad(tokens[:, 1:] == tokens[:, :-1], ((0, 0), (1, 0)))
-    return jnp.where(same, fill, tokens)
+    same = tokens[:, 1:] == tokens[:, :-1]
+    return jnp.concatenate([tokens[:, :1], jnp.where(same, fill, tokens[:, 1:])], 1)

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxgen.numerics import wide
+
 
 class Moments(NamedTuple):
     """Running mean and variance of each dimension, and the number of updates."""
@@ -23,7 +25,8 @@ class Moments(NamedTuple):
 
 def init(dim: int) -> Moments:
     """Moments that the first update replaces whole."""
-    return Moments(jnp.zeros(dim), jnp.ones(dim), jnp.zeros(()))
+    f32 = jnp.float32
+    return Moments(jnp.zeros(dim, f32), jnp.ones(dim, f32), jnp.zeros((), f32))
 
 
 def standardise(
@@ -33,20 +36,24 @@ def standardise(
 
     The value is (h - mean_run) / std_run. Its gradient is that of batch normalisation times
     std_batch / std_run, so it is orthogonal to shifting or scaling all of h: no loss on the result
-    can shrink the latents. Early on, momentum is updates / (updates + 1), a plain average.
+    can shrink the latents. Early on, momentum is updates / (updates + 1), a plain average. Statistics are
+    float32 or wider; a batch without rows changes nothing.
 
     Args:
       h: encoder outputs of the whole (global) batch.
       moments: from the step before; no gradient flows into it.
     """
+    if not h.shape[0]:
+        return h, moments
+    own, h = h.dtype, h.astype(wide(h))
     mean, var = h.mean(0), h.var(0)
     keep = jnp.minimum(momentum, moments.updates / (moments.updates + 1.0))
     stop = jax.lax.stop_gradient
     new = Moments(
-        keep * moments.mean + (1.0 - keep) * stop(mean),
-        keep * moments.var + (1.0 - keep) * stop(var),
+        (keep * moments.mean + (1.0 - keep) * stop(mean)).astype(moments.mean.dtype),
+        (keep * moments.var + (1.0 - keep) * stop(var)).astype(moments.var.dtype),
         moments.updates + 1.0,
     )
     std_run, std = jnp.sqrt(new.var + eps), jnp.sqrt(var + eps)
     z = (h - mean) / std * stop(std / std_run) + stop((mean - new.mean) / std_run)
-    return z, new
+    return z.astype(own), new

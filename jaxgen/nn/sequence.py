@@ -12,8 +12,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxgen.errors import require
 from jaxgen.nn import bert, gpt2, transformer
 from jaxgen.nn.transformer import Spec, Transformer
+from jaxgen.numerics import Number, is_zero
 from jaxgen.text import decoding
 
 
@@ -42,17 +44,19 @@ class SequenceEncoder(nnx.Module):
         self.out = nnx.Linear(size, out_dim, use_bias=out_bias, rngs=rngs)
 
     def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B D"]:
-        mask = tokens != self.pad
+        mask, length = tokens != self.pad, tokens.shape[1]
+        require("tokens' length", length == (self.places or length), length, f"{self.places}")
         h = self.bert(tokens, mask=mask)
         if self.places:
-            flat = jnp.where(mask[..., None], h, 0).reshape(h.shape[0], -1)
+            flat = jnp.where(mask[..., None], h, 0).reshape(h.shape[0], self.places * h.shape[2])
             return self.out(flat.astype(jnp.float32))
         return self.out(bert.mean_pool(h, mask).astype(jnp.float32))
 
 
 def shift_right(tokens: Int[Array, "B T"], begin: int) -> Int[Array, "B T"]:
     """What a decoder reads where it is to predict `tokens`: `begin`, then all but the last."""
-    return jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=begin)
+    first = jnp.full_like(tokens[:, :1], begin)
+    return jnp.concatenate([first, tokens[:, :-1]], 1)
 
 
 def until_end(tokens: Int[Array, "B T"], end: int) -> Bool[Array, "B T"]:
@@ -62,14 +66,18 @@ def until_end(tokens: Int[Array, "B T"], end: int) -> Bool[Array, "B T"]:
 
 
 def delete_tokens(
-    tokens: Int[Array, "B T"], key: Key[Array, ""], *, rate: float, pad: int
+    tokens: Int[Array, "B T"], key: Key[Array, ""], *, rate: Number, pad: int
 ) -> Int[Array, "B T"]:
     """Rows without about a share `rate` of their tokens; those left move up, `pad` fills the end.
 
     The noise that a denoising autoencoder of text reads through (Shen et al., 2020): sentences that share
     most of their words have to share latents.
+
+    Raises:
+      ValueError: a rate outside [0, 1].
     """
-    gone = jax.random.bernoulli(key, rate, tokens.shape) | (tokens == pad)
+    require("rate", (rate >= 0) & (rate <= 1), rate, "0 to 1")
+    gone = jax.random.bernoulli(key, jnp.asarray(rate, jnp.float32), tokens.shape) | (tokens == pad)
     order = jnp.argsort(gone, axis=-1, stable=True)
     left = jnp.arange(tokens.shape[-1]) < (~gone).sum(-1, keepdims=True)
     return jnp.where(left, jnp.take_along_axis(tokens, order, -1), pad)
@@ -104,7 +112,7 @@ class LatentGPT(nnx.Module):
         *,
         begin: int,
         hide: int = 0,
-        hide_rate: float = 0.0,
+        hide_rate: Number = 0.0,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B T V"]:
         """Logits of every token given those before it.
@@ -112,12 +120,14 @@ class LatentGPT(nnx.Module):
         Args:
           begin: id put in front.
           hide: id that replaces a share `hide_rate` of the tokens on the input side, so that the
-            decoder has to read z (Bowman et al., 2016, word dropout).
+            decoder has to read z (Bowman et al., 2016, word dropout); the rate may be traced.
           key: for hiding and for the stack's dropout; None switches both off.
         """
+        require("hide_rate", (hide_rate >= 0) & (hide_rate <= 1), hide_rate, "0 to 1")
         key_hide, key_drop = transformer.split_key(key, 2)
-        if key_hide is not None and hide_rate:
-            hidden = jax.random.bernoulli(key_hide, hide_rate, tokens.shape)
+        if key_hide is not None and not is_zero(hide_rate):
+            rate = jnp.asarray(hide_rate, jnp.float32)
+            hidden = jax.random.bernoulli(key_hide, rate, tokens.shape)
             tokens = jnp.where(hidden, hide, tokens)
         shifted = shift_right(tokens, begin)
         use = key_drop if self.gpt.spec.stack.dropout else None
@@ -145,5 +155,6 @@ class ParallelDecoder(nnx.Module):
 
     def __call__(self, z: Float[Array, "B Z"]) -> Float[Array, "B T V"]:
         """Logits of every position, padding included."""
-        h, _, _ = self.stack(self.latent(z).reshape(z.shape[0], self.length, -1))
+        width = self.stack.spec.width
+        h, _, _ = self.stack(self.latent(z).reshape(z.shape[0], self.length, width))
         return self.head(h).astype(jnp.float32)

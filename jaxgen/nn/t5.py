@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen.nn import transformer
 from jaxgen.nn.transformer import Cache, Spec, Transformer
+from jaxgen.numerics import lookup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,9 +97,15 @@ class T5(nnx.Module):
         mask: Bool[Array, "B M"] | None = None,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B M D"]:
+        """The encoder's output.
+
+        Raises:
+          ValueError: outside jit, tokens that the model does not have; under jit their states are NaN.
+        """
         key_embed, key_stack, key_out = transformer.split_key(key, 3)
         rate = self.spec.encoder.dropout
-        h = transformer.dropout(self.tokens.embedding[...][tokens], rate, key_embed)
+        table = self.tokens.embedding[...]
+        h = transformer.dropout(lookup(table, tokens, "tokens", mask), rate, key_embed)
         h, _, _ = self.encoder(h, mask=mask, key=key_stack)
         return transformer.dropout(h, rate, key_out)
 
@@ -115,10 +122,14 @@ class T5(nnx.Module):
         """What the output layer reads, and the cache with these tokens in it; see `decode`.
 
         Logits are states @ `output_embedding`^T, which `jaxgen.losses.fused` need not hold.
+
+        Raises:
+          ValueError: outside jit, tokens that the model does not have; under jit their states are NaN.
         """
         key_embed, key_stack, key_out = transformer.split_key(key, 3)
         rate = self.spec.decoder.dropout
-        h = transformer.dropout(self.tokens.embedding[...][tokens], rate, key_embed)
+        table = self.tokens.embedding[...]
+        h = transformer.dropout(lookup(table, tokens, "tokens", mask), rate, key_embed)
         h, cache, _ = self.decoder(
             h, mask=mask, memory=memory, memory_mask=memory_mask, cache=cache, key=key_stack
         )

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxgen.numerics import lookup
+
 
 class TextCNN(nnx.Module):
     """Embeddings, convolutions of several widths, the maximum over positions, a linear layer."""
@@ -37,12 +39,17 @@ class TextCNN(nnx.Module):
 
         Args:
           text: tokens, or a distribution over them at each position, through which gradients flow.
-          mask: which positions are real.
+          mask: which positions are real; the others may hold anything.
+
+        Raises:
+          ValueError: outside jit, tokens that the vocabulary does not have; under jit they give NaN.
         """
-        soft = text.ndim == 3
-        h = text @ self.tokens.embedding[...] if soft else self.tokens(text)
-        h = jnp.where(mask[..., None], h, 0.0)
+        table = self.tokens.embedding[...]
+        if text.ndim == 3:
+            h = jnp.where(mask[..., None], text, 0.0) @ table
+        else:
+            h = jnp.where(mask[..., None], lookup(table, text, "text", mask), 0.0)
         features = [jax.nn.relu(conv(h)) for conv in self.convs]
         # Rectified features are at least 0, so 0 is what padding may add to a maximum.
-        top = [jnp.where(mask[..., None], f, 0.0).max(1) for f in features]
+        top = [jnp.where(mask[..., None], f, 0.0).max(1, initial=0.0) for f in features]
         return self.out(jnp.concatenate(top, -1))

@@ -17,7 +17,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxgen.errors import require
 from jaxgen.moe.layer import Load, MoE, Route
+from jaxgen.numerics import Number, finite_padding, is_zero, wide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Spec:
         scale_attn_by_inverse_layer_idx).
       rotary: rotate queries and keys by their positions.
       relative_buckets: of T5's position bias, 0 for none; `relative_distance` is its reach.
-      windows: of each layer, how many positions back (itself included) it sees; 0 for all.
+      windows: of each layer, how many positions back (itself included) it sees; 0 for all. Prefix slots
+        are seen from everywhere.
       dropout: rate, of embeddings, attention weights and sublayer outputs.
       remat: recompute blocks in the backward pass (gradient checkpointing).
       scan: trace one block for all layers; compile time no longer grows with depth.
@@ -133,6 +136,7 @@ class Cache:
       mask: [B, S], which slots hold a real position.
       length: how many slots are filled, the same for all rows.
       read: [B], how many real tokens are in it; prefix slots and padding do not count.
+      prefix: [B, S], which slots are prefix slots.
       cross: keys and values of the encoder's output, one pair [B, H, M, K] a layer, or None.
     """
 
@@ -141,6 +145,7 @@ class Cache:
     mask: Bool[Array, "B S"]
     length: Int[Array, ""]
     read: Int[Array, " B"]
+    prefix: Bool[Array, "B S"]
     cross: list[tuple[Array, Array]] | None = None
 
 
@@ -154,14 +159,15 @@ def make_cache(spec: Spec, batch: int, size: int) -> Cache:
         jnp.zeros((batch, size), bool),
         jnp.zeros((), jnp.int32),
         jnp.zeros(batch, jnp.int32),
+        jnp.zeros((batch, size), bool),
     )
 
 
-def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> Array:
+def dropout(x: Float[Array, "..."], rate: Number, key: Key[Array, ""] | None) -> Array:
     """Zeroes a share `rate` of x and scales the rest up; the identity without a key."""
-    if key is None or rate == 0.0:
+    if key is None or is_zero(rate):
         return x
-    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    keep = jax.random.bernoulli(key, jnp.asarray(1.0 - rate, jnp.float32), x.shape)
     return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)
 
 
@@ -181,15 +187,20 @@ def attend(
     rate: float = 0.0,
     key: Key[Array, ""] | None = None,
 ) -> Float[Array, "B T H K"]:
-    """softmax(scale q k^T + bias) v, with dropout on the weights where a key is given."""
+    """softmax(scale q k^T + bias) v, with dropout on the weights where a key is given.
+
+    Logits are float32 or wider up to the softmax. Without keys to see, the result is 0.
+    """
+    if not k.shape[1]:
+        return jnp.zeros_like(q)
     if key is None or rate == 0.0:
         bias = None if bias is None else bias.astype(q.dtype)
         return jax.nn.dot_product_attention(q, k, v, bias, mask, scale=scale)
-    logits = scale * jnp.einsum("BTHK,BSHK->BHTS", q, k).astype(jnp.float32)
+    logits = scale * jnp.einsum("BTHK,BSHK->BHTS", q, k, preferred_element_type=wide(q))
     if bias is not None:
         logits += bias
     if mask is not None:
-        logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
+        logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
     weights = dropout(jax.nn.softmax(logits, -1).astype(v.dtype), rate, key)
     return jnp.einsum("BHTS,BSHK->BTHK", weights, v)
 
@@ -204,11 +215,13 @@ def attend_cached(
     scale: float,
 ) -> Float[Array, "B T H K"]:
     """`attend` over keys and values as a cache holds them, without dropout."""
-    logits = jnp.einsum("BTHK,BHSK->BHTS", q, k, preferred_element_type=jnp.float32) * scale
+    if not k.shape[2]:
+        return jnp.zeros_like(q)
+    logits = jnp.einsum("BTHK,BHSK->BHTS", q, k, preferred_element_type=wide(q)) * scale
     if bias is not None:
         logits += bias
     if mask is not None:
-        logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
+        logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
     weights = jax.nn.softmax(logits, -1).astype(v.dtype)
     return jnp.einsum("BHTS,BHSK->BTHK", weights, v)
 
@@ -238,7 +251,8 @@ def relative_bucket(
         buckets //= 2
         start, distance = buckets * (distance > 0), jnp.abs(distance)
     exact = buckets // 2
-    ratio = jnp.log(jnp.maximum(distance, 1) / exact) / math.log(reach / exact)
+    near = jnp.maximum(distance, 1).astype(jnp.float32)
+    ratio = jnp.log(near / exact) / math.log(reach / exact)
     far = exact + (ratio * (buckets - exact)).astype(jnp.int32)
     return start + jnp.where(distance < exact, distance, jnp.minimum(far, buckets - 1))
 
@@ -319,7 +333,7 @@ class Attention(nnx.Module):
             out = attend_cached(q, k, v, mask, bias, scale=scale)
         else:
             out = attend(q, k, v, mask, bias, scale=scale, rate=spec.dropout, key=key)
-        return self.out(out.reshape(*out.shape[:2], -1))
+        return self.out(out.reshape(*out.shape[:2], spec.heads * spec.head_dim))
 
 
 class FeedForward(nnx.Module):
@@ -355,6 +369,7 @@ class Scope:
       memory: an encoder's output [B, M, D], or None.
       memory_mask: [B, 1, 1, M] or None.
       offset: the cache slot of the first token; None without a cache.
+      prefix: [B, 1, 1, S], slots that windows do not hide, or None.
       real: [B, T], tokens that experts see, or None for all.
     """
 
@@ -366,6 +381,7 @@ class Scope:
     memory_mask: Array | None
     offset: Array | None
     real: Array | None = None
+    prefix: Array | None = None
 
 
 # (keys, values) of a layer's cache, and of its encoder memory.
@@ -412,14 +428,15 @@ class Block(nnx.Module):
             slot = prefix.reshape(*prefix.shape[:2], spec.heads, spec.head_dim).astype(k.dtype)
             k, v = jnp.concatenate([slot, k], 1), jnp.concatenate([slot, v], 1)
         if cached is not None:
-            start: tuple[Any, ...] = (0, 0, scope.offset, 0)
-            new_k, new_v = heads_first(k), heads_first(v)
-            k = jax.lax.dynamic_update_slice(cached[0], new_k.astype(cached[0].dtype), start)
-            v = jax.lax.dynamic_update_slice(cached[1], new_v.astype(cached[1].dtype), start)
+            put: Any = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=2)
+            k = put(cached[0], heads_first(k).astype(cached[0].dtype), scope.offset)
+            v = put(cached[1], heads_first(v).astype(cached[1].dtype), scope.offset)
         mask = scope.mask
         if not (isinstance(window, int) and window == 0):
-            near = (scope.age < window) | (jnp.asarray(window) == 0)
-            mask = near[None, None] if mask is None else mask & near
+            near = ((scope.age < window) | (jnp.asarray(window) == 0))[None, None]
+            if scope.prefix is not None:
+                near = near | scope.prefix
+            mask = near if mask is None else mask & near
         out = self.attention.mix(q, k, v, mask, scope.bias, keys[0], cached=cached is not None)
         h = h + dropout(out, spec.dropout, keys[1])
         if not spec.pre_norm:
@@ -484,26 +501,40 @@ class Transformer(nnx.Module):
     ) -> tuple[Float[Array, "B T D"], Cache | None, Load | None]:
         """Args:
           h: embedded tokens.
-          mask: which of them are real; None for all.
+          mask: which of them are real; None for all. Others may hold anything: what is not finite there,
+            or in rows of `memory` that are not real, is taken for 0.
           positions: for rotary embeddings; by default 0..T-1 after what the cache holds.
           memory: an encoder's output, for cross attention; with a cache, needed once.
           memory_mask: which of its rows are real.
           prefix: P extra slots of each of L layers, seen by every position, with no query.
-          cache: what was read before; the call appends to it.
+          cache: what was read before; the call appends to it. States are NaN where it has no room left,
+            which only a traced length lets happen.
           route: how mixtures of experts work; by default Switch's gate on one device.
           key: switches dropout on, and the noise of gates.
 
         Returns:
           The last hidden states, the cache with these tokens in it (None without one), and the loads of
           the mixtures, one row a layer that has one (None without them).
+
+        Raises:
+          ValueError: more tokens than the cache has room for.
         """
         spec, (batch, length, _) = self.spec, h.shape
-        h = h.astype(spec.dtype)
+        h = finite_padding(h.astype(spec.dtype), mask)
         slots = 0 if prefix is None else prefix.shape[2]
         past = jnp.zeros((), jnp.int32) if cache is None else cache.length
         mask_in = jnp.ones((batch, length), bool) if mask is None else mask
         new = jnp.concatenate([jnp.ones((batch, slots), bool), mask_in], 1) if slots else mask_in
-        valid = new if cache is None else jax.lax.dynamic_update_slice(cache.mask, new, (0, past))
+        always = jnp.broadcast_to(jnp.arange(slots + length) < slots, new.shape) if slots else None
+        valid = new
+        if cache is not None:
+            put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=past, axis=1)
+            size = cache.mask.shape[1]
+            room = past + slots + length <= size
+            require("cache size", slots + length <= size, size, f"at least {slots + length} slots")
+            require("cache size", room, size, f"room for {slots + length} more slots")
+            valid = put(cache.mask, new)
+            always = put(cache.prefix, jnp.zeros_like(new) if always is None else always)
         place = past + slots + jnp.arange(length)
         age = place[:, None] - jnp.arange(valid.shape[1])
         seen = None
@@ -522,7 +553,7 @@ class Transformer(nnx.Module):
             bias = self.relative.embedding[...][bucket].transpose(2, 0, 1)[None]
         cross = None if cache is None else cache.cross
         if memory is not None:
-            memory = memory.astype(spec.dtype)
+            memory = finite_padding(memory.astype(spec.dtype), memory_mask)
             if cache is not None:
                 both = [block.cross.memory(memory) for block in self.blocks]  # type: ignore[union-attr]
                 cross = [(heads_first(k), heads_first(v)) for k, v in both]
@@ -535,6 +566,7 @@ class Transformer(nnx.Module):
             memory_mask=None if memory_mask is None else memory_mask[:, None, None, :],
             offset=None if cache is None else past,
             real=mask,
+            prefix=None if always is None else always[:, None, None, :],
         )
         loads: Load | None = None
         if spec.scan and cache is None:
@@ -571,11 +603,14 @@ class Transformer(nnx.Module):
                     values=[v for _, v in kept],
                     mask=valid,
                     length=past + slots + length,
-                    read=cache.read + mask_in.sum(-1),
+                    read=cache.read + mask_in.sum(-1, dtype=jnp.int32),
+                    prefix=valid & False if always is None else always,
                     cross=cross,
                 )
         if self.norm is not None:
             h = self.norm(h)
+        if cache is not None:
+            h = jnp.where(room, h, jnp.nan)
         return h, cache, loads
 
     def _scan(

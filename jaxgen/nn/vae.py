@@ -7,6 +7,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, Num, PyTree
 
+from jaxgen.errors import require
+from jaxgen.numerics import Number, is_zero, mean, wide
+
 
 def kl_to_standard_normal(
     mu: Float[Array, "B D"], log_var: Float[Array, "B D"]
@@ -21,31 +24,42 @@ def loss(
     x: PyTree,
     key: Key[Array, ""],
     *,
-    beta: Float[ArrayLike, ""] = 1.0,
-    free_bits: float = 0.0,
+    beta: Number = 1.0,
+    free_bits: Number = 0.0,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """-log p(x|z) + beta KL, batch mean, in nats; beta as in Higgins et al. (2017).
+
+    Float32 or wider, whatever the latents are; 0 without rows.
 
     Args:
       encode: x -> (mu, log_var).
       decode_logprob: (x, z) -> log p(x|z) [B].
       beta: may be traced, to be annealed.
-      free_bits: nats of each dimension's batch-mean KL that cost nothing (Kingma et al., 2016).
+      free_bits: nats of each dimension's batch-mean KL that cost nothing (Kingma et al., 2016); may be
+        traced.
 
     Returns:
       The loss and {"reconstruction", "kl", "latent_std"}.
+
+    Raises:
+      ValueError: beta or free_bits that are negative or not finite.
     """
+    for name, value in (("beta", beta), ("free_bits", free_bits)):
+        require(name, (value >= 0) & (value < jnp.inf), value, "at least 0, finite")
     mu, log_var = encode(x)
-    z = mu + jnp.exp(0.5 * log_var) * jax.random.normal(key, mu.shape, mu.dtype)
-    reconstruction = -decode_logprob(x, z).mean()
-    kl = kl_to_standard_normal(mu, log_var).mean(0)
-    cost = jnp.maximum(kl, free_bits).sum() if free_bits else kl.sum()
+    eps = jax.random.normal(key, mu.shape, wide(mu))
+    z = (mu + jnp.exp(0.5 * log_var) * eps).astype(mu.dtype)
+    dtype = wide(mu)
+    reconstruction = -mean(decode_logprob(x, z))
+    kl = mean(kl_to_standard_normal(mu.astype(dtype), log_var.astype(dtype)), 0)
+    spared = kl if is_zero(free_bits) else jnp.maximum(kl, jnp.asarray(free_bits, dtype))
+    cost = spared.sum() if len(mu) else kl.sum()
     aux = {
         "reconstruction": reconstruction,
         "kl": kl.sum(),
-        "latent_std": jnp.std(mu, axis=0).mean(),
+        "latent_std": jnp.std(mu, axis=0).mean() if len(mu) else jnp.zeros((), mu.dtype),
     }
-    return reconstruction + beta * cost, aux
+    return reconstruction + jnp.asarray(beta, dtype) * cost, aux
 
 
 def cyclical_beta(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from jaxgen.errors import require
 from jaxgen.moe.layer import Load, Route
 from jaxgen.nn.transformer import Spec, Transformer
 
@@ -60,7 +61,13 @@ class ViT(nnx.Module):
         route: Route | None = None,
         key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "B K"], Load | None]:
-        """Logits, float32, and the loads of experts; see `Transformer`."""
+        """Logits, float32, and the loads of experts; see `Transformer`.
+
+        Raises:
+          ValueError: pictures of another size or number of channels.
+        """
+        want = (self.spec.size, self.spec.size, self.spec.channels)
+        require("a picture's shape", x.shape[1:] == want, x.shape[1:], str(want))
         h = self.embed(patches(x, self.spec.patch)) + self.positions.embedding[...]
         h, _, loads = self.stack(h, route=route, key=key)
         return self.head(h.mean(1)).astype(jnp.float32), loads

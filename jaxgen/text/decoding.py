@@ -15,8 +15,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from jaxgen.errors import require
 from jaxgen.nn.gpt2 import GPT
 from jaxgen.nn.t5 import T5
+from jaxgen.numerics import Number, check_temperature, over_temperature, wide
 
 Step = Callable[[PyTree, Int[Array, " N"]], tuple[Float[Array, "N V"], PyTree]]
 
@@ -32,8 +34,8 @@ class Start(NamedTuple):
 class Decoded(NamedTuple):
     """Tokens [B, T], padded after the end, their number (the end-of-text token counts) and score.
 
-    The score is the log-probability of the tokens under the model; for beam search it is divided
-    by length ** length_penalty.
+    The score is the log-probability of the tokens under the model, in float32 or wider; for beam search
+    it is divided by length ** length_penalty. Of max_tokens 0 there are no tokens and the score is 0.
     """
 
     tokens: Int[Array, "B T"]
@@ -60,9 +62,11 @@ def prompt(
       added: see `GPT.hidden`; added to decoded tokens too.
 
     Raises:
-      ValueError: if prompt and answer exceed the model's positions.
+      ValueError: if prompt and answer exceed the model's positions, or the prompt is empty.
     """
     batch, length = tokens.shape
+    require("prompt's length", length >= 1, length, "at least 1")
+    require("max_tokens", max_tokens >= 0, max_tokens, "0 or more")
     limit = model.spec.max_positions
     if length + max_tokens > limit:
         raise ValueError(
@@ -106,22 +110,27 @@ def prompt_seq2seq(
 
 
 def filter_logits(
-    logits: Float[Array, "N V"], *, top_k: int = 0, top_p: float = 1.0
+    logits: Float[Array, "N V"], *, top_k: int = 0, top_p: Number = 1.0
 ) -> Float[Array, "N V"]:
     """-inf for all but the k likeliest tokens, and outside the smallest set of probability p.
 
     Args:
       top_k: 0 keeps all (Fan et al., 2018).
-      top_p: 1.0 keeps all (Holtzman et al., 2020); the likeliest token always stays.
+      top_p: 1.0 keeps all (Holtzman et al., 2020); the likeliest token always stays. May be traced.
+
+    Raises:
+      ValueError: top_k negative, or top_p outside (0, 1].
     """
+    require("top_k", top_k >= 0, top_k, "0 or more")
+    require("top_p", (top_p > 0) & (top_p <= 1), top_p, "above 0 and at most 1")
     if top_k:
         threshold = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][:, -1:]
         logits = jnp.where(logits < threshold, -jnp.inf, logits)
-    if top_p < 1.0:
+    if isinstance(top_p, jax.core.Tracer) or top_p < 1.0:
         ordered = jnp.sort(logits, -1, descending=True)
-        probs = jax.nn.softmax(ordered, -1)
+        probs = jax.nn.softmax(ordered.astype(wide(logits)), -1)
         before = jnp.cumsum(probs, -1) - probs
-        last = jnp.sum(before < top_p, -1, keepdims=True) - 1
+        last = jnp.sum((before < top_p) | (top_p >= 1.0), -1, keepdims=True) - 1
         threshold = jnp.take_along_axis(ordered, last, -1)
         logits = jnp.where(logits < threshold, -jnp.inf, logits)
     return logits
@@ -135,16 +144,17 @@ def _decode(
     eos: int,
     pad: int,
 ) -> Decoded:
-    batch = start.logits.shape[0]
+    batch, dtype = start.logits.shape[0], wide(start.logits)
+    require("max_tokens", max_tokens >= 0, max_tokens, "0 or more")
 
     def body(carry: Any) -> Any:
         i, out, lengths, scores, done, logits, cache = carry
         token = jnp.where(done, pad, choose(logits, i)).astype(jnp.int32)
-        chosen = jnp.take_along_axis(logits, token[:, None], -1)[:, 0]
-        taken = chosen - jax.nn.logsumexp(logits, -1)
+        x = logits.astype(dtype)
+        taken = jnp.take_along_axis(x, token[:, None], -1)[:, 0] - jax.nn.logsumexp(x, -1)
         scores = scores + jnp.where(done, 0.0, taken)
         lengths = lengths + ~done
-        out = jax.lax.dynamic_update_slice(out, token[:, None], (0, i))
+        out = jax.lax.dynamic_update_slice_in_dim(out, token[:, None], i, 1)
         done = done | (token == eos)
         # The last token's successor is not needed, but the loop body is the same for all.
         logits, cache = start.step(cache, token)
@@ -157,11 +167,13 @@ def _decode(
         jnp.zeros((), jnp.int32),
         jnp.full((batch, max_tokens), pad, jnp.int32),
         jnp.zeros(batch, jnp.int32),
-        jnp.zeros(batch),
+        jnp.zeros(batch, dtype),
         jnp.zeros(batch, bool),
         start.logits,
         start.cache,
     )
+    if max_tokens == 0:
+        return Decoded(*first[1:4])
     _, out, lengths, scores, *_ = jax.lax.while_loop(unfinished, body, first)
     return Decoded(out, lengths, scores)
 
@@ -180,24 +192,22 @@ def sample(
     max_tokens: int,
     eos: int = -1,
     pad: int = 0,
-    temperature: float = 1.0,
+    temperature: Number = 1.0,
     top_k: int = 0,
-    top_p: float = 1.0,
+    top_p: Number = 1.0,
 ) -> Decoded:
-    """Draws each token from the filtered distribution at this temperature.
+    """Draws each token from the filtered distribution at this temperature; towards 0, that is `greedy`.
+
+    Args:
+      temperature: may be traced, as top_p.
 
     Raises:
-      ValueError: temperature not above 0, top_k negative, or top_p outside (0, 1].
+      ValueError: temperature not finite and above 0, top_k negative, or top_p outside (0, 1].
     """
-    if temperature <= 0:
-        raise ValueError(f"temperature is {temperature}, allowed: above 0 (or use greedy)")
-    if top_k < 0:
-        raise ValueError(f"top_k is {top_k}, allowed: 0 or more")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p is {top_p}, allowed: above 0 and at most 1")
+    check_temperature(temperature)
 
     def choose(logits: Array, i: Array) -> Array:
-        kept = filter_logits(logits / temperature, top_k=top_k, top_p=top_p)
+        kept = filter_logits(over_temperature(logits, temperature), top_k=top_k, top_p=top_p)
         return jax.random.categorical(jax.random.fold_in(key, i), kept)
 
     return _decode(start, choose, max_tokens=max_tokens, eos=eos, pad=pad)
@@ -213,7 +223,7 @@ def beam(
     max_tokens: int,
     eos: int = -1,
     pad: int = 0,
-    length_penalty: float = 1.0,
+    length_penalty: Number = 1.0,
 ) -> Decoded:
     """Beam search; the best finished hypothesis of each row, by log p / length ** length_penalty.
 
@@ -228,6 +238,10 @@ def beam(
     batch, vocab = start.logits.shape
     if not 1 <= beams <= vocab // 2:
         raise ValueError(f"beams is {beams}, allowed: 1 to {vocab // 2}")
+    require("max_tokens", max_tokens >= 0, max_tokens, "0 or more")
+    if max_tokens == 0:
+        return greedy(start, max_tokens=0)
+    dtype = wide(start.logits)
     rows = jnp.arange(batch)[:, None]
 
     def spread(a: Array) -> Array:
@@ -243,7 +257,7 @@ def beam(
 
     def body(carry: Any) -> Any:
         i, running, scores, done, done_scores, is_done, open_, logits, cache, _ = carry
-        logp = jax.nn.log_softmax(logits.astype(jnp.float32)).reshape(batch, beams, vocab)
+        logp = jax.nn.log_softmax(logits.astype(dtype)).reshape(batch, beams, vocab)
         total = (logp + scores[..., None]).reshape(batch, beams * vocab)
         best, index = jax.lax.top_k(total, 2 * beams)
         origin, token = index // vocab, (index % vocab).astype(jnp.int32)
@@ -253,7 +267,8 @@ def beam(
         going, keep = jax.lax.top_k(best + ends * _NEVER, beams)
         running = gather(text, keep)
 
-        final = best / (i + 1.0) ** length_penalty
+        share = (i + 1).astype(dtype) ** jnp.asarray(length_penalty, dtype)
+        final = best / share
         final += ~open_[:, None] * _NEVER
         final += ~(ends & (jnp.arange(2 * beams) < beams)) * _NEVER
         merged = jnp.concatenate([done_scores, final], 1)
@@ -262,7 +277,7 @@ def beam(
         done = gather(jnp.concatenate([done, text], 1), keep_done)
         is_done = gather(finished, keep_done)
 
-        hope = going[:, :1] / (i + 1.0) ** length_penalty
+        hope = going[:, :1] / share
         worst = jnp.where(is_done, done_scores.min(1, keepdims=True), _NEVER)
         open_ = open_ & (hope > worst).any(1)
         cache = reorder(cache, gather(origin, keep))
@@ -277,9 +292,9 @@ def beam(
     first = (
         jnp.zeros((), jnp.int32),
         blank,
-        jnp.where(jnp.arange(beams) == 0, 0.0, _NEVER) * jnp.ones((batch, 1)),
+        jnp.where(jnp.arange(beams) == 0, 0.0, _NEVER) * jnp.ones((batch, 1), dtype),
         blank,
-        jnp.full((batch, beams), _NEVER),
+        jnp.full((batch, beams), _NEVER, dtype),
         jnp.zeros((batch, beams), bool),
         jnp.ones(batch, bool),
         spread(start.logits),
@@ -289,6 +304,6 @@ def beam(
     _, _, _, done, done_scores, *_ = jax.lax.while_loop(unfinished, body, first)
     tokens = done[:, 0]
     hit = tokens == eos
-    lengths = jnp.where(hit.any(-1), hit.argmax(-1) + 1, max_tokens)
+    lengths = jnp.where(hit.any(-1), hit.argmax(-1) + 1, max_tokens).astype(jnp.int32)
     inside = jnp.arange(max_tokens) < lengths[:, None]
     return Decoded(jnp.where(inside, tokens, pad), lengths, done_scores[:, 0])

@@ -165,3 +165,29 @@ def test_bad_adapters_are_refused(model, tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"peft_type": "IA3"}))
     with pytest.raises(ConfigError, match="'IA3', allowed: LORA"):
         lora.load_peft(model, tmp_path)
+
+
+def test_wrapped_twice_has_two_updates_and_merges_to_their_sum(model, tokens):
+    once = busy(model)
+    twice = lora.wrap(once, 2, 6.0, TARGETS, jax.random.key(5))
+    assert jnp.allclose(twice(tokens)[0], once(tokens)[0], atol=1e-6)
+    for i, (*_, layer) in enumerate(lora.layers(twice, lora.LoRALinear)):
+        layer.b[...] = 0.3 * jax.random.normal(jax.random.key(i), layer.b.shape)
+    outputs, first, both = twice(tokens)[0], lora.delta(once), lora.delta(twice)
+    assert jnp.abs(outputs - once(tokens)[0]).max() > 0.01
+    path = next(iter(both))
+    outer = next(layer for p, _, _, layer in lora.layers(twice, lora.LoRALinear) if p == path)
+    np.testing.assert_allclose(
+        both[path], first[path] + 3.0 * outer.a[...] @ outer.b[...], atol=1e-6
+    )
+    merged = lora.merge(twice)
+    plain = lora.unwrap(merged)
+    assert not list(lora.layers(plain, lora.LoRALinear))
+    for other in (merged, plain, lora.unmerge(merged)):
+        np.testing.assert_allclose(other(tokens)[0], outputs, atol=1e-5)
+
+
+def test_several_updates_do_not_fit_a_file(model, tmp_path):
+    twice = lora.wrap(busy(model), 4, 8.0, TARGETS, jax.random.key(5))
+    with pytest.raises(ValueError, match="has several updates"):
+        lora.save_peft(twice, tmp_path)

@@ -335,3 +335,60 @@ def test_bad_arguments_name_the_field(key, kwargs):
 
 def test_the_objective_is_short_enough_to_read():
     assert len(inspect.getsource(eddpm).splitlines()) < 250
+
+
+@pytest.mark.parametrize("alignment", eddpm.ALIGNMENTS)
+@pytest.mark.parametrize("weighting", eddpm.WEIGHTINGS)
+@pytest.mark.parametrize(
+    ("kind", "steps", "options"),
+    [("constant", 1000, {"beta": 0.1}), ("constant", 2000, {"beta": 0.05}), ("linear", 12000, {})],
+)
+def test_long_chains_have_finite_gradients_at_every_t(
+    key, kind, steps, options, weighting, alignment
+):
+    """Their last alpha_bar is 0 in float32. Where it is not yet, a shorter chain has the same terms."""
+    chain = schedule.make(kind, steps, **options)
+    assert chain.alpha_bar[-1] == 0
+    x, ts = batch(key, 8), jnp.asarray([1, 2, 100, 500, 900, steps - 1, steps, steps])
+    noise_0, noise_t = jax.random.normal(key, (2, 8, 3))
+
+    def terms(w, chain, t):
+        part = eddpm.terms(
+            x @ w, 0.1, denoise, decode_logprob, x, t, noise_0, noise_t, chain, alignment=alignment
+        )
+        return sum(eddpm.weigh(part, t, chain, weighting)), part
+
+    value, pull, part = jax.vjp(lambda w: terms(w, chain, ts), W_ENC, has_aux=True)
+    (grad,) = pull(jnp.ones(8))
+    assert jnp.isfinite(value).all()
+    assert jnp.isfinite(grad).all()
+    assert jnp.abs(grad).max() > 0
+    short = schedule.from_betas(chain.beta[1:901])
+    same = terms(W_ENC, short, jnp.minimum(ts, 900))[1]
+    np.testing.assert_allclose(part.chain[:5], same.chain[:5], rtol=1e-4)
+
+
+def test_options_may_be_traced_latents_may_be_none_and_nan_is_refused(key):
+    x = batch(key, 8)
+
+    def run(sigma_0, noise, weight, grad=0.5):
+        return loss_of(
+            W_ENC,
+            x,
+            key,
+            sigma_0=sigma_0,
+            decoder_noise=noise,
+            diffusion_weight=weight,
+            encoder_grad=grad,
+        )[0]
+
+    assert jax.jit(run)(0.2, 0.1, 0.7, 0.5) == pytest.approx(float(run(0.2, 0.1, 0.7)), rel=1e-5)
+    for bad in (float("nan"), -0.1, float("inf")):
+        with pytest.raises(ValueError, match="sigma_0 is"):
+            run(bad, 0.1, 1.0)
+        with pytest.raises(ValueError, match="decoder_noise is"):
+            run(0.1, bad, 1.0)
+    empty, aux = eddpm.loss(encode, denoise, decode_logprob, x[:0], key, S)
+    assert empty == 0
+    assert all(jnp.isfinite(v).all() for v in aux.values())
+    assert gaussian.loss(denoise, jnp.zeros((0, 3)), key, S)[0] == 0

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jaxgen.diffusion import gaussian, samplers, schedule
+from jaxgen.diffusion.gaussian import per_example
 from tests.diffusion.test_gaussian import optimal_denoiser
 
 S = schedule.linear(1000)
@@ -166,3 +167,53 @@ def test_samplers_under_jit_vmap_and_grad(key):
 def test_bad_arguments(call, message):
     with pytest.raises(ValueError, match=message):
         call(jnp.ones((2, 2)))
+
+
+@pytest.mark.parametrize("chain", [schedule.constant(1000, 0.1), schedule.linear(12000)])
+@pytest.mark.parametrize("steps", [7, 100])
+def test_long_chains_follow_the_recursion_in_float64(chain, steps):
+    """alpha_bar is 0 at their end in float32, and a quotient of two such is no number."""
+    log = np.concatenate([[0.0], np.cumsum(np.log1p(-np.asarray(chain.beta[1:], np.float64)))])
+    assert np.allclose(chain.log_alpha_bar, log, rtol=1e-5)
+    assert np.allclose(chain.log_alpha_bar_at(chain.num_steps - 0.5), log[-2:].mean(), rtol=1e-5)
+    taus = np.asarray(samplers.ddim_steps(chain.num_steps, steps))
+    z = want = np.array([[1.0, -0.5], [0.3, 2.0]])
+    for t, s in zip(taus[:0:-1], taus[-2::-1], strict=True):
+        eps = 0.9 * want * np.sqrt(-np.expm1(log[t]))
+        want = (want - np.sqrt(-np.expm1(log[t])) * eps) * np.exp((log[s] - log[t]) / 2)
+        want = want + np.sqrt(-np.expm1(log[s])) * eps
+
+    def denoise(z, t):
+        return 0.9 * z * per_example(jnp.sqrt(chain.one_minus_alpha_bar[t]), z)
+
+    start = jnp.asarray(z, jnp.float32)
+    run = jax.jit(lambda z: samplers.ddim(denoise, z, chain, num_steps=steps))
+    got = np.asarray(run(start), np.float64)
+    if want.max() < 1e30:  # beyond, float32 has no such number: it is large, and finite
+        np.testing.assert_allclose(got, want, rtol=2e-2)
+    assert np.isfinite(got).all()
+    encoded, grad = jax.value_and_grad(
+        lambda z: samplers.ddim_encode(denoise, z, chain, num_steps=steps).sum()
+    )(start)
+    assert jnp.isfinite(encoded)
+    assert jnp.isfinite(grad).all()
+    assert jnp.isfinite(
+        samplers.flow_ode(denoise_real, start, chain, rtol=1e-2, atol=1e-2)[0]
+    ).all()
+
+
+def denoise_real(z, t):
+    return z * per_example(jnp.minimum(t, 1.0), z)
+
+
+def test_eta_and_t_min_may_be_traced_and_nan_is_refused(key):
+    z = jax.random.normal(key, (2, 2))
+    ddim = lambda eta: samplers.ddim(DENOISE, z, S, num_steps=5, eta=eta, key=key)  # noqa: E731
+    assert jnp.allclose(jax.jit(ddim)(0.5), ddim(0.5), atol=1e-4)
+    for bad in (float("nan"), -1.0):
+        with pytest.raises(ValueError, match="eta is"):
+            ddim(bad)
+        with pytest.raises(ValueError, match="t_min is"):
+            samplers.flow_ode(DENOISE, z, S, t_min=bad)
+    assert samplers.ancestral(DENOISE, z[:0], key, S).shape == (0, 2)
+    assert samplers.ddim(DENOISE, z[:0], S, num_steps=5).shape == (0, 2)

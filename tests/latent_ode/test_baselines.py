@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.latent_ode import baselines
+from jaxgen.latent_ode import ascent, baselines
 
 B = 2.0
 
@@ -55,3 +55,26 @@ def test_zero_steps_and_shift():
 def test_bad_settings(function, options, message):
     with pytest.raises(ValueError, match=message):
         function(energy, jnp.zeros((1, 1)), jax.random.key(0), **options)
+
+
+def test_options_may_be_traced_and_are_checked_where_they_are_known():
+    z, key = jnp.ones((2, 3)), jax.random.key(0)
+    energy = lambda z: jnp.sum((z - 1) ** 2)  # noqa: E731
+
+    def walk(rate, noise):
+        return baselines.sgld(energy, z, key, steps=3, rate=rate, noise=noise)
+
+    def correct(t, snr):
+        return baselines.predictor_corrector(energy, z, key, steps=3, t_start=t, snr=snr)
+
+    def climb(rate, penalty):
+        return ascent.gradient_ascent(energy, z, steps=3, rate=rate, penalty=penalty)
+
+    for f, values in ((walk, (0.1, 0.5)), (correct, (0.5, 0.2)), (climb, (0.1, 0.3))):
+        np.testing.assert_allclose(jax.jit(f)(*values), f(*values), rtol=1e-5)
+        with pytest.raises(ValueError, match="is nan, allowed: "):
+            f(float("nan"), values[1])
+        with pytest.raises(ValueError, match="nan, allowed: "):
+            f(values[0], float("nan"))
+        with pytest.raises(ValueError, match=r"is -0\.1, allowed: above 0"):
+            f(-0.1, values[1])

@@ -171,7 +171,13 @@ def test_gradient_through_the_solve(adjoint):
     assert got == pytest.approx(want, rel=2e-2)
 
 
-@pytest.mark.parametrize("solver", [diffrax.Dopri5(), diffrax.Tsit5(), diffrax.Bosh3()])
+@pytest.mark.parametrize(
+    "solver",
+    [
+        getattr(diffrax, name)()
+        for name in ("Dopri5", "Tsit5", "Bosh3", "Dopri8", "Ralston", "Midpoint")
+    ],
+)
 @pytest.mark.parametrize("steps", [None, 7])
 def test_evaluations_are_those_that_ran(solver, steps):
     count = []
@@ -206,7 +212,10 @@ def test_a_row_that_diverges_is_marked_and_left_out():
         ({"t_start": 0.0}, "t_start is 0.0"),
         ({"steps": 0}, "steps is 0"),
         ({"max_steps": 0}, "max_steps"),
-        ({"solver": diffrax.Kvaerno3()}, "solver is Kvaerno3"),
+        ({"rtol": float("nan")}, "rtol, atol are nan"),
+        ({"t_start": float("nan")}, "t_start is nan"),
+        ({"solver": diffrax.ReversibleHeun()}, "solver is ReversibleHeun"),
+        ({"solver": diffrax.Euler()}, "steps is None, allowed with Euler"),
     ],
 )
 def test_bad_settings(options, message):
@@ -218,3 +227,16 @@ def test_an_operator_of_another_latent_size():
     op = energy.classifier(lambda z: z[:2], ("a", "b"), name="mood", dim=8)
     with pytest.raises(ValueError, match="'mood': latent size is 3, allowed: 8"):
         sample.sample(energy.compose([(op, "a", 1.0)]), jnp.zeros((2, 3)))
+
+
+def test_an_implicit_solver_and_a_traced_start():
+    z = jnp.ones((2, 3))
+    want, _ = sample.sample(quadratic, z, t_start=0.5, rtol=1e-5, atol=1e-5)
+    start = jax.jit(lambda t: sample.sample(quadratic, z, t_start=t, rtol=1e-5, atol=1e-5)[0])
+    np.testing.assert_allclose(start(0.5), want, atol=1e-5)
+    got, stats = sample.sample(
+        quadratic, z, t_start=0.5, solver=diffrax.Kvaerno3(), rtol=1e-5, atol=1e-5
+    )
+    np.testing.assert_allclose(got, want, atol=1e-3)
+    assert (stats["nfe"] == 3 * stats["num_steps"] + 1).all()
+    assert sample.sample(quadratic, z[:0])[0].shape == (0, 3)

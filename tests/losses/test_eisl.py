@@ -281,3 +281,102 @@ def test_an_impossible_token_matters_only_in_n_grams_that_count():
     possible = loss(banned.at[0, 1, 0].set(-50.0))
     assert float(value) == pytest.approx(float(possible), rel=1e-6)
     assert np.isfinite(grads).all()
+
+
+def noisy_padding(key, fill):
+    """Logits [2, 5, 7], the same with `fill` at every masked position, targets and mask."""
+    x = jax.random.normal(key, (2, 5, 7))
+    y = jax.random.randint(key, (2, 5), 0, 7)
+    mask = jnp.arange(5) < jnp.array([[4], [2]])
+    return x, jnp.where(mask[..., None], x, fill), y, mask
+
+
+@pytest.mark.parametrize("fill", [jnp.nan, jnp.inf, -jnp.inf])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x, y, mask: eisl.eisl_loss(
+            x, y, ngrams=(1, 2, 0), logits_mask=mask, targets_mask=mask
+        ),
+        lambda x, y, mask: eisl.mixed_loss(x, y, ngrams=(1, 2), mask=mask, label_smoothing=0.1),
+    ],
+)
+def test_what_stands_at_masked_positions_reaches_neither_value_nor_gradient(key, fill, loss):
+    x, filled, y, mask = noisy_padding(key, fill)
+    run = jax.jit(jax.value_and_grad(lambda x, y: loss(x, y, mask).sum()))
+    want, grad = run(x, y)
+    # A target there may be a token that does not exist, such as -100.
+    got, same = run(filled, jnp.where(mask, y, -100))
+    assert got == pytest.approx(float(want), rel=1e-6)
+    assert jnp.abs(grad).max() > 0.01
+    np.testing.assert_allclose(same, grad, atol=1e-7)
+
+
+@pytest.mark.parametrize("key", [None, jax.random.key(2)])
+def test_a_temperature_next_to_zero_takes_the_best_match(key):
+    x, y = jax.random.normal(jax.random.key(0), (2, 6, 5)), jnp.array([[1, 2, 1], [0, 0, 4]])
+    c = pair_logprobs(x, y)
+    noise = 0 if key is None else jax.random.gumbel(jax.random.fold_in(key, 0), c.shape)
+    best = (c + noise).argmax(1, keepdims=True)
+    want = -jnp.take_along_axis(c, best, 1)[:, 0].mean(-1)
+    run = jax.jit(
+        jax.value_and_grad(
+            lambda x, t: eisl.eisl_loss(x, y, ngrams=(1,), temperature=t, key=key).sum()
+        )
+    )
+    for temperature in (1e-6, 1e-38):
+        value, grad = run(x, temperature)
+        assert value == pytest.approx(float(want.sum()), rel=1e-5)
+        assert jnp.isfinite(grad).all()
+    # Equal matches share, and their gradient stays bounded.
+    tied = jax.grad(lambda x: eisl.eisl_loss(x, y, ngrams=(1,), temperature=1e-38).sum())
+    assert jnp.abs(tied(jnp.zeros((2, 6, 5)))).max() < 1
+
+
+def test_temperature_and_factors_may_be_traced_and_annealed(key):
+    x, y = jax.random.normal(key, (2, 5, 7)), jax.random.randint(key, (2, 5), 0, 7)
+
+    def loss(t, n=0.7, ce=0.3, smoothing=0.1):
+        return eisl.mixed_loss(
+            x,
+            y,
+            ngrams=(1, 2),
+            temperature=t,
+            ngram_factor=n,
+            ce_factor=ce,
+            label_smoothing=smoothing,
+        ).sum()
+
+    assert jax.jit(loss)(0.5, 0.7, 0.3, 0.1) == pytest.approx(float(loss(0.5)), rel=1e-5)
+    slope = jax.grad(loss)(0.5)
+    assert slope == pytest.approx(float(loss(0.51) - loss(0.49)) / 0.02, rel=0.02)
+    for bad in (float("nan"), -1.0, 0.0, float("inf"), jnp.float32(jnp.nan)):
+        with pytest.raises(ValueError, match=r"temperature is .*above 0"):
+            loss(bad)
+    with pytest.raises(ValueError, match="ce_factor is nan"):
+        loss(1.0, ce=float("nan"))
+
+
+def test_impossible_targets_cost_infinity_and_unknown_ones_are_nan():
+    x = jnp.zeros((1, 3, 4)).at[..., 0].set(-jnp.inf)
+    everywhere = eisl.eisl_loss(x, jnp.zeros((1, 3), int), ngrams=(1,))
+    assert everywhere[0] == jnp.inf
+    # Possible at one position only: that is where it is matched.
+    once = eisl.eisl_loss(x.at[0, 1, 0].set(0.0), jnp.zeros((1, 3), int), ngrams=(1,))
+    assert once[0] == pytest.approx(np.log(4), rel=1e-5)
+    for token in (4, -1):
+        unknown = jax.jit(lambda y: eisl.eisl_loss(x, y, ngrams=(1,)))(jnp.array([[1, token, 2]]))
+        assert jnp.isnan(unknown[0])
+
+
+def test_batches_without_rows_or_real_tokens():
+    x, y = jnp.ones((2, 3, 4)), jnp.zeros((2, 3), int)
+    nothing = jnp.zeros((2, 3), bool)
+    options = {"logits_mask": nothing, "targets_mask": nothing, "ngrams": (1, 0)}
+    value, grad = jax.value_and_grad(lambda x: eisl.eisl_loss(x, y, **options).sum())(x)
+    assert value == 0
+    assert (grad == 0).all()
+    assert eisl.eisl_loss(x[:0], y[:0], ngrams=(1, 2)).shape == (0,)
+    assert eisl.mixed_loss(x[:, :0], y[:, :0], ngram_factor=0.0).tolist() == [0.0, 0.0]
+    with pytest.raises(ValueError, match=r"ngrams is .*at most 0"):
+        eisl.eisl_loss(x, y[:, :0])

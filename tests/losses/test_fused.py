@@ -163,3 +163,26 @@ def test_bad_settings(change, message):
         targets = targets[:3]
     with pytest.raises(ValueError, match=message):
         fused.fused_loss(hidden, embedding, targets, row_loss, None, budget=change.get("budget", 1))
+
+
+def test_states_of_masked_positions_reach_nothing_and_no_rows_cost_nothing(key):
+    h, e = jax.random.normal(key, (2, 4, 3)), jax.random.normal(key, (6, 3))
+    y, mask = jnp.array([[1, 2, 3, 0], [4, 5, 0, 0]]), jnp.arange(4) < jnp.array([[3], [2]])
+
+    def loss(h, e, y, mask):
+        pair_loss = lambda c, m: eisl.eisl_from_pairs(  # noqa: E731
+            c, ngrams=(1, 2), logits_mask=m, targets_mask=m
+        )
+        return fused.fused_loss(h, e, y, pair_loss, mask)
+
+    run = jax.jit(jax.value_and_grad(loss, (0, 1)))
+    value, grads = run(h, e, y, mask)
+    filled = jnp.where(mask[..., None], h, jnp.nan)
+    same, others = run(filled, e, jnp.where(mask, y, -100), mask)
+    assert same == pytest.approx(float(value), rel=1e-6)
+    for a, b in zip(grads, others, strict=True):
+        np.testing.assert_allclose(b, a, atol=1e-6)
+    empty, (_, d_embedding) = run(h[:0], e, y[:0], mask[:0])
+    assert empty == 0
+    assert (d_embedding == 0).all()
+    assert jnp.isnan(run(h, e, y.at[0, 0].set(6), mask)[0])

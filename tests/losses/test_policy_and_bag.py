@@ -7,6 +7,7 @@ import pytest
 
 from jaxgen.losses.bag_of_ngrams import bag_of_ngrams_loss
 from jaxgen.losses.policy_gradient import policy_gradient_loss
+from jaxgen.metrics.text import nll
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
@@ -59,3 +60,32 @@ def test_policy_gradient_is_the_gradient_of_the_expected_reward():
     assert np.allclose(-jax.grad(loss)(theta), want, atol=0.008)
     zero = policy_gradient_loss(jnp.zeros((2, 1, 3)), drawn[:2], jnp.ones(2), baseline=jnp.ones(2))
     assert np.array_equal(zero, [0.0, 0.0])
+
+
+def test_masked_positions_reach_neither_value_nor_gradient(key):
+    x, y = jax.random.normal(key, (2, 5, 7)), jax.random.randint(key, (2, 5), 0, 7)
+    mask, rewards = jnp.arange(5) < jnp.array([[4], [2]]), jnp.array([1.0, 0.0])
+    losses = (
+        lambda x, y: policy_gradient_loss(x, y, rewards, mask=mask).sum(),
+        lambda x, y: bag_of_ngrams_loss(x, y, logits_mask=mask, targets_mask=mask).sum(),
+        lambda x, y: nll(x, y, mask)[0].sum(),
+    )
+    for loss in losses:
+        run = jax.jit(jax.value_and_grad(loss))
+        value, grad = run(x, y)
+        same, other = run(jnp.where(mask[..., None], x, jnp.nan), jnp.where(mask, y, -1))
+        assert same == pytest.approx(float(value), rel=1e-6)
+        assert jnp.abs(grad).max() > 0.01
+        np.testing.assert_allclose(other, grad, atol=1e-7)
+
+
+def test_batches_without_rows_and_rows_without_tokens():
+    x, y = jnp.ones((3, 4, 5)), jnp.zeros((3, 4), int)
+    nothing = jnp.zeros((3, 4), bool)
+    assert policy_gradient_loss(x[:0], y[:0], jnp.zeros(0)).shape == (0,)
+    assert policy_gradient_loss(x, y, jnp.ones(3), mask=nothing).tolist() == [0, 0, 0]
+    assert bag_of_ngrams_loss(x, y, targets_mask=nothing).tolist() == [1, 1, 1]
+    assert bag_of_ngrams_loss(x[:0], y[:0]).shape == (0,)
+    # A single row has no others to be compared with: its baseline is 0.
+    alone = policy_gradient_loss(x[:1], y[:1], jnp.array([0.5]))
+    assert alone[0] == pytest.approx(0.5 * 4 * np.log(5), rel=1e-6)

@@ -71,3 +71,21 @@ def test_ridge_probe_finds_a_linear_value():
     noise, _, _ = probes.ridge_probe(z[:400], rng.normal(size=400), z[400:], y[400:])
     assert noise < 0.1
     assert probe.predict(z[:3]).shape == (3,)
+
+
+def test_of_nothing_there_is_no_number():
+    empty = text.perplexity(lambda r: (np.zeros(256), np.ones(256)), np.zeros((0, 3)))
+    padding = text.perplexity(lambda r: (np.zeros(4), np.zeros(4)), np.zeros((4, 3)), batch=4)
+    values = [
+        empty,
+        padding,
+        text.bleu([], []),
+        text.bleu(["a b c d", "x"], ["a b c d"]),  # one reference is missing
+        text.self_bleu([]),
+        text.self_bleu(["a b c d"]),
+        text.exact_match([], []),
+        text.token_accuracy(np.ones((1, 2), int), np.ones((1, 2), int), np.zeros((1, 2), bool)),
+    ]
+    assert np.isnan(values).all()
+    with pytest.raises(ValueError, match="n is 0, allowed: at least 1"):
+        text.distinct_n(["a"], 0)

@@ -151,3 +151,49 @@ def test_annealing(kind):
 def test_bad_settings(call, message):
     with pytest.raises(ValueError, match=message):
         call(logits())
+
+
+def test_annealed_options_may_be_traced_and_are_checked_where_they_are_known():
+    x = jax.random.normal(jax.random.key(0), (6, 4))
+
+    def weights(temperature, threshold):
+        return gates.dts(x, temperature=temperature, threshold=threshold).weights
+
+    np.testing.assert_allclose(jax.jit(weights)(0.7, 0.2), weights(0.7, 0.2), rtol=1e-6)
+    for tiny in (1e-38, jnp.float32(1e-38)):
+        one = gates.dts(x, temperature=tiny)
+        assert (one.kept.sum(-1) == 1).all()
+        assert (one.expert_ids[:, 0] == x.argmax(-1)).all()
+        assert (one.weights[:, 0] == 1).all()
+    for bad in (float("nan"), 0.0, -1.0, jnp.float32(-1.0)):
+        with pytest.raises(ValueError, match="temperature is"):
+            weights(bad, 0.2)
+    for bad in (float("nan"), -0.1, 1.1):
+        with pytest.raises(ValueError, match="threshold is"):
+            weights(1.0, bad)
+
+
+def test_experts_that_are_ruled_out_have_no_weight_and_no_gradient():
+    x = jax.random.normal(jax.random.key(0), (6, 4)).at[:, 2].set(-jnp.inf)
+
+    def loss(x):
+        routings = gates.top_k(x, 2), gates.dts(x, temperature=0.5)
+        return sum((r.weights**2).sum() + r.balance + r.z for r in routings)
+
+    value, grad = jax.value_and_grad(loss)(x)
+    assert jnp.isfinite(value)
+    assert jnp.isfinite(grad).all()
+    assert (grad[:, 2] == 0).all()
+
+
+def test_no_tokens_are_balanced():
+    x = jnp.zeros((0, 4))
+    for routing in (
+        gates.switch(x),
+        gates.expert_choice(x, capacity=1),
+        gates.dts(x, temperature=1.0),
+    ):
+        assert routing.weights.shape[0] == 0
+        assert routing.z == 0
+        assert jnp.isfinite(routing.balance)
+        assert routing.counts(4).tolist() == [0] * 4

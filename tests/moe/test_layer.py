@@ -203,3 +203,49 @@ def test_blocks_of_any_transformer(scan):
 def test_specs_that_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         transformer.Transformer(transformer.Spec(8, 4, 2, 4, F, **options), rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("factor", [0.0, float(E)])
+@pytest.mark.parametrize("fill", [np.nan, np.inf])
+def test_padding_may_hold_anything(factor, fill):
+    """Value and gradients of real tokens are those beside padding of 0; the losses see it as 0."""
+    x, real = tokens(), jnp.arange(N) < N - 5
+
+    def loss(model, x):
+        route = layer.Route(lambda logits, _: gates.dts(logits, temperature=0.5, threshold=0.1))
+        y, load = model(x, route, real=real)
+        return (y**2).sum() + load.balance + load.z, y
+
+    run = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
+    (want, y), (g_model, g_x) = run(make(factor), jnp.where(real[:, None], x, 0.0))
+    (got, z), (h_model, h_x) = run(make(factor), jnp.where(real[:, None], x, fill))
+    assert got == pytest.approx(float(want), rel=1e-6)
+    np.testing.assert_allclose(z, y, atol=1e-6)
+    np.testing.assert_allclose(h_x[:-5], g_x[:-5], atol=1e-6)
+    assert (h_x[-5:] == 0).all()
+    for a, b in zip(jax.tree.leaves(g_model), jax.tree.leaves(h_model), strict=True):
+        np.testing.assert_allclose(b, a, atol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [0.0, 1.0])
+def test_no_tokens_cost_nothing(factor):
+    def loss(model, x):
+        y, load = model(x, layer.Route(lambda logits, _: gates.top_k(logits, 2)))
+        return y.sum() + load.balance + load.z, (y, load)
+
+    run = jax.value_and_grad(loss, has_aux=True)
+    (value, (y, load)), grad = run(make(factor), jnp.zeros((0, D)))
+    assert y.shape == (0, D)
+    assert value == 0
+    assert load.counts.tolist() == [0] * E
+    assert all((g == 0).all() for g in jax.tree.leaves(grad))
+
+
+def test_rows_that_belong_to_no_group_reach_no_gradient():
+    x = tokens(n=10).at[7:].set(jnp.nan)
+    w, sizes = jax.random.normal(jax.random.key(1), (2, D, F)), jnp.array([3, 4])
+    total = lambda x, w: grouped.grouped_matmul(x, w, sizes).sum()  # noqa: E731
+    value, (dx, dw) = jax.value_and_grad(total, (0, 1))(x, w)
+    assert value == pytest.approx(float((x[:3] @ w[0]).sum() + (x[3:7] @ w[1]).sum()), rel=1e-4)
+    np.testing.assert_allclose(dw[1], jnp.broadcast_to(x[3:7].sum(0)[:, None], (D, F)), atol=1e-5)
+    assert (dx[7:] == 0).all()

@@ -36,3 +36,14 @@ def test_no_loss_can_shrink_or_shift_the_latents(key):
     assert np.allclose((g * (h - h.mean(0))).sum(0), 0, atol=1e-3)
     assert np.allclose(g.sum(0), 0, atol=1e-3)
     assert jnp.abs(g).max() > 1e-2
+
+
+def test_a_batch_without_rows_changes_nothing_and_one_row_is_finite():
+    moments = renorm.standardise(jnp.arange(6.0).reshape(3, 2), renorm.init(2))[1]
+    empty, same = renorm.standardise(jnp.zeros((0, 2)), moments)
+    assert empty.shape == (0, 2)
+    assert same == moments
+    z, _ = renorm.standardise(jnp.ones((1, 2)), moments)
+    grad = jax.grad(lambda h: renorm.standardise(h, moments)[0].sum())(jnp.ones((1, 2)))
+    assert jnp.isfinite(z).all()
+    assert jnp.isfinite(grad).all()

@@ -207,3 +207,47 @@ def test_bad_settings():
     model = gpt2.GPT(gpt2.spec(9, width=8, depth=1, heads=1, max_positions=6), rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="allowed: 6 positions"):
         decoding.prompt(model, jnp.zeros((1, 4), jnp.int32), max_tokens=3)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "temperature"), [("float32", 1e-38), ("float16", 1e-5), ("bfloat16", 1e-38)]
+)
+def test_a_temperature_next_to_zero_is_greedy(dtype, temperature):
+    table = jax.random.normal(jax.random.key(3), (6, 6)).astype(dtype)
+    start = decoding.Start(lambda c, t: (table[t], c), jnp.zeros(()), table[:4])
+    best = decoding.greedy(start, max_tokens=5).tokens
+    run = jax.jit(
+        lambda t, p: decoding.sample(start, jax.random.key(0), max_tokens=5, temperature=t, top_p=p)
+    )
+    for top_p in (1.0, 0.9):
+        assert (run(temperature, top_p).tokens == best).all()
+    # Traced options are those that are known beforehand.
+    plain = decoding.sample(start, jax.random.key(0), max_tokens=5, temperature=0.7, top_p=0.8)
+    assert (run(0.7, 0.8).tokens == plain.tokens).all()
+    assert (plain.tokens != best).any()
+
+
+def test_settings_that_are_no_number_and_no_tokens_at_all():
+    start, _ = markov(0)
+    for options in (
+        {"temperature": np.nan},
+        {"temperature": np.inf},
+        {"top_p": np.nan},
+        {"top_k": -1},
+    ):
+        with pytest.raises(ValueError, match=f"{next(iter(options))} is"):
+            decoding.sample(start, jax.random.key(0), max_tokens=2, **options)
+    rows = start.logits.shape[0]
+    for found in (
+        decoding.greedy(start, max_tokens=0),
+        decoding.beam(start, beams=1, max_tokens=0),
+    ):
+        assert found.tokens.shape == (rows, 0)
+        assert found.lengths.tolist() == [0] * rows
+    with pytest.raises(ValueError, match="max_tokens is -1"):
+        decoding.greedy(start, max_tokens=-1)
+    none = decoding.Start(start.step, start.cache, start.logits[:0])
+    assert decoding.greedy(none, max_tokens=3).tokens.shape == (0, 3)
+    model = gpt2.GPT(gpt2.spec(9, width=8, depth=1, heads=1, max_positions=6), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="prompt's length is 0"):
+        decoding.prompt(model, jnp.zeros((1, 0), jnp.int32), max_tokens=3)

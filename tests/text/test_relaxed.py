@@ -41,3 +41,19 @@ def test_colder_draws_are_closer_to_one_hot(key):
     assert top[2] > 0.9
     with pytest.raises(ValueError, match="temperature is 0"):
         relaxed.gumbel_softmax(logits, key, temperature=0.0)
+
+
+def test_temperature_may_be_traced_tiny_and_must_be_a_number():
+    logits = jax.random.normal(jax.random.key(0), (4, 5)).at[:, 2].set(-jnp.inf)
+    draw = lambda x, t: relaxed.gumbel_softmax(x, jax.random.key(1), temperature=t)  # noqa: E731
+    np.testing.assert_allclose(jax.jit(draw)(logits, 0.5), draw(logits, 0.5), rtol=1e-5)
+    cold = draw(logits, 1e-38)
+    assert ((cold == 0) | (cold == 1)).all()
+    assert (cold.argmax(-1) == draw(logits, 1.0).argmax(-1)).all()
+    for t in (0.5, 1e-38):
+        grad = jax.grad(lambda x, t=t: (draw(x, t) * jnp.arange(5)).sum())(logits)
+        assert jnp.isfinite(grad).all()
+        assert (grad[:, 2] == 0).all()
+    for bad in (float("nan"), 0.0, -1.0, float("inf")):
+        with pytest.raises(ValueError, match="temperature is"):
+            draw(logits, bad)
