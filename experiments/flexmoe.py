@@ -29,7 +29,7 @@ from jaxgen import launch
 from jaxgen import mesh as mesh_lib
 from jaxgen.config import Config
 from jaxgen.data import images
-from jaxgen.errors import ConfigError
+from jaxgen.errors import ConfigError, RunError
 from jaxgen.moe import gates, moving, placement, policies, simulator, traffic
 from jaxgen.moe.layer import Load, Route
 from jaxgen.nn import transformer, vit
@@ -242,7 +242,13 @@ class Placer:
         }
 
     def resume(self, state: TrainState, history: Mapping[str, np.ndarray]) -> None:
-        """What was known before this launch."""
+        """What was known before this launch.
+
+        Raises:
+          RunError: a checkpoint of a version that kept the history elsewhere.
+        """
+        if "counts" not in history:
+            raise RunError(f"the checkpoints of {self.path.stem} hold no counts; use a new workdir")
         self._place(state)
         self.pending = jnp.copy(state.extra["counts"][1])
         self.counts, self.placements = (list(history[k]) for k in ("counts", "placements"))
