@@ -36,6 +36,13 @@ def key():
     return jax.random.key(0)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Compiled programs of a module go with it; they would fill the memory by and by."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def one_device(monkeypatch):
     """Studies of this process run on one of the eight devices: what is tested is not their mesh."""

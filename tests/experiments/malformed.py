@@ -107,6 +107,8 @@ def files(folder: pathlib.Path):
         (folder / f"json-{name}").mkdir()
         (folder / f"json-{name}" / "config.json").write_bytes(raw)
         out[f"config.json {name}"] = ["eddpm", digits, f"--workdir={folder / f'json-{name}'}"]
+    # Of another config, and trained.
+    (folder / "json-other" / "checkpoints" / "eddpm-0" / "5").mkdir(parents=True)
     (folder / "json-folder" / "config.json").mkdir(parents=True)
     out["config.json folder"] = ["eddpm", digits, f"--workdir={folder / 'json-folder'}"]
     (folder / "plain").write_text("a file\n")

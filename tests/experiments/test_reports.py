@@ -29,6 +29,7 @@ from experiments import (
 from experiments.sequence_data import Part, Vocabulary
 from jaxgen.data.images import Images
 from jaxgen.data.parallel import Pairs
+from jaxgen.latent_ode import sample as ode
 from tests.pages import CASES, Page
 
 NAME = "a | b <script>document.title='PWNED'</script> $x ]( `c` \u202e *d*"
@@ -100,7 +101,7 @@ def stay(total, u, *, points, **options):
 
 def edits(folder):
     config = edit_config.get_config()
-    config.data.source = NAME
+    config.data.source = config.data.label_field = NAME
     config.operators.attributes, config.evaluate.combinations = ("sentiment",), (("sentiment",),)
     heads = latent_space.Heads(config, 0, nnx.Rngs(0))
     heads.nets = nnx.Dict({"sentiment": Sign()})
@@ -123,7 +124,7 @@ def edits(folder):
     shown = {NAME: {"tables": tables, "space": space, "operators": operators}}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(attributes.LABELS, "sentiment", (NAME, "<b>good</b>"))
-        patch.setattr(latentops_report.sample, "sample", stay)
+        patch.setattr(ode, "sample", stay)
         return latentops_report.write(study, judges, rows, shown)
 
 
@@ -135,7 +136,7 @@ def translations(folder):
         for loss in ("start", "ce", "eisl")
     ]
     pairs = Pairs(TEXTS, TEXTS[::-1])
-    corpus = SimpleNamespace(parts={"train": pairs, "test": pairs})
+    corpus = SimpleNamespace(parts={"train": pairs, "test": pairs}, about_cuts=lambda: "")
     return eisl.write(SimpleNamespace(config=config, workdir=folder), corpus, rows)
 
 
@@ -152,7 +153,7 @@ def transfers(folder):
     metrics = {"accuracy": 0.5, "bleu": 1.0, "ppl": 2.0, "mean": 0.1}
     rows = [{"loss": loss, "weight": 1.0, "seed": 0, **metrics} for loss in config.losses]
     shown = {(loss, 1.0): TEXTS for loss in config.losses}
-    study = SimpleNamespace(config=config, workdir=folder)
+    study = SimpleNamespace(config=config, workdir=folder, data={"train": part()})
     asked = np.arange(len(TEXTS)) % 2
     return style_transfer.write(study, judges, rows, shown, part(), asked)
 
@@ -162,7 +163,8 @@ def mixtures(folder):
     config.data.source, config.methods = NAME, ("switch", "dense")
     config.model.width, config.model.hidden, config.model.heads = 8, 8, 2
     windows = np.random.default_rng(0).integers(0, 9, (20, 5))
-    corpus = SimpleNamespace(parts=dict.fromkeys(("train", "valid", "test"), windows), vocab=9)
+    parts = dict.fromkeys(("train", "valid", "test"), windows)
+    corpus = SimpleNamespace(parts=parts, vocab=9, about_cuts=lambda: "")
     rows = [{"system": m, "seed": 0, "nll": 2.0} for m in config.methods]
     config.data.context = 4
     study = SimpleNamespace(config=config, workdir=folder)
