@@ -205,7 +205,7 @@ def split(lines: Lines, *, valid_fraction: float, test_fraction: float) -> dict[
     Raises:
       ConfigError: fractions that are negative or leave nothing to train on.
     """
-    if min(valid_fraction, test_fraction) < 0 or valid_fraction + test_fraction >= 1:
+    if not (valid_fraction >= 0 and test_fraction >= 0 and valid_fraction + test_fraction < 1):
         raise ConfigError(
             "data.valid_fraction, data.test_fraction",
             (valid_fraction, test_fraction),
