@@ -114,6 +114,8 @@ def load(
         numbers = labels.number(parts)
         found = _join(parts, numbers)
     found = found.up_to(max_words)
+    if not len(found):
+        raise ConfigError("data.max_words", max_words, "more words: no text is that short")
     count = len(found)
     found = found.take(splits.spread(count, limit, found.label))
     kept.left_out(count - len(found), "texts beyond data.limit")

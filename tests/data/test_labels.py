@@ -48,7 +48,7 @@ def test_a_test_part_of_whole_numbers_where_train_has_fractions():
     numbers = labels.number([rows([0.5, 1.0, 2.0])])
     assert labels.numbered([rows([2, 1])], numbers).tolist() == [2, 1]
     for other in (True, "1"):
-        with pytest.raises(ConfigError, match="a label of the train part: 0.5, 1.0, 2.0"):
+        with pytest.raises(ConfigError, match=r"a label of the train part: 0\.5, 1\.0, 2\.0"):
             labels.numbered([rows([other])], numbers)
 
 

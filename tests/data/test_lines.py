@@ -93,5 +93,5 @@ def test_a_name_that_no_file_system_takes():
         lambda: tokenizers.check_folder(name),
         lambda: hf.read_spec(name),
     ):
-        with pytest.raises(ConfigError, match="xxx.*allowed: .*(file|folder)"):
+        with pytest.raises(ConfigError, match=r"xxx.*allowed: .*(file|folder)"):
             read()
