@@ -1,3 +1,4 @@
+import functools
 import gzip
 import json
 
@@ -6,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgen.data import corpora, text
+from jaxgen.data import corpora, images, text
 from jaxgen.errors import ConfigError
 
 
@@ -247,7 +248,11 @@ def test_options_that_leave_nothing(tmp_path):
     with pytest.raises(ConfigError, match=r"data\.max_words is 2, allowed: more words"):
         load(max_words=2)
     for field in ("valid_fraction", "test_fraction"):
-        with pytest.raises(ConfigError, match=r"data\.test_fraction is .*nan.*, allowed: 0 or more"):
+        with pytest.raises(
+            ConfigError, match=r"data\.test_fraction is .*nan.*, allowed: 0 or more"
+        ):
             load(**{field: float("nan")})
-        with pytest.raises(ConfigError, match=r"data\.test_fraction is .*nan.*, allowed: test above 0"):
+        with pytest.raises(
+            ConfigError, match=r"data\.test_fraction is .*nan.*, allowed: test above 0"
+        ):
             images.load("digits", **{field: float("nan")})
