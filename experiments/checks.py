@@ -1,5 +1,6 @@
 """What fields of a config have to be together, for `validate` of all studies; touches no device."""
 
+import os
 import pathlib
 import re
 import socket
@@ -91,7 +92,7 @@ def check_tokenizer(config: Config) -> None:
     if name in tokenizers.KINDS:
         return
     files = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model")
-    if not name or not any((pathlib.Path(name) / file).is_file() for file in files):
+    if not name or not any(os.path.isfile(pathlib.Path(name) / file) for file in files):
         allowed = f"one of {', '.join(tokenizers.KINDS)}, or a folder with a tokenizer in it"
         raise ConfigError("data.tokenizer", name, allowed)
 

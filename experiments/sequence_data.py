@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -73,7 +74,7 @@ def _check_parts(parts: Mapping[str, text.Lines | proteins.Proteins]) -> None:
 def _load_text(config: Config, workdir: pathlib.Path) -> dict[str, Part]:
     d = config.data
     for field, folder in _folders(config).items():
-        if field == "data.tokenizer" and not pathlib.Path(folder).is_dir():
+        if field == "data.tokenizer" and not os.path.isdir(folder):
             kinds = ", ".join(tokenizers.KINDS)
             raise ConfigError(field, folder, f"one of {kinds}, or an existing folder")
         tokenizers.check_folder(folder, field=field)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key, PyTree
 
+from jaxgen.errors import require
 from jaxgen.nn import transformer
 from jaxgen.numerics import wide
 
@@ -114,11 +115,17 @@ def wrap(
         match of one of them is wrapped.
 
     Raises:
-      ValueError: a rank below 1, or targets that match no linear layer (the message lists some).
+      ValueError: a rank below 1, an alpha or a rate that cannot be, a target that is no regular expression,
+        or targets that match no linear layer (the message lists some).
     """
     if rank < 1:
         raise ValueError(f"rank is {rank}, allowed: at least 1")
-    patterns = [re.compile(t) for t in ((targets,) if isinstance(targets, str) else targets)]
+    require("alpha", abs(alpha) < float("inf"), alpha, "finite")
+    require("dropout", 0 <= dropout < 1, dropout, "at least 0, below 1")
+    try:
+        patterns = [re.compile(t) for t in ((targets,) if isinstance(targets, str) else targets)]
+    except re.error as e:
+        raise ValueError(f"targets are {targets!r}, allowed: regular expressions ({e})") from e
     model = nnx.clone(model)
     kinds: Any = (nnx.Linear, LoRALinear)
     found = list(layers(model, kinds))

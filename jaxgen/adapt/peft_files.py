@@ -9,6 +9,7 @@ base model stores its matrix.
 import collections
 import json
 import math
+import os
 import pathlib
 import re
 from collections.abc import Iterable, Mapping
@@ -191,7 +192,7 @@ def load(model: M, folder: str | pathlib.Path) -> M:
     """
     folder = pathlib.Path(folder)
     path = folder / "adapter_config.json"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ConfigError("folder", str(folder), "a folder with adapter_config.json")
     c = complete(read_json(path))
     tensors = hf.read_tensors(folder, "adapter_model")

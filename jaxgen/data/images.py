@@ -11,6 +11,7 @@ is read. What does not fit these ranges is refused.
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -71,7 +72,7 @@ def load(
     readers = {"folder": _folder, "tfds": _tfds, "hf": _hf}
     if source != "digits" and source not in readers:
         raise ConfigError("data.source", source, "one of digits, " + ", ".join(readers))
-    if test_fraction <= 0 or valid_fraction < 0 or valid_fraction + test_fraction >= 1:
+    if not (test_fraction > 0 and valid_fraction >= 0 and valid_fraction + test_fraction < 1):
         raise ConfigError(
             "data.valid_fraction, data.test_fraction",
             (valid_fraction, test_fraction),
@@ -118,7 +119,7 @@ def _folder(name: str, path: str, size: int, channels: int, limit: int) -> Image
     from PIL import Image
 
     root = pathlib.Path(path)
-    if not path or not root.is_dir():
+    if not path or not os.path.isdir(root):
         raise ConfigError("data.path", path, "an existing folder of images")
     files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir())
     # Hidden ones are thumbnails, checkpoints of notebooks, and the `._` files of macOS.

@@ -51,16 +51,17 @@ def numbered(tables: Sequence[Rows], numbers: dict[Any, int]) -> Int[ndarray, " 
     Raises:
       ConfigError: a label that the numbering lacks, named with its row.
     """
-    known = {(_kind(v), v): i for v, i in numbers.items()}
+    known = {(_sort(v), v): i for v, i in numbers.items()}
     out = []
     for table in tables:
-        kind = _check(table)
+        _check(table)
         for i, label in enumerate(table.label):
             value = plain(label)
-            if (kind, value) not in known:
+            key = (_sort(value), value)
+            if key not in known:
                 some = ", ".join(str(v) for v in list(numbers)[:20])
                 raise ConfigError(table.place(i), value, f"a label of the train part: {some}")
-            out.append(known[kind, value])
+            out.append(known[key])
     return np.array(out, np.int32)
 
 
@@ -90,6 +91,11 @@ def plain(label: Any) -> Any:
 
 def _kind(label: Any) -> str:
     return type(label).__name__
+
+
+def _sort(label: Any) -> str:
+    """`_kind`, where a column with fractions and one without are both of numbers."""
+    return "number" if _kind(label) in ("int", "float") else _kind(label)
 
 
 def _check(table: Rows) -> str:

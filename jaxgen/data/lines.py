@@ -6,6 +6,7 @@ parallel corpus would be shifted against each other.
 """
 
 import gzip
+import os
 import pathlib
 import sys
 import zlib
@@ -29,7 +30,7 @@ def read_text(path: pathlib.Path) -> str:
       ConfigError: a file that is missing, cannot be read, is a damaged or truncated gzip file, or is
         not UTF-8: names the file, and for the last also line and byte.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # pathlib raises where a name is too long
         raise ConfigError("data", str(path), "an existing text file")
     try:
         raw = path.read_bytes()

@@ -1,6 +1,7 @@
 """Protein sequences with a measured value: CSV files, and the peptide sets that modlamp ships."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -137,7 +138,7 @@ def read_csv(
       ConfigError: names the file, the line and the value that is wrong. A first row that is a sequence
         and a number is no header, and refused as such.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ConfigError("data", str(path), "an existing CSV file")
     allowed = set(alphabet or LETTERS)
     rows = records.csv_rows(path)

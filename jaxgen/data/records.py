@@ -7,6 +7,7 @@ sentences.
 import csv
 import io
 import json
+import os
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -31,7 +32,7 @@ def read(path: pathlib.Path, text_field: str, label_field: str = "") -> labels.R
     """
     name = path.name.lower()
     kind = next((k for k in KINDS if name.removesuffix(".gz").endswith(k)), None)
-    if kind is None or not path.is_file() or name.endswith(".parquet.gz"):
+    if kind is None or not os.path.isfile(path) or name.endswith(".parquet.gz"):
         raise ConfigError("data", str(path), "an existing file ending in " + ", ".join(KINDS))
     fields = [text_field, label_field] if label_field else [text_field]
     unit = "line"

@@ -6,7 +6,7 @@ refused at once.
 
 import contextlib
 import dataclasses
-import pathlib
+import os
 import threading
 import urllib.error
 import urllib.parse
@@ -33,7 +33,7 @@ def hub_rows(name: str, path: str = "", label_fields: Sequence[str] = ()) -> Any
     from datasets.packaged_modules.csv.csv import Csv
 
     where = "a data set that `datasets` can load"
-    local = name in PACKAGED or pathlib.Path(name).exists()
+    local = name in PACKAGED or os.path.exists(name)
     if not name:
         raise ConfigError("data.name", name, where)
     try:

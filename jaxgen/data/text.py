@@ -114,6 +114,8 @@ def load(
         numbers = labels.number(parts)
         found = _join(parts, numbers)
     found = found.up_to(max_words)
+    if not len(found):
+        raise ConfigError("data.max_words", max_words, "more words: no text is that short")
     count = len(found)
     found = found.take(splits.spread(count, limit, found.label))
     kept.left_out(count - len(found), "texts beyond data.limit")
@@ -205,7 +207,7 @@ def split(lines: Lines, *, valid_fraction: float, test_fraction: float) -> dict[
     Raises:
       ConfigError: fractions that are negative or leave nothing to train on.
     """
-    if min(valid_fraction, test_fraction) < 0 or valid_fraction + test_fraction >= 1:
+    if not (valid_fraction >= 0 and test_fraction >= 0 and valid_fraction + test_fraction < 1):
         raise ConfigError(
             "data.valid_fraction, data.test_fraction",
             (valid_fraction, test_fraction),

@@ -31,9 +31,12 @@ def q_sample(
     eps: Float[Array, "B ..."],
     schedule: Schedule,
 ) -> Float[Array, "B ..."]:
-    """z_t = sqrt(alpha_bar_t) z_0 + sqrt(1 - alpha_bar_t) eps (eq. 4); t may be 0."""
-    signal = per_example(jnp.sqrt(schedule.alpha_bar[t]), z_0)
-    noise = per_example(jnp.sqrt(schedule.one_minus_alpha_bar[t]), z_0)
+    """z_t = sqrt(alpha_bar_t) z_0 + sqrt(1 - alpha_bar_t) eps (eq. 4); t may be 0.
+
+    Here and below, a t beyond the chain is a ValueError, and under jit NaN.
+    """
+    signal = per_example(jnp.sqrt(schedule.at(schedule.alpha_bar, t)), z_0)
+    noise = per_example(jnp.sqrt(schedule.at(schedule.one_minus_alpha_bar, t)), z_0)
     return (signal * z_0 + noise * eps).astype(z_0.dtype)
 
 
@@ -44,7 +47,7 @@ def q_posterior(
     schedule: Schedule,
 ) -> tuple[Float[Array, "B ..."], Float[Array, " B"]]:
     """Mean [B, ...] and variance [B] of q(z_{t-1} | z_t, z_0) for t >= 1 (eq. 6 and 7)."""
-    beta, rest = schedule.beta[t], schedule.one_minus_alpha_bar[t]
+    beta, rest = schedule.at(schedule.beta, t), schedule.one_minus_alpha_bar[t]
     on_z0 = jnp.sqrt(schedule.alpha_bar[t - 1]) * beta / rest
     on_zt = jnp.sqrt(schedule.alpha(t)) * schedule.one_minus_alpha_bar[t - 1] / rest
     mean = per_example(on_z0, z_0) * z_0 + per_example(on_zt, z_t) * z_t
@@ -61,7 +64,7 @@ def predict_z0(
 
     Of a z_t in which nothing is left of z_0 (a long chain's end) it is large, and finite.
     """
-    noise = per_example(jnp.sqrt(schedule.one_minus_alpha_bar[t]), z_t)
+    noise = per_example(jnp.sqrt(schedule.at(schedule.one_minus_alpha_bar, t)), z_t)
     z_0 = (z_t - noise * eps_hat) / per_example(jnp.sqrt(schedule.ratio(t, 0)), z_t)
     return z_0.astype(z_t.dtype)
 
@@ -73,7 +76,7 @@ def p_mean(
     schedule: Schedule,
 ) -> Float[Array, "B ..."]:
     """Mean of p_theta(z_{t-1} | z_t) for t >= 1 (eq. 11)."""
-    scale = schedule.beta[t] / jnp.sqrt(schedule.one_minus_alpha_bar[t])
+    scale = schedule.at(schedule.beta, t) / jnp.sqrt(schedule.one_minus_alpha_bar[t])
     mean = (z_t - per_example(scale, z_t) * eps_hat) / per_example(jnp.sqrt(schedule.alpha(t)), z_t)
     return mean.astype(z_t.dtype)
 

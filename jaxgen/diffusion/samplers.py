@@ -106,7 +106,9 @@ def ddim(
         sigma = 0.0 if share is None else share * jnp.sqrt(rest_s / rest_t * (1.0 - ratio))
         # (z_t - sqrt(rest_t) eps) / sqrt(ratio) is sqrt(alpha_bar_s) times the predicted z_0.
         mean = (z - jnp.sqrt(rest_t) * eps) / jnp.sqrt(ratio)
-        mean += jnp.sqrt(jnp.maximum(rest_s - sigma**2, 0.0)) * eps
+        left = rest_s - sigma**2
+        # At the last step it is 0, where the root's gradient (with respect to eta) would be infinite.
+        mean += jnp.where(left > 0, jnp.sqrt(jnp.where(left > 0, left, 1.0)), 0.0) * eps
         if share is not None:
             mean += sigma * jax.random.normal(key_t, z.shape, z.dtype)
         return mean, mean if trajectory else None

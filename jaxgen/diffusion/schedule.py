@@ -19,6 +19,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from jaxgen.numerics import lookup
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,16 @@ class Schedule:
     def astype(self, dtype: Any) -> "Schedule":
         """The same chain in another dtype, that of the latents it is used on."""
         return jax.tree.map(lambda a: a.astype(dtype), self)
+
+    def at(
+        self, values: Float[Array, " T_plus_1"], t: Int[ArrayLike, "..."]
+    ) -> Float[Array, "..."]:
+        """values[t], such as `alpha_bar`'s. Under jit a step that the chain does not have gives NaN.
+
+        Raises:
+          ValueError: such a step, outside jit.
+        """
+        return lookup(values[:, None], jnp.asarray(t), "t")[..., 0]
 
     @property
     def log_alpha_bar(self) -> Float[Array, " T_plus_1"]:
@@ -129,7 +141,7 @@ class VPSDE:
 
 
 def from_betas(betas: Float[ArrayLike, " T"] | Sequence[float]) -> Schedule:
-    """A schedule from beta_1..beta_T, each strictly between 0 and 1.
+    """A schedule from beta_1..beta_T, each strictly between 0 and 1, also as float32.
 
     Products are taken in float64 on the host, since a float32 product over a thousand steps loses
     three digits. Not for use inside jit.
@@ -140,10 +152,13 @@ def from_betas(betas: Float[ArrayLike, " T"] | Sequence[float]) -> Schedule:
     b = np.asarray(betas, np.float64)
     if b.ndim != 1 or b.size == 0:
         raise ValueError(f"schedule needs a vector of at least one beta, got shape {b.shape}")
-    bad = np.flatnonzero(~((b > 0.0) & (b < 1.0)))
+    seen = b.astype(np.float32)  # 1 - 1e-12 is 1 there, after which nothing can be reversed
+    bad = np.flatnonzero(~((seen > 0.0) & (seen < 1.0)))
     if bad.size:
         i = int(bad[0])
-        raise ValueError(f"schedule: beta at step {i + 1} is {b[i]:g}, allowed: 0 < beta < 1")
+        raise ValueError(
+            f"schedule: beta at step {i + 1} is {float(b[i])!r}, allowed: 0 < beta < 1 in float32"
+        )
     log_alpha_bar = np.concatenate([[0.0], np.cumsum(np.log1p(-b))])
     return Schedule(
         beta=jnp.asarray(np.concatenate([[0.0], b])),

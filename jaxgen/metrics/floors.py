@@ -55,7 +55,7 @@ def unigram_perplexity(
       ValueError: no test token, or an id beyond the vocabulary.
     """
     counts = np.bincount(train, minlength=vocabulary)
-    if not len(test) or len(counts) > vocabulary or test.max() >= vocabulary:
-        raise ValueError(f"{len(test)} test tokens, allowed: some, of ids below {vocabulary}")
+    if not len(test) or len(counts) > vocabulary or not 0 <= test.min() <= test.max() < vocabulary:
+        raise ValueError(f"{len(test)} test tokens, allowed: some, of ids 0 to {vocabulary - 1}")
     logp = np.log(counts + 1.0) - math.log(len(train) + vocabulary)
     return float(np.exp(-logp[test].mean()))

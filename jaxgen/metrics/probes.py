@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from jaxgen.errors import require
+
 
 def linear_probe(
     z_train: Float[ndarray, "N D"],
@@ -16,12 +18,18 @@ def linear_probe(
     *,
     max_iter: int = 1000,
 ) -> tuple[float, Any]:
-    """Accuracy of logistic regression on standardised latents, and the fitted pipeline."""
+    """Accuracy of logistic regression on standardised latents, and the fitted pipeline.
+
+    Raises:
+      ValueError: fewer than two labels to tell apart.
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    kinds = len(np.unique(y_train))
+    require("number of labels in y_train", kinds >= 2, kinds, "at least 2")
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=max_iter))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -56,9 +64,14 @@ def knn_accuracy(
     *,
     k: int = 5,
 ) -> float:
-    """Accuracy of k nearest neighbours in Euclidean distance."""
+    """Accuracy of k nearest neighbours in Euclidean distance.
+
+    Raises:
+      ValueError: k that is not between 1 and N.
+    """
     from sklearn.neighbors import KNeighborsClassifier
 
+    require("k", 1 <= k <= len(z_train), k, f"1 to {len(z_train)}")
     model = KNeighborsClassifier(n_neighbors=k).fit(z_train, y_train)
     return float(model.score(z_test, y_test))
 

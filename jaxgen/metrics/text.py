@@ -41,9 +41,14 @@ def self_bleu(texts: Sequence[str], *, count: int = 200, references: int = 500) 
 
     Args:
       references: each text is compared with at most this many others; the value grows with it.
+
+    Raises:
+      ValueError: count or references below 1.
     """
     import sacrebleu
 
+    require("count", count >= 1, count, "at least 1")
+    require("references", references >= 1, references, "at least 1")
     metric = sacrebleu.BLEU(tokenize="none", effective_order=True, force=True)
     scores: list[float] = []
     if len(texts) < 2:
@@ -118,4 +123,5 @@ def perplexity(score: Callable[[Any], tuple[Any, Any]], rows: Any, *, batch: int
         value, tokens = score(padded)
         total += float(np.asarray(value)[: len(part)].astype(np.float64).sum())
         count += int(np.asarray(tokens)[: len(part)].sum())
-    return float(np.exp(total / count)) if count else float("nan")
+    with np.errstate(over="ignore"):
+        return float(np.exp(total / count)) if count else float("nan")

@@ -7,6 +7,7 @@ type. No pickle is read, and no code of a folder is run.
 
 import dataclasses
 import json
+import os
 import pathlib
 import re
 from collections.abc import Mapping
@@ -108,7 +109,7 @@ def read_spec(folder: str | pathlib.Path, **options: Any) -> Any:
     """The spec of the model in a folder, without its weights; arguments and errors as in `load`."""
     folder = pathlib.Path(folder)
     path = folder / "config.json"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ConfigError("folder", str(folder), "a folder with config.json")
     config = read_json(path)
     kind = kind_of(config)

@@ -119,6 +119,8 @@ def _bert(c: Config, names: set[str]) -> bert.BertSpec:
 
 
 def _t5(c: Config, names: set[str]) -> t5.T5Spec:
+    if not flag(c, "is_encoder_decoder"):
+        raise ConfigError("is_encoder_decoder", False, "true: the decoder reads the encoder")
     field, value = "feed_forward_proj", c["feed_forward_proj"]
     parts = value.split("-") if isinstance(value, str) else []
     if len(parts) not in (1, 2) or (len(parts) == 2 and parts[0] != "gated"):

@@ -77,6 +77,7 @@ FIELDS: dict[str, dict[str, Any]] = {
         "is_gated_act": None,
         "tie_word_embeddings": None,
         "scale_decoder_outputs": None,
+        "is_encoder_decoder": True,
     },
 }
 # Other names that the configuration classes take for these fields.
@@ -127,7 +128,7 @@ _UNUSED = {
     "gpt2": {"is_decoder"},
     "gpt_neo": {"is_decoder", "n_positions"},
     "bert": set(),
-    "t5": {"is_decoder", "is_encoder_decoder", "n_positions"},
+    "t5": {"is_decoder", "n_positions"},
 }
 # T5 takes null for false here; we for "as feed_forward_proj and tie_word_embeddings say".
 _NOT_NULL = {"scale_decoder_outputs", "dense_act_fn", "is_gated_act"}

@@ -24,11 +24,15 @@ Step = Callable[[PyTree, Int[Array, " N"]], tuple[Float[Array, "N V"], PyTree]]
 
 
 class Start(NamedTuple):
-    """Where decoding begins: the step function, its cache, and logits [B, V] of the first token."""
+    """Where decoding begins: the step function, its cache, and logits [B, V] of the first token.
+
+    `room` is how many tokens the cache has room for; None says that it does not matter.
+    """
 
     step: Step
     cache: PyTree
     logits: Array
+    room: int | None = None
 
 
 class Decoded(NamedTuple):
@@ -82,7 +86,7 @@ def prompt(
         logits, cache = model(token[:, None], cache=cache, added=extra)
         return logits[:, 0], (cache, extra)
 
-    return Start(step, (cache, added), model.logits(h[:, -1:])[:, 0])
+    return Start(step, (cache, added), model.logits(h[:, -1:])[:, 0], max_tokens)
 
 
 def prompt_seq2seq(
@@ -106,7 +110,7 @@ def prompt_seq2seq(
         logits, cache = model.decode(token[:, None], memory_mask=seen, cache=cache)
         return logits[:, 0], (cache, seen)
 
-    return Start(step, (filled, seen), logits[:, 0])
+    return Start(step, (filled, seen), logits[:, 0], max_tokens)
 
 
 def filter_logits(
@@ -136,6 +140,12 @@ def filter_logits(
     return logits
 
 
+def _check_room(start: Start, max_tokens: int) -> None:
+    most = max_tokens if start.room is None else start.room
+    allowed = "0 or more" + ("" if start.room is None else f", at most the prompt's {start.room}")
+    require("max_tokens", 0 <= max_tokens <= most, max_tokens, allowed)
+
+
 def _decode(
     start: Start,
     choose: Callable[[Array, Array], Int[Array, " N"]],
@@ -145,7 +155,7 @@ def _decode(
     pad: int,
 ) -> Decoded:
     batch, dtype = start.logits.shape[0], wide(start.logits)
-    require("max_tokens", max_tokens >= 0, max_tokens, "0 or more")
+    _check_room(start, max_tokens)
 
     def body(carry: Any) -> Any:
         i, out, lengths, scores, done, logits, cache = carry
@@ -238,7 +248,7 @@ def beam(
     batch, vocab = start.logits.shape
     if not 1 <= beams <= vocab // 2:
         raise ValueError(f"beams is {beams}, allowed: 1 to {vocab // 2}")
-    require("max_tokens", max_tokens >= 0, max_tokens, "0 or more")
+    _check_room(start, max_tokens)
     if max_tokens == 0:
         return greedy(start, max_tokens=0)
     dtype = wide(start.logits)

@@ -8,6 +8,7 @@ as `</s>` or `[SEP]`, is read as any other text. Code that a folder brings is ne
 import functools
 import hashlib
 import json
+import os
 import pathlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -96,7 +97,7 @@ def check_folder(folder: str | pathlib.Path, *, field: str = "tokenizer") -> Non
       ConfigError: no folder, no file of a tokenizer in it, or one of its JSON files is damaged.
     """
     folder = pathlib.Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # pathlib raises where a name is too long
         raise ConfigError(field, str(folder), "an existing folder")
     patterns = ("tokenizer*.json", "vocab*", "*.model", "*.tiktoken")
     if not any(p.is_file() for pattern in patterns for p in folder.glob(pattern)):

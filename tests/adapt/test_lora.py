@@ -191,3 +191,17 @@ def test_several_updates_do_not_fit_a_file(model, tmp_path):
     twice = lora.wrap(busy(model), 4, 8.0, TARGETS, jax.random.key(5))
     with pytest.raises(ValueError, match="has several updates"):
         lora.save_peft(twice, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"alpha": float("nan")}, "alpha is nan, allowed: finite"),
+        ({"dropout": 1.0}, r"dropout is 1\.0, allowed: at least 0, below 1"),
+        ({"targets": "("}, r"targets are '\(', allowed: regular expressions"),
+    ],
+)
+def test_options_that_cannot_be(options, message, model):
+    given = {"rank": 2, "alpha": 4.0, "targets": TARGETS, "key": jax.random.key(0)} | options
+    with pytest.raises(ValueError, match=message):
+        lora.wrap(model, **given)

@@ -44,6 +44,14 @@ def test_tables_of_different_type_are_refused():
         labels.numbered([rows(["1"])], labels.number([whole]))
 
 
+def test_a_test_part_of_whole_numbers_where_train_has_fractions():
+    numbers = labels.number([rows([0.5, 1.0, 2.0])])
+    assert labels.numbered([rows([2, 1])], numbers).tolist() == [2, 1]
+    for other in (True, "1"):
+        with pytest.raises(ConfigError, match=r"a label of the train part: 0\.5, 1\.0, 2\.0"):
+            labels.numbered([rows([other])], numbers)
+
+
 def test_labels_of_numpy_and_of_bytes():
     assert labels.number([rows([np.int64(3), 1, np.array(2)])]) == {1: 0, 2: 1, 3: 2}
     assert labels.number([rows([b"neg", "pos", np.str_("neg ")])]) == {"neg": 0, "pos": 1}

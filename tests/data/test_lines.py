@@ -1,12 +1,15 @@
 import gzip
 import io
+import pathlib
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgen.data import lines
+from jaxgen.data import images, lines, proteins, records
 from jaxgen.errors import ConfigError
+from jaxgen.nn import hf
+from jaxgen.text import tokenizers
 
 # Where str.splitlines cuts and an editor does not.
 WITHIN = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
@@ -77,3 +80,18 @@ def test_standard_input(monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\n\xff"), encoding="utf-8"))
     with pytest.raises(ConfigError, match="standard input, line 2"):
         lines.read_stdin()
+
+
+def test_a_name_that_no_file_system_takes():
+    """Of pathlib some functions raise OSError there."""
+    name = "x" * 5000
+    for read in (
+        lambda: lines.read_lines(pathlib.Path(name)),
+        lambda: records.read(pathlib.Path(f"{name}.csv"), "text"),
+        lambda: proteins.read_csv(pathlib.Path(f"{name}.csv")),
+        lambda: images.load("folder", path=name, size=8),
+        lambda: tokenizers.check_folder(name),
+        lambda: hf.read_spec(name),
+    ):
+        with pytest.raises(ConfigError, match=r"xxx.*allowed: .*(file|folder)"):
+            read()

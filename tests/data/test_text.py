@@ -1,3 +1,4 @@
+import functools
 import gzip
 import json
 
@@ -6,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgen.data import corpora, text
+from jaxgen.data import corpora, images, text
 from jaxgen.errors import ConfigError
 
 
@@ -239,3 +240,19 @@ def test_one_sentence_falls_into_one_part(tmp_path):
     (tmp_path / "a").write_bytes("\ufeffonly\u2028one\x0csentence".encode())
     parts = text.load("files", path=str(tmp_path), train=("a",))
     assert [part.text for part in parts.values() if len(part)] == [["only one sentence"]]
+
+
+def test_options_that_leave_nothing(tmp_path):
+    (tmp_path / "train").write_text("three words each\nand these three\n")
+    load = functools.partial(text.load, "files", path=str(tmp_path), train=("train",))
+    with pytest.raises(ConfigError, match=r"data\.max_words is 2, allowed: more words"):
+        load(max_words=2)
+    for field in ("valid_fraction", "test_fraction"):
+        with pytest.raises(
+            ConfigError, match=r"data\.test_fraction is .*nan.*, allowed: 0 or more"
+        ):
+            load(**{field: float("nan")})
+        with pytest.raises(
+            ConfigError, match=r"data\.test_fraction is .*nan.*, allowed: test above 0"
+        ):
+            images.load("digits", **{field: float("nan")})

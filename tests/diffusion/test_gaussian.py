@@ -135,3 +135,17 @@ def test_loss_over_random_t_is_the_exhaustive_value(key, weighting):
         want = ((eps - denoise(gaussian.q_sample(z, t, eps, s), t)) ** 2).sum(-1).mean()
     error = values.std() / np.sqrt(50)
     assert values.mean() == pytest.approx(float(want), abs=5 * np.sqrt(2) * error + 0.02)
+
+
+@pytest.mark.parametrize("t", [-1, 11])
+def test_steps_that_the_chain_does_not_have(t):
+    chain, z, steps = schedule.linear(10), jnp.ones((2, 3)), jnp.array([10, t])
+    for f in (gaussian.q_sample, gaussian.predict_z0, gaussian.p_mean):
+        args = (z, steps, z, chain)
+        with pytest.raises(ValueError, match=rf"t is \[{t}\], allowed: 0 to 10"):
+            f(*args)
+        first, second = jax.jit(f)(*args)
+        assert np.isfinite(first).all()
+        assert np.isnan(second).all()
+    with pytest.raises(ValueError, match=rf"t is \[{t}\]"):
+        gaussian.q_posterior(z, z, steps, chain)

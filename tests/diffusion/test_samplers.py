@@ -217,3 +217,16 @@ def test_eta_and_t_min_may_be_traced_and_nan_is_refused(key):
             samplers.flow_ode(DENOISE, z, S, t_min=bad)
     assert samplers.ancestral(DENOISE, z[:0], key, S).shape == (0, 2)
     assert samplers.ddim(DENOISE, z[:0], S, num_steps=5).shape == (0, 2)
+
+
+def test_gradient_with_respect_to_eta(key):
+    """The last step has no noise to share out, whatever eta is."""
+    chain, z = schedule.linear(20, 0.01, 0.3), jnp.ones((2, 3))
+
+    def end(eta):
+        noise = lambda z, t: 0.1 * z  # noqa: E731
+        return samplers.ddim(noise, z, chain, num_steps=5, eta=eta, key=key).sum()
+
+    slope = (end(0.5 + 1e-2) - end(0.5 - 1e-2)) / 2e-2
+    assert float(jax.grad(end)(0.5)) == pytest.approx(float(slope), rel=1e-3)
+    assert np.isfinite(jax.grad(end)(0.0))

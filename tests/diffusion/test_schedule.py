@@ -74,6 +74,8 @@ def test_continuous_rate_is_the_derivative():
         (lambda: schedule.linear(0), "num_steps is 0"),
         (lambda: schedule.linear(10, 0.5, 1.0), "beta at step 10 is 1"),
         (lambda: schedule.constant(3, -0.1), "beta at step 1 is -0.1"),
+        (lambda: schedule.constant(3, 1 - 1e-12), r"beta at step 1 is 0\.9+, .* in float32"),
+        (lambda: schedule.vp_sde(5, 0.1, 200.0), r"beta at step 3 is .* in float32"),
         (lambda: schedule.make("quadratic", 3), "allowed: linear"),
         (lambda: schedule.from_betas([np.nan]), "beta at step 1 is nan"),
     ],

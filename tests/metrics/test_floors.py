@@ -47,6 +47,6 @@ def test_unigram_perplexity_with_one_added():
     assert floors.unigram_perplexity(train, test, 3) == pytest.approx(want)
     even = np.arange(8)
     assert floors.unigram_perplexity(even, even, 8) == pytest.approx(8.0)
-    for wrong in (np.array([3]), np.array([], int)):
-        with pytest.raises(ValueError, match="ids below 3"):
+    for wrong in (np.array([3]), np.array([-1]), np.array([], int)):
+        with pytest.raises(ValueError, match="ids 0 to 2"):
             floors.unigram_perplexity(train, wrong, 3)

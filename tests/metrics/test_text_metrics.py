@@ -26,6 +26,17 @@ def test_self_bleu_and_distinct():
     assert text.distinct_n([], 2) == 0.0
 
 
+def test_options_that_leave_nothing_to_compare():
+    for options in ({"count": 0}, {"references": 0}):
+        with pytest.raises(ValueError, match=rf"{next(iter(options))} is 0, allowed: at least 1"):
+            text.self_bleu(["a b", "c d"], **options)
+    z = np.zeros((3, 2))
+    with pytest.raises(ValueError, match="number of labels in y_train is 1, allowed: at least 2"):
+        probes.linear_probe(z, np.ones(3, int), z, np.ones(3, int))
+    with pytest.raises(ValueError, match="k is 5, allowed: 1 to 3"):
+        probes.knn_accuracy(z, np.arange(3), z, np.arange(3))
+
+
 def test_token_accuracy_and_exact_match():
     targets = np.array([[1, 2, 3, 0], [4, 5, 0, 0]])
     outputs = np.array([[1, 9, 3, 7], [4, 5, 8, 8]])

@@ -189,6 +189,7 @@ REFUSED = [
     ("t5", {"relative_attention_num_buckets": 3}),
     ("t5", {"relative_attention_max_distance": 16}),
     ("t5", {"tie_encoder_decoder": True}),
+    ("t5", {"is_encoder_decoder": False}),
     ("t5", {"tie_word_embeddings": "yes"}),
 ]  # fmt: skip
 

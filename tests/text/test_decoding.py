@@ -1,5 +1,6 @@
 """Decoding: token-identical with transformers, and exact on a model that can be enumerated."""
 
+import functools
 import itertools
 
 import jax
@@ -10,7 +11,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgen.nn import gpt2, hf
+from jaxgen.nn import gpt2, hf, t5
 from jaxgen.text import decoding
 
 EOS, PAD = 1, 0
@@ -251,3 +252,24 @@ def test_settings_that_are_no_number_and_no_tokens_at_all():
     model = gpt2.GPT(gpt2.spec(9, width=8, depth=1, heads=1, max_positions=6), rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="prompt's length is 0"):
         decoding.prompt(model, jnp.zeros((1, 0), jnp.int32), max_tokens=3)
+
+
+@pytest.mark.parametrize("kind", ["gpt", "t5"])
+def test_more_tokens_than_the_prompt_made_room_for_are_refused(kind):
+    tokens = jnp.ones((2, 3), jnp.int32)
+    if kind == "gpt":
+        shape = gpt2.spec(7, width=8, depth=1, heads=2, max_positions=32)
+        start = decoding.prompt(gpt2.GPT(shape, rngs=nnx.Rngs(0)), tokens, max_tokens=2)
+    else:
+        shape = t5.fresh_spec(7, width=8, depth=1, heads=2)
+        start = decoding.prompt_seq2seq(t5.T5(shape, rngs=nnx.Rngs(0)), tokens, max_tokens=2)
+    assert np.isfinite(decoding.greedy(start, max_tokens=2).scores).all()
+    for decode in (
+        decoding.greedy,
+        functools.partial(decoding.sample, key=jax.random.key(0)),
+        functools.partial(decoding.beam, beams=2),
+    ):
+        with pytest.raises(
+            ValueError, match=r"max_tokens is 3, allowed: .* at most the prompt's 2"
+        ):
+            decode(start, max_tokens=3)
