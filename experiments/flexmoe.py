@@ -29,7 +29,7 @@ from jaxgen import launch
 from jaxgen import mesh as mesh_lib
 from jaxgen.config import Config
 from jaxgen.data import images
-from jaxgen.errors import ConfigError
+from jaxgen.errors import ConfigError, RunError
 from jaxgen.moe import gates, moving, placement, policies, simulator, traffic
 from jaxgen.moe.layer import Load, Route
 from jaxgen.nn import transformer, vit
@@ -245,7 +245,19 @@ class Placer:
         """What was known before this launch."""
         self._place(state)
         self.pending = jnp.copy(state.extra["counts"][1])
-        self.counts, self.placements = (list(history[k]) for k in ("counts", "placements"))
+        known = history if "counts" in history else self._beside(int(state.step) - 1)
+        self.counts, self.placements = (list(known[k]) for k in ("counts", "placements"))
+
+    def _beside(self, rows: int) -> Mapping[str, np.ndarray]:
+        """The history of a checkpoint of an earlier version, which kept it in `traffic/` alone."""
+        try:
+            with np.load(self.path) as file:
+                known = {k: file[k][:rows] for k in ("counts", "placements")}
+        except Exception as e:  # of many kinds, where it is damaged
+            raise RunError(f"{self.path}, which the checkpoint needs, cannot be read ({e})") from e
+        if min(map(len, known.values())) < rows:
+            raise RunError(f"{self.path} has fewer than the {rows} steps that the checkpoint needs")
+        return known
 
     def _place(self, state: TrainState) -> None:
         placed = np.asarray(state.extra["placement"])

@@ -17,8 +17,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 _came = threading.Event()
 
 
-class Preempted(Exception):
-    """SIGTERM came; what was trained is saved."""
+class Preempted(BaseException):
+    """SIGTERM came; what was trained is saved.
+
+    No `Exception`, like KeyboardInterrupt: it may come anywhere, also in a reader that takes every error for
+    a damaged file.
+    """
 
 
 def _remember(number: int, frame: FrameType | None) -> None:
