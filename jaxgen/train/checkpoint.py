@@ -133,6 +133,7 @@ class Checkpointer:
         """Raises CheckpointError where there is no folder, or orbax cannot list the steps in it."""
         try:
             self._manager = ocp.CheckpointManager(self.directory, options=self._options)
+            next(self.directory.iterdir(), None)  # orbax takes a file for a folder
         except Exception as e:
             bad = [] if again or isinstance(e, OSError) else set_notes_aside(self.directory)
             if not bad:
@@ -318,10 +319,9 @@ class Checkpointer:
         try:
             yield
         except Exception as e:
-            kept = self.steps()
             raise CheckpointError(
                 f"a checkpoint in {self.directory} could not be written ({_one_line(e)}); "
-                f"on disk: {kept or 'none'}"
+                f"on disk: {self.steps() or 'none'}"
             ) from e
 
     def wait(self) -> None:

@@ -25,9 +25,9 @@ def write_atomic(path: pathlib.Path, text: str) -> None:
     try:
         temporary.write_text(text)
         os.replace(temporary, path)
-    except OSError:  # a full disk
+    except OSError as e:  # a full disk
         temporary.unlink(missing_ok=True)
-        raise
+        raise OSError(e.errno, e.strerror, str(path)) from e
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -85,7 +85,11 @@ def read_metrics(workdir: pathlib.Path, runs: Iterable[str] = ()) -> list[dict[s
             "%s: passed over lines %s, which are no rows", path, ", ".join(map(str, bad[:10]))
         )
     if len(known) < len(rows):
-        log.warning("%s: passed over %d rows without run and step, or with what is no number", path, len(rows) - len(known))
+        log.warning(
+            "%s: passed over %d rows without run and step, or with what is no number",
+            path,
+            len(rows) - len(known),
+        )
     missing = sorted(set(runs) - {r["run"] for r in known if "loss" in r})
     if missing:
         raise RunError(f"{path} has no rows of {', '.join(missing)}; train again in a new workdir")
