@@ -97,7 +97,7 @@ def run(config: Config, workdir: pathlib.Path, *, reuse: bool) -> None:
                 path = workdir / "results" / f"{label.replace(' ', '_')}-{seed}.json"
                 first = seed == config.seed
                 known = read_json(path) if reuse and not first else None
-                if is_result(known, label, seed) and known["sample"] == setting:
+                if known and is_result(known, label, seed) and known["sample"] == setting:
                     rows.append(known["row"])
                     continue
                 numbers, artefacts = kind.evaluate(study, judge, label, model, trained, seed)
