@@ -40,11 +40,15 @@ def stoppable() -> Iterator[None]:
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
+        _came.set()  # Python drops what is raised within a callback of its collector: training stops then
         raise Preempted("SIGTERM, nothing was being trained; launch again to go on")
 
     old = signal.signal(signal.SIGTERM, stop if jax.process_count() == 1 else _remember)
     try:
         yield
+    except Preempted:
+        _came.clear()
+        raise
     finally:
         signal.signal(signal.SIGTERM, old)
 

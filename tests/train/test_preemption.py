@@ -41,3 +41,17 @@ def test_no_reader_takes_the_signal_for_a_damaged_file():
 
     with pytest.raises(Preempted), stoppable():
         read()
+
+
+def test_a_signal_that_python_drops_stops_the_next_training():
+    """As within jax's callback of the garbage collector, whose exceptions are ignored."""
+    with stoppable():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        except BaseException:
+            pass
+        with Preemption() as preemption:
+            assert preemption.reached()
+            assert preemption.finish()
+            assert not preemption.reached()
