@@ -97,7 +97,7 @@ def run(config: Config, workdir: pathlib.Path, *, reuse: bool) -> None:
                 path = workdir / "results" / f"{label.replace(' ', '_')}-{seed}.json"
                 first = seed == config.seed
                 known = read_json(path) if reuse and not first else None
-                if known and known["sample"] == setting:
+                if known and is_result(known, label, seed) and known["sample"] == setting:
                     rows.append(known["row"])
                     continue
                 numbers, artefacts = kind.evaluate(study, judge, label, model, trained, seed)
@@ -110,6 +110,12 @@ def run(config: Config, workdir: pathlib.Path, *, reuse: bool) -> None:
                     shown[label] = (trained, artefacts)
     if jax.process_index() == 0:
         print(f"report: {kind.write(study, judge, rows, shown)}")
+
+
+def is_result(known: Any, label: str, seed: int) -> bool:
+    """Whether it is what `run` keeps of a system, and not something else that stands in its place."""
+    row = known.get("row") if isinstance(known, dict) and "sample" in known else None
+    return isinstance(row, dict) and (row.get("system"), row.get("seed")) == (label, seed)
 
 
 def train(config: Config, workdir: pathlib.Path) -> None:

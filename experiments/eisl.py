@@ -140,6 +140,18 @@ def run_cell(
     return rows
 
 
+def read_rows(path: pathlib.Path, kind: str, level: float, seed: int) -> list[dict[str, Any]]:
+    """What `run` kept of a cell; nothing where something else stands there."""
+    rows = read_json(path)
+    cell, form = (kind, level, seed), {"loss": str, "bleu": float, "samples": list}
+    for row in rows if isinstance(rows, list) else []:
+        if not isinstance(row, dict) or cell != tuple(map(row.get, ("kind", "level", "seed"))):
+            return []
+        if any(not isinstance(row.get(k), t) for k, t in form.items()):
+            return []
+    return rows if isinstance(rows, list) else []
+
+
 def run(config: Config, workdir: pathlib.Path, *, reuse: bool) -> None:
     """Trains and tests whatever is not finished, and writes the report.
 
@@ -156,7 +168,7 @@ def run(config: Config, workdir: pathlib.Path, *, reuse: bool) -> None:
     for seed in range(config.seed, config.seed + config.seeds):
         for kind, level in cells(config):
             path = workdir / "results" / f"{kind}-{level:g}-{seed}.json"
-            done = (read_json(path) if reuse else None) or []
+            done = read_rows(path, kind, level, seed) if reuse else []
             if not {"start", *config.losses} <= {row["loss"] for row in done}:
                 begin = (
                     start(config.noise.kinds[0], 0.0, seed) if clean else start(kind, level, seed)

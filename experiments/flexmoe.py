@@ -251,7 +251,19 @@ class Placer:
             raise RunError(f"the checkpoints of {self.path.stem} hold no counts; use a new workdir")
         self._place(state)
         self.pending = jnp.copy(state.extra["counts"][1])
-        self.counts, self.placements = (list(history[k]) for k in ("counts", "placements"))
+        known = history if "counts" in history else self._beside(int(state.step) - 1)
+        self.counts, self.placements = (list(known[k]) for k in ("counts", "placements"))
+
+    def _beside(self, rows: int) -> Mapping[str, np.ndarray]:
+        """The history of a checkpoint of an earlier version, which kept it in `traffic/` alone."""
+        try:
+            with np.load(self.path) as file:
+                known = {k: file[k][:rows] for k in ("counts", "placements")}
+        except Exception as e:  # of many kinds, where it is damaged
+            raise RunError(f"{self.path}, which the checkpoint needs, cannot be read ({e})") from e
+        if min(map(len, known.values())) < rows:
+            raise RunError(f"{self.path} has fewer than the {rows} steps that the checkpoint needs")
+        return known
 
     def _place(self, state: TrainState) -> None:
         placed = np.asarray(state.extra["placement"])

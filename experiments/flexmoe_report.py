@@ -44,7 +44,8 @@ def write(study: Study, shape: simulator.Shape, tokens: int) -> pathlib.Path:
             found = measure(policy, counts, places, shape, device, config, devices)
             if seed == config.seed:
                 drawn[policy] = {**found, "counts": counts, "places": places}
-            dropped = [r["dropped"] for r in logged if r["run"] == f"{policy}-{seed}"]
+            mine = [r for r in logged if r["run"] == f"{policy}-{seed}"]
+            dropped = [r["dropped"] for r in mine if "dropped" in r]
             pairs = tokens * config.model.k * counts.shape[1]
             row = {
                 "system": policy,
@@ -221,7 +222,7 @@ def picture(path: pathlib.Path, counts: np.ndarray, places: np.ndarray, title: s
 
 
 def _losses(logged: list[dict[str, Any]], run: str) -> dict[int, float]:
-    return {r["step"]: r["loss"] for r in logged if r["run"] == run}
+    return {r["step"]: r["loss"] for r in logged if r["run"] == run and "loss" in r}
 
 
 def _smooth(values: np.ndarray, width: int = 10) -> np.ndarray:

@@ -99,7 +99,7 @@ def first_process(work: Callable[[], None], name: str) -> None:
 def _digests(path: pathlib.Path) -> dict[str, str]:
     try:
         read = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}  # none, or damaged: written again
     return read if isinstance(read, dict) else {}
 

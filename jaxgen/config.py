@@ -87,7 +87,8 @@ def many(rule: Rule, words: str, *, least: int = 1, most: int = 1024, once: bool
             _sequence(v)
             and least <= len(v) <= most
             and all(rule[0](x) for x in v)
-            and not (once and len(set(v)) < len(v))
+            # Runs are named after numbers, as `g` writes them.
+            and not (once and len({f"{x:g}" for x in v}) < len(v))
         ),
         words,
     )

@@ -38,6 +38,14 @@ def shown(value: Any) -> str:
         return f"<{type(value).__name__}>"
 
 
+def told(e: BaseException) -> str:
+    """Kind and text of an exception, short enough for an error's line."""
+    try:
+        return shorten(f"{type(e).__name__}: {e}", 500)
+    except Exception:  # of the text that the exception makes
+        return type(e).__name__
+
+
 def shorten(text: str, most: int = 200) -> str:
     """On one line, and cut in the middle where it is longer than `most`."""
     text = " ".join(text.split())

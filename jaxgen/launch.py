@@ -1,7 +1,7 @@
 """Launching an experiment: flags, config checks, workdir, distributed start, exit codes.
 
 Exit codes: 0 done (or preempted, with everything saved), 1 the run failed (NaN, disk), 2 the user
-asked for something impossible; 1 and 2 print one line on stderr.
+asked for something impossible, 130 Ctrl-C; all but 0 print one line on stderr.
 """
 
 import importlib.machinery
@@ -24,7 +24,7 @@ from ml_collections import FrozenConfigDict, config_flags
 
 from jaxgen import config as config_lib
 from jaxgen.config import Config
-from jaxgen.errors import ConfigError, RunError, UsageError, shorten, shown
+from jaxgen.errors import ConfigError, RunError, UsageError, shorten, shown, told
 from jaxgen.train import lock
 from jaxgen.train.preemption import Preempted, stoppable
 from jaxgen.train.writers import write_atomic
@@ -103,6 +103,8 @@ def run(
         _fail(str(e), 1)
     except OSError as e:
         _fail(f"{type(e).__name__}: {e}", 1)
+    except KeyboardInterrupt:
+        _fail("interrupted; launch again to go on from the newest checkpoint", 130)
 
 
 def _unalias(argv: list[str], aliases: Mapping[str, str]) -> list[str]:
@@ -221,10 +223,8 @@ def load_config(file: str) -> Config:
     except (Exception, SystemExit) as e:
         lines = [f.lineno for f in traceback.extract_tb(e.__traceback__) if f.filename == path]
         at = f", line {lines[-1]}" if lines else ""
-        reason = f"{type(e).__name__}: {e}{at}"
-        raise ConfigError(
-            "config", file, f"a file with get_config(); this one raises {reason}"
-        ) from e
+        allowed = f"a file with get_config(); this one raises {told(e)}{at}"
+        raise ConfigError("config", file, allowed) from e
     if not isinstance(config, Config):
         raise ConfigError(
             "config", file, f"a file whose get_config() returns a ConfigDict, not {shown(config)}"
@@ -320,7 +320,9 @@ def clear(workdir: pathlib.Path) -> None:
 
 
 def _has_checkpoints(workdir: pathlib.Path) -> bool:
-    """Whether a run of it, or of a workdir within it, saved a step, be it unreadable now."""
+    """Whether a run of it, or of a workdir within it, saved a step (be it unreadable now), or left results."""
+    if any(workdir.glob("results/*.json")):
+        return True
     saved = workdir.glob("**/checkpoints/*/*")
     return any(re.fullmatch(r"(unreadable-)?\d+(-\d+)?", p.name) for p in saved)
 

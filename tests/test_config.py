@@ -123,3 +123,11 @@ def test_the_largest_seeds_make_keys_and_orders(key):
 
     batch = next(pipeline.batches({"a": np.arange(4)}, 2, seed=largest + 1000))
     assert batch["a"].shape == (2,)
+
+
+def test_numbers_that_runs_could_not_be_told_apart_by_are_one():
+    """Runs are named after them, with six digits."""
+    test, _ = config_lib.FIELDS["betas"]
+    assert test((0.1, 0.100001))
+    assert not test((0.1, 0.1000000001))
+    assert not test((1, 1.0))

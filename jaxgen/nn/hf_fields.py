@@ -149,7 +149,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise ConfigError("folder", str(path), f"readable JSON ({e})") from e
     if not isinstance(content, dict):
         raise ConfigError("folder", str(path), "a JSON object")

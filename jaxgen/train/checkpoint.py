@@ -25,6 +25,8 @@ from numpy import ndarray
 
 from jaxgen.errors import RunError
 from jaxgen.mesh import path_name
+from jaxgen.train.quiet import quiet
+from jaxgen.train.step_folders import numbers, set_notes_aside
 
 log = logging.getLogger(__name__)
 
@@ -127,8 +129,17 @@ class Checkpointer:
         )
         self._open()
 
-    def _open(self) -> None:
-        self._manager = ocp.CheckpointManager(self.directory, options=self._options)
+    def _open(self, again: bool = False) -> None:
+        """Raises CheckpointError where there is no folder, or orbax cannot list the steps in it."""
+        try:
+            self._manager = ocp.CheckpointManager(self.directory, options=self._options)
+            next(self.directory.iterdir(), None)  # orbax takes a file for a folder
+        except Exception as e:
+            bad = [] if again or isinstance(e, OSError) else set_notes_aside(self.directory)
+            if not bad:
+                raise CheckpointError(f"{self.directory} cannot be opened ({_one_line(e)})") from e
+            log.warning("%s: passed over (%s)", ", ".join(map(str, bad)), _one_line(e))
+            self._open(again=True)
 
     def steps(self) -> list[int]:
         """Committed steps, oldest first."""
@@ -157,6 +168,7 @@ class Checkpointer:
         arrays = to_arrays(state)
         history = {k: np.asarray(v) for k, v in (history or {}).items()}
         meta = {
+            "step": step,
             "data": data,
             "crc32": _checksums(arrays)
             | {f"history/{k}": c for k, c in _checksums(history).items()},
@@ -203,12 +215,13 @@ class Checkpointer:
         return None
 
     def _newest(self, template: PyTree, where: dict[str, Any]) -> Restored | None:
-        steps = self.steps()
+        steps = sorted({*self.steps(), *numbers(self.directory)})
         bad: list[int] = []
         for step in reversed(steps):
             found, failure = None, None
             try:
-                found = self._read(step, template, where)
+                with quiet():
+                    found = self._read(step, template, where)
             except CheckpointMismatch:
                 raise
             except Exception as e:  # whatever orbax, tensorstore and the file system raise
@@ -248,6 +261,8 @@ class Checkpointer:
         crc = meta.pop("meta_crc32", None)
         if crc not in (None, _text_checksum(meta)):
             raise ValueError("its description and data state do not match their checksum")
+        if meta.get("step", step) != step:  # older versions did not write it
+            raise ValueError(f"it was saved as step {meta['step']}")
         self._check_kinds(step, meta.get("arrays", {}), target)
         items: dict[str, Any] = {"state": ocp.args.StandardRestore(target)}  # type: ignore[call-arg]
         kinds = {name: np.zeros(k[0], k[1]) for name, k in meta.get("history", {}).items()}
@@ -304,10 +319,9 @@ class Checkpointer:
         try:
             yield
         except Exception as e:
-            kept = self.steps()
             raise CheckpointError(
                 f"a checkpoint in {self.directory} could not be written ({_one_line(e)}); "
-                f"on disk: {kept or 'none'}"
+                f"on disk: {self.steps() or 'none'}"
             ) from e
 
     def wait(self) -> None:

@@ -77,7 +77,7 @@ def _acquire(workdir: pathlib.Path) -> tuple[int | None, str]:
 
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError, PermissionError) as e:
+    except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as e:
         raise ConfigError(
             "workdir", str(workdir), f"a folder that can be made ({e.strerror})"
         ) from e

@@ -17,8 +17,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 _came = threading.Event()
 
 
-class Preempted(Exception):
-    """SIGTERM came; what was trained is saved."""
+class Preempted(BaseException):
+    """SIGTERM came; what was trained is saved.
+
+    No `Exception`, like KeyboardInterrupt: it may come anywhere, also in a reader that takes every error for
+    a damaged file.
+    """
 
 
 def _remember(number: int, frame: FrameType | None) -> None:
@@ -36,11 +40,15 @@ def stoppable() -> Iterator[None]:
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
+        _came.set()  # Python drops what is raised within a callback of its collector: training stops then
         raise Preempted("SIGTERM, nothing was being trained; launch again to go on")
 
     old = signal.signal(signal.SIGTERM, stop if jax.process_count() == 1 else _remember)
     try:
         yield
+    except Preempted:
+        _came.clear()
+        raise
     finally:
         signal.signal(signal.SIGTERM, old)
 

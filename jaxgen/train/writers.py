@@ -25,9 +25,9 @@ def write_atomic(path: pathlib.Path, text: str) -> None:
     try:
         temporary.write_text(text)
         os.replace(temporary, path)
-    except OSError:  # a full disk
+    except OSError as e:  # a full disk
         temporary.unlink(missing_ok=True)
-        raise
+        raise OSError(e.errno, e.strerror, str(path)) from e
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -36,7 +36,7 @@ def read_json(path: pathlib.Path) -> Any:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         log.warning("%s is passed over: %s", path, e)
         return None
 
@@ -53,13 +53,19 @@ def _read_jsonl(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[int]]:
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-        except ValueError:  # of bytes and of syntax
+        except (ValueError, RecursionError):  # of bytes and of syntax
             row = None
         if isinstance(row, dict):
             rows.append(row)
         elif number < len(lines):
             bad.append(number)
     return rows, bad
+
+
+def _is_scalars(row: Mapping[str, Any]) -> bool:
+    """Whether `MetricWriter.scalars` may have written it: run, step, and numbers."""
+    numbers = all(type(v) in (int, float) for k, v in row.items() if k != "run")
+    return isinstance(row.get("run"), str) and type(row.get("step")) is int and numbers
 
 
 def read_metrics(workdir: pathlib.Path, runs: Iterable[str] = ()) -> list[dict[str, Any]]:
@@ -73,14 +79,18 @@ def read_metrics(workdir: pathlib.Path, runs: Iterable[str] = ()) -> list[dict[s
     """
     path = workdir / "metrics.jsonl"
     rows, bad = _read_jsonl(path)
-    known = [r for r in rows if isinstance(r.get("run"), str) and type(r.get("step")) is int]
+    known = [r for r in rows if _is_scalars(r)]
     if bad:
         log.warning(
             "%s: passed over lines %s, which are no rows", path, ", ".join(map(str, bad[:10]))
         )
     if len(known) < len(rows):
-        log.warning("%s: passed over %d rows without run and step", path, len(rows) - len(known))
-    missing = sorted(set(runs) - {r["run"] for r in known})
+        log.warning(
+            "%s: passed over %d rows without run and step, or with what is no number",
+            path,
+            len(rows) - len(known),
+        )
+    missing = sorted(set(runs) - {r["run"] for r in known if "loss" in r})
     if missing:
         raise RunError(f"{path} has no rows of {', '.join(missing)}; train again in a new workdir")
     return known
