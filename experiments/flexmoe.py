@@ -245,10 +245,8 @@ class Placer:
         """What was known before this launch.
 
         Raises:
-          RunError: a checkpoint of a version that kept the history elsewhere.
+          RunError: a checkpoint of an earlier version, whose history beside it is not whole.
         """
-        if "counts" not in history:
-            raise RunError(f"the checkpoints of {self.path.stem} hold no counts; use a new workdir")
         self._place(state)
         self.pending = jnp.copy(state.extra["counts"][1])
         known = history if "counts" in history else self._beside(int(state.step) - 1)
