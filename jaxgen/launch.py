@@ -87,7 +87,9 @@ def run(
       begins: modes that may begin a workdir; the others need a trained one.
       aliases: short flag -> the flag that it stands for, such as text -> config.edit.text.
     """
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    # Forced, since libraries set up handlers of their own when they are imported.
+    logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stderr, force=True)
+    logging.getLogger("jaxgen").setLevel(logging.INFO)
     for noisy in NOISY:
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     quiet = QUIET if sys.stderr.isatty() else {**QUIET, "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
