@@ -279,13 +279,13 @@ def test_a_full_disk_is_one_line_and_goes_on_when_there_is_room(finished, tmp_pa
         lines = [x for x in done.stderr.splitlines() if ": step " not in x]
         assert len(lines) == 1, done.stderr
         assert "No space left" in lines[0] or "may be needed" in lines[0]
-        saved = sorted(p.name for p in (disk / "w/checkpoints/classifier-0").iterdir())
-        assert saved == ["10", "12"]
+        saved = [int(p.name) for p in (disk / "w/checkpoints/classifier-0").iterdir()]
+        assert len(saved) == 2
         room = ["mount", "-o", "remount,size=64m,nr_inodes=10000", str(disk)]
         subprocess.run(room, check=True)
         done = launch(*args)
         assert done.returncode == 0, done.stderr
-        assert "resumed at step 12" in done.stderr
+        assert f"classifier-0: resumed at step {max(saved)}\n" in done.stderr
         names = ("results.json", "metrics.jsonl")
         want, got = ([(w / n).read_text() for n in names] for w in (finished[0], disk / "w"))
         assert got[0] == want[0]
