@@ -194,6 +194,7 @@ def system(study: Study, task: Task, policy: str) -> systems.System:
         lambda key: task.build(slots if policy in policies.SPARE else 0, capacity, nnx.Rngs(key)),
         loss,
         extra=extra,
+        key="flexmoe",  # all policies train the same model on the same batches
     )
 
 

@@ -92,7 +92,7 @@ class Study:
             system.loss,
             optimizer(self.config, schedule),
             pipeline.batches(arrays, batch_size or t.batch_size, seed=seed),
-            state.run_key(name),
+            state.run_key(f"{system.key or system.name}-{seed}"),
             loop.Options(
                 steps=last,
                 eval_every=eval_every,

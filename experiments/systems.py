@@ -101,7 +101,8 @@ class Trained:
 class System:
     """One training run: how to build the model, its loss, and its batches of arrays.
 
-    `pretrained` puts weights from files into a fresh model.
+    `pretrained` puts weights from files into a fresh model. The run's key comes from `key` and the seed,
+    from `name` where it is empty; systems that shall train the same model share one.
     """
 
     name: str
@@ -109,6 +110,7 @@ class System:
     loss: Loss
     extra: Callable[[], Any] = lambda: None
     pretrained: Callable[[Any], Any] | None = None
+    key: str = ""
 
 
 def make_schedule(config: Config) -> schedule.Schedule:
