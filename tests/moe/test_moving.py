@@ -61,6 +61,12 @@ class Shuffler:
         watching = 1 < self.moved < 10  # the last save, after the tenth, compiles copies of its own
         self.late += watching and event == "/jax/core/compile/backend_compile_duration"
 
+    def history(self):
+        return {}
+
+    def resume(self, state, history):
+        pass
+
     def __call__(self, at, state):
         if at % 5 or at > self.until:
             return state
