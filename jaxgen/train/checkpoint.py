@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 from numpy import ndarray
 
-from jaxgen.errors import RunError
+from jaxgen.errors import RunError, told
 from jaxgen.mesh import path_name
 from jaxgen.train.quiet import quiet
 from jaxgen.train.step_folders import numbers, set_notes_aside
@@ -92,11 +92,6 @@ def _text_checksum(data: Any) -> int:
     return zlib.crc32(json.dumps(data, sort_keys=True).encode())
 
 
-def _one_line(e: BaseException) -> str:
-    text = " ".join(str(e).split())
-    return f"{type(e).__name__}: {text[:200]}" if text else type(e).__name__
-
-
 def _everywhere(ok: bool) -> bool:
     """Whether all processes say so."""
     if jax.process_count() == 1:
@@ -137,8 +132,8 @@ class Checkpointer:
         except Exception as e:
             bad = [] if again or isinstance(e, OSError) else set_notes_aside(self.directory)
             if not bad:
-                raise CheckpointError(f"{self.directory} cannot be opened ({_one_line(e)})") from e
-            log.warning("%s: passed over (%s)", ", ".join(map(str, bad)), _one_line(e))
+                raise CheckpointError(f"{self.directory} cannot be opened ({told(e)})") from e
+            log.warning("%s: passed over (%s)", ", ".join(map(str, bad)), told(e))
             self._open(again=True)
 
     def steps(self) -> list[int]:
@@ -235,7 +230,7 @@ class Checkpointer:
                 "checkpoint of step %d in %s cannot be read (%s)%s",
                 step,
                 self.directory,
-                _one_line(failure) if failure else "in another process",
+                told(failure) if failure else "in another process",
                 "; trying the one before it" if step != steps[0] else "",
             )
         if steps:
@@ -320,7 +315,7 @@ class Checkpointer:
             yield
         except Exception as e:
             raise CheckpointError(
-                f"a checkpoint in {self.directory} could not be written ({_one_line(e)}); "
+                f"a checkpoint in {self.directory} could not be written ({told(e)}); "
                 f"on disk: {self.steps() or 'none'}"
             ) from e
 
