@@ -20,7 +20,7 @@ import optax
 import torch
 from pairs import paired
 
-from jaxgen.losses import eisl, fused
+from jaxgen.losses import eisl, fused_linear
 
 NGRAMS = (2, 3, 4)
 GRID = [(b, t, v) for b in (8, 32) for t in (32, 128) for v in (8_000, 32_000)]
@@ -132,7 +132,7 @@ def against_torch(rounds: int) -> None:
 
 def fused_forms(rounds: int, width: int, budget: int) -> None:
     def ours(h, e, y):
-        return fused.fused_loss(
+        return fused_linear.fused_loss(
             h, e, y, lambda c, _: eisl.eisl_from_pairs(c, ngrams=NGRAMS), budget=budget
         )
 

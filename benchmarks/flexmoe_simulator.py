@@ -2,7 +2,7 @@
 
     python benchmarks/flexmoe_simulator.py [--device a100] [--plot speedup.png]
 
-Router traffic: recorded (`jaxgen.moe.traffic.recorded`, scaled to the batch), Zipf's law that stays, that
+Router traffic: recorded (`jaxgen.moe.placement.traffic.recorded`, scaled to the batch), Zipf's law that stays, that
 drifts, and with bursts. FlexMoE's horizon and EPLB's period are those that serve them best on this traffic.
 Every assumption is printed. Speed-up is of kept pairs of token and expert a second, so that a policy gains
 nothing by dropping; `bound` is perfect balance without an exchange.
@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxgen.moe import placement, policies, simulator, traffic
-from jaxgen.moe.simulator import DEVICES, Shape
+from jaxgen.moe.placement import planner, policies, simulator, traffic
+from jaxgen.moe.placement.simulator import DEVICES, Shape
 
 SHAPE = Shape(width=1024, hidden=4096, tokens=8192, k=2, dense=24.0 * 1024**2 + 4.0 * 1024 * 4096)
 STEPS, LAYERS, EXPERTS, SLOTS, CAPACITY = 24, 2, 64, 4, 1.25
@@ -40,7 +40,7 @@ def rates(
     counts: Any, devices: int, device: simulator.Device, horizon: int, every: int
 ) -> dict[str, tuple[float, float]]:
     """Of each policy: kept pairs a second, and the share of pairs dropped; the first steps are left out."""
-    rules = policies.Rules(SHAPE.costs(device), placement.Policy(1.05, horizon), every)
+    rules = policies.Rules(SHAPE.costs(device), planner.Policy(1.05, horizon), every)
     skip, out = 4, {}
     for name in policies.POLICIES:
         steps, _ = policies.replay(
@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="a100", choices=sorted(DEVICES))
     parser.add_argument("--devices", type=int, nargs="+", default=[64, 128, 256, 512, 1024])
-    parser.add_argument("--horizon", type=int, default=placement.Policy().horizon)
+    parser.add_argument("--horizon", type=int, default=planner.Policy().horizon)
     parser.add_argument("--every", type=int, default=5)
     parser.add_argument("--plot", type=pathlib.Path, default=None)
     args = parser.parse_args()

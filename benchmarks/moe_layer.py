@@ -27,7 +27,7 @@ def sides(experts: int, tokens: int, k: int, width: int, hidden: int, factor: fl
     model = layer.MoE(experts, width, hidden, capacity_factor=factor, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), (tokens, width))
     rows = jax.random.normal(jax.random.key(1), (experts, tokens * k // experts, width))
-    route = layer.Route(lambda logits, _: gates.top_k(logits, k, normalise=True))
+    route = layer.MoEContext(lambda logits, _: gates.top_k(logits, k, normalise=True))
 
     def whole(model: Any, x: Any) -> Any:
         return model(x, route)[0]

@@ -1,9 +1,9 @@
 """FlexMoE's policy maker: how even the load gets, and how long planning takes, on one core.
 
-    python benchmarks/placement.py
+    python benchmarks/planner.py
 
 64 experts, 256 slots on 32 devices of 8 and on 64 of 4; tokens by Zipf's law with exponents from 0.5 to 1.5,
-and recorded from a router in training (`jaxgen.moe.traffic.recorded`).
+and recorded from a router in training (`jaxgen.moe.placement.traffic.recorded`).
 Plans start from the static placement. The bound is what no placement with evenly split experts can pass
 (`jaxgen.moe.placement.bound`).
 """
@@ -14,8 +14,8 @@ import time
 
 import numpy as np
 
-from jaxgen.moe import cost, placement
-from jaxgen.moe import traffic as traffic_lib
+from jaxgen.moe.placement import cost, planner
+from jaxgen.moe.placement import traffic as traffic_lib
 
 EXPERTS, TOKENS = 64, 262_144
 
@@ -28,21 +28,21 @@ def traffic(exponent: float, rng: np.random.Generator) -> np.ndarray:
 
 def compare(devices: int, slots: int, name: str, cases: list[np.ndarray]) -> list[float]:
     """Prints a line; returns excess over the bound of each case."""
-    start = placement.initial(EXPERTS, devices, slots)
+    start = planner.initial(EXPERTS, devices, slots)
     ratios: dict[str, list[float]] = {"bound": [], "plan": [], "packed": [], "static": []}
     times, excess = [], []
     for tokens in cases:
         begin = time.perf_counter()
-        new = placement.plan(start, tokens)
+        new = planner.plan(start, tokens)
         times.append((time.perf_counter() - begin) * 1e3)
         found = {
             "plan": new,
-            "packed": placement.packed(tokens, devices, slots),
+            "packed": planner.eplb(tokens, devices, slots),
             "static": start,
         }
         for kind, where in found.items():
             ratios[kind].append(cost.balance_ratio(where, tokens))
-        ratios["bound"].append(placement.bound(tokens, devices, slots))
+        ratios["bound"].append(planner.bound(tokens, devices, slots))
         excess.append(ratios["plan"][-1] / ratios["bound"][-1] - 1)
     mid = {kind: f"{statistics.median(r):.3f}" for kind, r in ratios.items()}
     print(

@@ -1,4 +1,4 @@
-"""Records the router traffic that `jaxgen.moe.traffic.recorded` reads: `jaxgen/moe/traffic_gpt.npz`.
+"""Records the router traffic that `jaxgen.moe.placement.traffic.recorded` reads: `jaxgen/moe/traffic_gpt.npz`.
 
     python benchmarks/record_traffic.py
 

@@ -82,7 +82,7 @@ def parsed(texts: Sequence[str], wanted: Sequence[str]) -> dict[str, np.ndarray]
     }
 
 
-def halves(count: int) -> tuple[np.ndarray, np.ndarray]:
+def disjoint_halves(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows for operators and rows for judges: no sentence serves both."""
     order = np.random.default_rng(20_231_206).permutation(count)
     return np.sort(order[: count // 2]), np.sort(order[count // 2 :])
@@ -134,7 +134,7 @@ class TextJudge:
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
 
-        _, mine = halves(len(train))
+        _, mine = disjoint_halves(len(train))
         texts, truth = [train.text[i] for i in mine], label(config, train)
         test_truth = label(config, test)
         models, accuracy, majority = {}, {}, {}

@@ -4,7 +4,7 @@
 
 Every method trains the same GPT on the same text for the same number of steps; steps, FLOPs and time to
 the validation perplexity that Switch ends at are compared. DTS runs in segments, one a budget of experts,
-each of which is one compilation; its first steps train one shared expert (`jaxgen.moe.diversify`).
+each of which is one compilation; its first steps train one shared expert (`jaxgen.moe.init_experts`).
 `--mode=eval` tests again from the checkpoints; `--mode=compile` compiles the step of Switch for a TPU slice.
 """
 
@@ -36,8 +36,8 @@ from jaxgen import mesh as mesh_lib
 from jaxgen.config import Config
 from jaxgen.errors import ConfigError
 from jaxgen.moe import gates
-from jaxgen.moe.diversify import diversify
-from jaxgen.moe.layer import Gate, Route
+from jaxgen.moe.init_experts import init_experts
+from jaxgen.moe.layer import Gate, MoEContext
 from jaxgen.train import state, step
 
 METHODS = ("dts", "switch", "gshard", "hash", "dense")
@@ -114,7 +114,7 @@ def make_gate(config: Config, method: str, tokens: Any, at: Any, segment: Segmen
         if method == "gshard":
             return gates.gshard(logits, key=key)
         if method == "hash":
-            return gates.by_hash(tokens.reshape(-1), config.model.experts)
+            return gates.hash_gate(tokens.reshape(-1), config.model.experts)
         if segment is None:
             return gates.switch(logits)
         return gates.dts(
@@ -157,7 +157,7 @@ def system(
     def loss(model, extra, batch, key, at):
         x = batch["tokens"]
         gate = make_gate(config, method, x[:, :-1], at, segment)
-        route = Route(gate, over, room=config.model.room)
+        route = MoEContext(gate, over, receive_capacity_factor=config.model.receive_capacity_factor)
         value, loads = moe_language.nll(model, x, route, key)
         pairs = extra["pairs"]
         if loads is not None:
@@ -188,7 +188,7 @@ def from_dense(config: Config, dense: Any, seed: int, model: Any) -> Any:
             nnx.update(new.mlp, nnx.state(old.mlp))
             continue
         for j, name in enumerate(("up", "down")):
-            masked = diversify(
+            masked = init_experts(
                 getattr(old.mlp, name).kernel[...],
                 config.model.experts,
                 config.dts.mask_rate,
@@ -206,7 +206,7 @@ def tester(config: Config, method: str, part: Any, segment: Segment | None) -> A
     @jax.jit
     def run(model: Any, at: Any) -> Any:
         def one(x: Any) -> Any:
-            route = Route(make_gate(config, method, x[:, :-1], at, segment))
+            route = MoEContext(make_gate(config, method, x[:, :-1], at, segment))
             value, loads = moe_language.nll(model, x, route, None)
             return value, None if loads is None else loads.counts
 
@@ -330,7 +330,7 @@ def compile_moe(config: Config, _: pathlib.Path) -> None:
     size = pairs * m.width * jnp.dtype(m.dtype).itemsize * (3 if m.remat else 2)
     size *= m.depth // m.expert_every
     print(
-        f"exchange of rows by formula: buffers of {size * ((m.room or experts) + 1) / 2**20:,.1f} MiB per "
+        f"exchange of rows by formula: buffers of {size * ((m.receive_capacity_factor or experts) + 1) / 2**20:,.1f} MiB per "
         f"chip; evenly routed, {2 * size * (experts - 1) / experts / 2**20:,.1f} MiB travel"
     )
 

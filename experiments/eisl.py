@@ -25,7 +25,7 @@ from experiments.study import Study, compile_step, open_study
 from jaxgen import config as config_lib
 from jaxgen import launch
 from jaxgen.config import Config
-from jaxgen.data import parallel
+from jaxgen.data import translation as translation_data
 from jaxgen.errors import ConfigError
 from jaxgen.metrics import text as text_metrics
 from jaxgen.text import noise, tokenizers
@@ -36,7 +36,7 @@ NAMES = {
     **checks.NAMES,
     "": "seed seeds losses smoothing",
     "data": "source path train valid test limit seed tokenizer vocab_size max_tokens train_tokens",
-    "model": "width depth heads dropout dtype remat scan parallel length_weight",
+    "model": "width depth heads dropout dtype remat scan non_autoregressive length_weight",
     "noise": "kinds levels start",
     "eisl": "ngram_factor ce_factor ngrams fused_bytes",
     "finetune": "steps learning_rate",
@@ -53,10 +53,14 @@ TITLES = {
 def validate(config: Config) -> None:
     """Raises ConfigError for any value that cannot run; touches no device and no data."""
     c = config_lib
-    c.check(config, {"model.parallel": c.FLAG})
-    known = translation.PARALLEL_LOSSES if config.model.parallel else translation.LOSSES
+    c.check(config, {"model.non_autoregressive": c.FLAG})
+    known = (
+        translation.NON_AUTOREGRESSIVE_LOSSES
+        if config.model.non_autoregressive
+        else translation.LOSSES
+    )
     rules = {
-        "data.source": c.one_of(*parallel.SOURCES),
+        "data.source": c.one_of(*translation_data.SOURCES),
         "data.max_tokens": c.integer(5, 2**16),
         "data.tokenizer": c.one_of(*tokenizers.KINDS),
         "noise.kinds": c.some_of(*noise.KINDS),
@@ -76,8 +80,8 @@ def validate(config: Config) -> None:
     checks.check_ngrams(config, "eisl.ngrams", d.train_tokens or longest)
     if not e.ngram_factor and not e.ce_factor:
         raise ConfigError("eisl.ngram_factor", e.ngram_factor, "above 0, or eisl.ce_factor is")
-    if e.fused_bytes and config.model.parallel:
-        raise ConfigError("eisl.fused_bytes", e.fused_bytes, "0 with model.parallel")
+    if e.fused_bytes and config.model.non_autoregressive:
+        raise ConfigError("eisl.fused_bytes", e.fused_bytes, "0 with model.non_autoregressive")
     checks.check_run(config)
 
 

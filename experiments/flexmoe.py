@@ -6,7 +6,7 @@ One model (a GPT on text, or a vision transformer on digits) is trained under ea
 `expert` is the group of G devices. Policies see the router's counts of the step before and place experts;
 weights, optimiser state and routing follow while training goes on. All but `capacity` drop nothing, so they
 all train the same model; their loss curves must be equal. What steps would take on real devices is modelled
-(`jaxgen.moe.simulator`): forced host devices share two cores. Router traffic and placements are written to
+(`jaxgen.moe.placement.simulator`): forced host devices share two cores. Router traffic and placements are written to
 `traffic/`, and the report shows them.
 """
 
@@ -30,8 +30,9 @@ from jaxgen import mesh as mesh_lib
 from jaxgen.config import Config
 from jaxgen.data import images
 from jaxgen.errors import ConfigError, RunError
-from jaxgen.moe import gates, moving, placement, policies, simulator, traffic
-from jaxgen.moe.layer import Load, Route
+from jaxgen.moe import gates
+from jaxgen.moe.layer import MoEContext, RouterStats
+from jaxgen.moe.placement import migrate, planner, policies, simulator, traffic
 from jaxgen.nn import transformer, vit
 from jaxgen.train.state import TrainState
 
@@ -125,7 +126,7 @@ def make_task(study: Study) -> Task:
     train = data["train"]
 
     def build_vit(slots: int, capacity: float, rngs: nnx.Rngs) -> vit.ViT:
-        stack = transformer.Spec(
+        stack = transformer.TransformerConfig(
             width=m.width,
             depth=m.depth,
             heads=m.heads,
@@ -140,9 +141,9 @@ def make_task(study: Study) -> Task:
             dtype=m.dtype,
         )
         size = train.image.shape[1]
-        return vit.ViT(vit.ViTSpec(size, m.patch, 1, 10, stack), rngs=rngs)
+        return vit.ViT(vit.ViTConfig(size, m.patch, 1, 10, stack), rngs=rngs)
 
-    def loss(model: Any, batch: Any, route: Route) -> tuple[Any, Load]:
+    def loss(model: Any, batch: Any, route: MoEContext) -> tuple[Any, RouterStats]:
         logits, loads = model(batch["image"], route=route)
         each = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         return each.mean(), loads
@@ -166,7 +167,7 @@ def system(study: Study, task: Task, policy: str) -> systems.System:
     slots = config.placement.slots * devices if policy in policies.SPARE else m.experts
     layers = m.depth // m.expert_every
     capacity = config.capacity_factor if policy == "capacity" else 0.0
-    begin = placement.initial(m.experts, devices, slots // devices)
+    begin = planner.initial(m.experts, devices, slots // devices)
 
     def gate(logits: Any, key: Any) -> gates.Routing:
         return gates.top_k(logits, m.k, normalise=m.k > 1)
@@ -174,7 +175,11 @@ def system(study: Study, task: Task, policy: str) -> systems.System:
     def loss(model, extra, batch, key, step):
         placed = extra["placement"]
         # Buffers of a static capacity are split by XLA; the other policies place experts themselves.
-        route = Route(gate) if capacity else Route(gate, mesh, placed, config.model.room)
+        route = (
+            MoEContext(gate)
+            if capacity
+            else MoEContext(gate, mesh, placed, config.model.receive_capacity_factor)
+        )
         value, loads = task.loss(model, batch, route)
         extra = {
             "placement": placed,
@@ -271,8 +276,8 @@ class Placer:
     def _apply(self, state: TrainState, new: np.ndarray) -> TrainState:
         if self._move is None:
             where = jax.tree.map(lambda a: a.sharding, state)
-            self._move = moving.make_move(where)
-        source = moving.sources(self.slots, new)
+            self._move = migrate.make_move(where)
+        source = migrate.sources(self.slots, new)
         self.slots = new
         state = self._move(state, jnp.asarray(source))
         placed = jax.device_put(
@@ -301,7 +306,7 @@ def rules_of(config: Config) -> policies.Rules:
     p = config.placement
     return policies.Rules(
         shape_of(config).costs(simulator.DEVICES[p.device]),
-        placement.Policy(p.threshold, p.horizon, p.slack),
+        planner.Policy(p.threshold, p.horizon, p.slack),
         p.every,
     )
 

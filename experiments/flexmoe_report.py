@@ -8,8 +8,8 @@ import numpy as np
 
 from experiments.study import Study
 from jaxgen.metrics import floors
-from jaxgen.moe import cost, placement, policies, simulator
-from jaxgen.moe import traffic as traffic_lib
+from jaxgen.moe.placement import cost, planner, policies, simulator
+from jaxgen.moe.placement import traffic as traffic_lib
 from jaxgen.train import markup, report, writers
 
 TITLES = {
@@ -160,11 +160,11 @@ def measure(
     wide = traffic_lib.scaled(counts, shape.tokens * devices * shape.k)
     slots = places.shape[3]
     out: dict[str, list[float]] = {"balance": [], "bound": [], "seconds": [], "ideal": []}
-    static = placement.initial(counts.shape[2], devices, counts.shape[2] // devices)
+    static = planner.initial(counts.shape[2], devices, counts.shape[2] // devices)
     for t, (row, where) in enumerate(zip(wide, places, strict=True)):
         ratios = [cost.balance_ratio(s, c) for s, c in zip(where, row, strict=True)]
         out["balance"].append(float(np.mean(ratios)))
-        bounds = [placement.bound(c, devices, slots) for c in row]
+        bounds = [planner.bound(c, devices, slots) for c in row]
         out["bound"].append(float(np.mean(bounds)))
         works, old = [], places[max(t - 1, 0)]
         for layer, c in enumerate(row):

@@ -1,6 +1,6 @@
 """The methods that `experiments.latentops` compares, and how they are judged.
 
-Every method moves latents u towards the same operators; each has one knob, which is chosen on the
+Every method moves latents u towards the same operators; each has one guidance_strength, which is chosen on the
 valid split by the geometric mean that the table reports. Judges never steer: labels come from the
 grammar's parser or from a classifier of text that was trained on other sentences, fluency from a
 language model.
@@ -26,7 +26,7 @@ from jaxgen.metrics import floors
 from jaxgen.metrics import text as text_metrics
 from jaxgen.train.state import run_key
 
-# As many values of each method's knob; chosen ones should lie inside, not at an end. From a draw of the
+# As many values of each method's guidance_strength; chosen ones should lie inside, not at an end. From a draw of the
 # prior it is further to an attribute than from a sentence, so generation may pull harder.
 _LENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
 _METHODS = ("ODE", "SGLD", "predictor-corrector", "linear shift", "no control")
@@ -40,30 +40,34 @@ GRIDS = {
     "edit": _grids((0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)),
     "generate": _grids((1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)),
 }
-# (operators, u [B, D], {attribute: labels [B]}, {attribute: 0 or 1}, key, knob) -> (u, failed, nfe).
+# (operators, u [B, D], {attribute: labels [B]}, {attribute: 0 or 1}, key, guidance_strength) -> (u, failed, nfe).
 Move = Callable[..., tuple[Any, Any, Any]]
 
 
 def make_moves(config: Config, *, editing: bool) -> dict[str, Move]:
-    """The methods by name, jitted. The knob is the operators' weight, or the length of the shift.
+    """The methods by name, jitted. The guidance_strength is the operators' weight, or the length of the shift.
 
     All operators are evaluated and those that are not wanted have weight 0, so that one compiled
-    function serves every combination, knob and seed.
+    function serves every combination, guidance_strength and seed.
     """
     from jaxgen.latent_ode import sample
 
     o, s, p = config.ode, config.sgld, config.predictor_corrector
 
-    def energy_of(operators: Operators, labels: Any, on: Any, knob: Any) -> energy.Energy:
+    def energy_of(
+        operators: Operators, labels: Any, on: Any, guidance_strength: Any
+    ) -> energy.Energy:
         whole = energy.compose([(operators.get(name), labels[name], on[name]) for name in labels])
-        return lambda u: knob * whole(u)
+        return lambda u: guidance_strength * whole(u)
 
     def rows(move: Callable[..., Any]) -> Move:
         """`move` is of one row: (energy, u [1, D], key) -> (u [1, D], failed [1], nfe [1])."""
 
-        def run(operators: Operators, u: Any, labels: Any, on: Any, key: Any, knob: Any) -> Any:
+        def run(
+            operators: Operators, u: Any, labels: Any, on: Any, key: Any, guidance_strength: Any
+        ) -> Any:
             def one(u: Any, labels: Any, key: Any) -> Any:
-                return move(energy_of(operators, labels, on, knob), u[None], key)
+                return move(energy_of(operators, labels, on, guidance_strength), u[None], key)
 
             moved = jax.vmap(one)(u, labels, jax.random.split(key, u.shape[0]))
             return jax.tree.map(lambda a: a[:, 0], moved)
@@ -87,14 +91,20 @@ def make_moves(config: Config, *, editing: bool) -> dict[str, Move]:
         end = baselines.predictor_corrector(total, u, key, steps=steps, snr=p.snr, t_start=start)
         return finished(end, 2 * steps)
 
-    def shift(operators: Operators, u: Any, labels: Any, on: Any, key: Any, knob: Any) -> Any:
+    def shift(
+        operators: Operators, u: Any, labels: Any, on: Any, key: Any, guidance_strength: Any
+    ) -> Any:
         for name, label in labels.items():
             direction = on[name] * operators.directions[name][label]
-            u = jax.vmap(baselines.linear_shift, in_axes=(0, 0, None))(u[:, None], direction, knob)
+            u = jax.vmap(baselines.linear_shift, in_axes=(0, 0, None))(
+                u[:, None], direction, guidance_strength
+            )
             u = u[:, 0]
         return finished(u, 0)
 
-    def nothing(operators: Operators, u: Any, labels: Any, on: Any, key: Any, knob: Any) -> Any:
+    def nothing(
+        operators: Operators, u: Any, labels: Any, on: Any, key: Any, guidance_strength: Any
+    ) -> Any:
         return finished(u, 0)
 
     every = (rows(ode), rows(sgld), rows(predictor_corrector), jax.jit(shift), jax.jit(nothing))
@@ -185,7 +195,13 @@ def make_tasks(config: Config, space: Space, part: Part, count: int, seed: int) 
 
 
 def apply(
-    move: Move, operators: Operators, task: Task, seed: int, knob: float, *, repeats: int = 0
+    move: Move,
+    operators: Operators,
+    task: Task,
+    seed: int,
+    guidance_strength: float,
+    *,
+    repeats: int = 0,
 ) -> dict[str, Any]:
     """Moves all rows in one call.
 
@@ -197,7 +213,7 @@ def apply(
     labels = {n: jnp.asarray(task.targets.get(n, some), jnp.int32) for n in names}
     key = run_key(f"{task.name}-{'-'.join(task.names)}-{seed}")
     on = {n: jnp.asarray(float(n in task.names)) for n in names}
-    arguments = (operators, jnp.asarray(task.u), labels, on, key, knob)
+    arguments = (operators, jnp.asarray(task.u), labels, on, key, guidance_strength)
     end, failed, nfe = jax.block_until_ready(move(*arguments))
     out: dict[str, Any] = {
         "u": np.asarray(end),
@@ -296,14 +312,14 @@ def evaluate(
         for name, grid in GRIDS[task.name].items():
             move = moves[task.name, name]
 
-            def score(knob: float, move: Move = move, tune: Task = tune) -> float:
-                moved = apply(move, operators, tune, seed, knob)
+            def score(guidance_strength: float, move: Move = move, tune: Task = tune) -> float:
+                moved = apply(move, operators, tune, seed, guidance_strength)
                 return judge(judges, space, train, tune, moved)[0]["mean"]
 
-            knob = max(grid, key=score) if len(grid) > 1 else grid[0]
-            moved = apply(move, operators, task, seed, knob, repeats=3)
+            guidance_strength = max(grid, key=score) if len(grid) > 1 else grid[0]
+            moved = apply(move, operators, task, seed, guidance_strength, repeats=3)
             numbers, texts = judge(judges, space, train, task, moved)
-            rows.append({"system": name, **cell, "knob": knob, **numbers})
+            rows.append({"system": name, **cell, "guidance_strength": guidance_strength, **numbers})
             shown[task.name, cell["attributes"], name] = (
                 task,
                 texts,

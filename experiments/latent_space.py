@@ -17,7 +17,8 @@ from experiments.sequence_data import Part
 from experiments.study import Study
 from jaxgen.config import Config
 from jaxgen.latent_ode import energy
-from jaxgen.nn import mlp, sequence, vae
+from jaxgen.losses import vae
+from jaxgen.nn import mlp, sequence
 from jaxgen.train.state import run_key
 
 KINDS = ("vae", "eddpm")
@@ -26,7 +27,7 @@ KINDS = ("vae", "eddpm")
 def vae_system(config: Config, domain: systems.Domain, pad: int) -> systems.System:
     """A text VAE with cyclical beta and free bits (Li et al., 2020, Optimus).
 
-    With `vae.delete_rate` it reads sentences with words missing and writes them whole (Shen et al., 2020).
+    With `vae.token_deletion_rate` it reads sentences with words missing and writes them whole (Shen et al., 2020).
     """
     c = config.vae
     period = -(-config.train.steps // c.cycles)
@@ -35,9 +36,9 @@ def vae_system(config: Config, domain: systems.Domain, pad: int) -> systems.Syst
         key_loss, key_decoder, key_delete = jax.random.split(key, 3)
 
         def posterior(x):
-            if c.delete_rate:
+            if c.token_deletion_rate:
                 source = sequence.delete_tokens(
-                    x["source"], key_delete, rate=c.delete_rate, pad=pad
+                    x["source"], key_delete, rate=c.token_deletion_rate, pad=pad
                 )
                 x = x | {"source": source}
             return domain.posterior(model, x)
@@ -86,7 +87,7 @@ def train_space(study: Study, kind: str, seed: int) -> Space:
     The VAE's prior is a GAN on its latents or a Gaussian, as `prior.kind` says; EDDPM has its own
     diffusion.
     """
-    from jaxgen.latent_ode import prior
+    from jaxgen.latent_ode import priors
 
     config, train = study.config, study.data["train"]
     domain, arrays = sequence_study.domain(study), sequence_study.train_arrays(study)
@@ -98,15 +99,15 @@ def train_space(study: Study, kind: str, seed: int) -> Space:
         model = study.fit(systems.eddpm_system(config, domain), seed, arrays)
         raw = systems.trained_eddpm(config, domain, model, train.x).encode
     z = jnp.asarray(systems.in_batches(raw, train.x))
-    fit = prior.Gaussian.fit(z)
+    fit = priors.Gaussian.fit(z)
     decode = domain.decode(model)
     if kind == "eddpm":
         chain = systems.latent_sampler(config, model.mlp)
         draw = jax.jit(lambda key, n: fit.whiten(chain(key, n)), static_argnums=1)
     elif config.prior.kind == "gan":
-        fit_gan = jax.jit(lambda u, k: prior.fit_gan(u, k, steps=config.prior.gan_steps)[0])
+        fit_gan = jax.jit(lambda u, k: priors.fit_gan(u, k, steps=config.prior.gan_steps)[0])
         generator = fit_gan(fit.whiten(z), run_key(f"gan-{seed}"))
-        draw = jax.jit(lambda key, n: prior.generate(generator, key, n), static_argnums=1)
+        draw = jax.jit(lambda key, n: priors.generate(generator, key, n), static_argnums=1)
     else:
         draw = jax.jit(lambda key, n: jax.random.normal(key, (n, z.shape[1])), static_argnums=1)
     return Space(
@@ -170,7 +171,7 @@ def train_operators(study: Study, space: Space, seed: int) -> Operators:
     """
     config, train = study.config, study.data["train"]
     o = config.operators
-    mine, _ = attributes.halves(len(train))
+    mine, _ = attributes.disjoint_halves(len(train))
     texts = [train.text[i] for i in mine]
     u = systems.in_batches(space.encode, {k: a[mine] for k, a in train.x.items()})
     truth = {k: a[mine] for k, a in attributes.label(config, train).items()}

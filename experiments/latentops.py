@@ -42,7 +42,7 @@ NAMES = {
     **sequence_study.MODEL_NAMES,
     "": "seed seeds spaces",
     **systems.NAMES,
-    "vae": "beta free_bits cycles delete_rate",
+    "vae": "beta free_bits cycles token_deletion_rate",
     "prior": "kind gan_steps",
     "operators": "attributes width depth noise keywords steps learning_rate",
     "ode": "rtol atol max_steps",

@@ -18,9 +18,9 @@ from experiments.kept_tokenizers import check_kind, kept_tokenizer
 from jaxgen import config as config_lib
 from jaxgen import mesh as mesh_lib
 from jaxgen.config import Config
-from jaxgen.data import kept, windows
+from jaxgen.data import kept, language_model
 from jaxgen.errors import ConfigError
-from jaxgen.moe.layer import Load, Route
+from jaxgen.moe.layer import MoEContext, RouterStats
 from jaxgen.nn import gpt2
 from jaxgen.text import tokenizers
 
@@ -28,11 +28,11 @@ NAMES = {
     **checks.NAMES,
     "train": checks.NAMES["train"] + " balance_weight z_weight",
     "data": "source path files valid_fraction test_fraction tokenizer vocab_size context",
-    "model": "width depth heads hidden experts expert_every capacity_factor room dtype remat scan",
+    "model": "width depth heads hidden experts expert_every capacity_factor receive_capacity_factor dtype remat scan",
 }
 _SHARE: config_lib.Rule = (lambda v: 0 < v < 0.5, "above 0 and below 0.5")
 RULES: dict[str, config_lib.Rule] = {
-    "data.source": config_lib.one_of(*windows.SOURCES),
+    "data.source": config_lib.one_of(*language_model.SOURCES),
     "data.tokenizer": config_lib.one_of(*tokenizers.KINDS),
     "data.valid_fraction": _SHARE,
     "data.test_fraction": _SHARE,
@@ -85,7 +85,7 @@ def load(config: Config, workdir: pathlib.Path) -> Corpus:
     check_kind(config)
     d = config.data
     with kept.tally() as left_out:
-        lines = windows.load(
+        lines = language_model.load(
             d.source,
             path=d.path,
             files=d.files,
@@ -96,7 +96,7 @@ def load(config: Config, workdir: pathlib.Path) -> Corpus:
     parts = {}
     for name, part in lines.items():
         with kept.tally() as tail:
-            parts[name] = windows.windows(tokenizer, part, d.context)
+            parts[name] = language_model.windows(tokenizer, part, d.context)
         left_out.update({f"{name} {reason}": n for reason, n in tail.items()})
     return Corpus(parts, len(tokenizer), left_out)
 
@@ -124,15 +124,15 @@ def build(config: Config, vocab: int, experts: int, rngs: nnx.Rngs, *, slots: in
 
 
 def nll(
-    model: gpt2.GPT, tokens: Int[Array, "B T"], route: Route, key: Key[Array, ""] | None
-) -> tuple[Float[Array, ""], Load | None]:
+    model: gpt2.GPT, tokens: Int[Array, "B T"], route: MoEContext, key: Key[Array, ""] | None
+) -> tuple[Float[Array, ""], RouterStats | None]:
     """Nats a token of tokens 1 to T - 1, and the loads of the mixtures."""
     h, _, loads = model.hidden(tokens[:, :-1], route=route, key=key)
     each = optax.softmax_cross_entropy_with_integer_labels(model.logits(h), tokens[:, 1:])
     return each.mean(), loads
 
 
-def auxiliary(config: Config, loads: Load | None) -> Float[Array, ""]:
+def auxiliary(config: Config, loads: RouterStats | None) -> Float[Array, ""]:
     """Weighted balance and z losses, summed over layers."""
     if loads is None:
         return jnp.zeros(())
@@ -160,7 +160,7 @@ def flops(config: Config, vocab: int) -> Flops:
     m, batch, context = config.model, config.train.batch_size, config.data.context
     model = jax.eval_shape(lambda: build(config, vocab, 0, nnx.Rngs(0)))
     tokens = jax.ShapeDtypeStruct((batch, context + 1), jnp.int32)
-    grad = jax.grad(lambda model, x: nll(model, x, Route(), None)[0])
+    grad = jax.grad(lambda model, x: nll(model, x, MoEContext(), None)[0])
     dense = mesh_lib.matmul_flops(grad, model, tokens)
     layers, count = m.depth // m.expert_every, batch * context
     pair = 12.0 * m.width * m.hidden  # two products, three times over, 2 FLOPs a multiply-add
@@ -168,7 +168,7 @@ def flops(config: Config, vocab: int) -> Flops:
     return Flops(dense, dense - layers * (count * pair - router), pair)
 
 
-def metrics_of(loads: Load | None, tokens: int) -> dict[str, Any]:
+def metrics_of(loads: RouterStats | None, tokens: int) -> dict[str, Any]:
     """Scalars for the log: auxiliary losses, experts a token, what was lost, the heaviest expert."""
     if loads is None:
         return {}

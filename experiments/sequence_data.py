@@ -30,7 +30,7 @@ class Vocabulary:
     length: int
     begin: int
     end: int
-    hide: int
+    unknown: int
     source_pad: int
     decode: Callable[[Any], list[str]] | None = None
     encode: Callable[[Sequence[str]], dict[str, Int[np.ndarray, "N T"]]] | None = None
@@ -105,7 +105,7 @@ def _load_text(config: Config, workdir: pathlib.Path) -> dict[str, Part]:
         length=d.max_tokens,
         begin=begin,
         end=end,
-        hide=end if target.unk_token_id is None else target.unk_token_id,
+        unknown=end if target.unk_token_id is None else target.unk_token_id,
         source_pad=tokenizers.special_ids(source)[2],
         decode=functools.partial(tokenizers.decode, target),
         encode=functools.partial(_encode, target, source, d.max_tokens),
@@ -197,7 +197,7 @@ def _load_proteins(config: Config) -> dict[str, Part]:
         length=length,
         begin=proteins.PAD,
         end=proteins.PAD,
-        hide=proteins.PAD,
+        unknown=proteins.PAD,
         source_pad=proteins.PAD,
         decode=letters.decode,
     )

@@ -28,7 +28,7 @@ from jaxgen.nn import gpt2, sequence
 from jaxgen.train.state import parameter_count, run_key
 
 
-def lm_system(name: str, spec: gpt2.GPTSpec, v: Vocabulary) -> systems.System:
+def lm_system(name: str, spec: gpt2.GPTConfig, v: Vocabulary) -> systems.System:
     """A plain autoregressive language model of the targets."""
 
     def loss(model, extra, batch, key, _):
@@ -53,7 +53,7 @@ _lm_nll = jax.jit(lm_nll, static_argnums=2)
 
 def real_tokens(targets: Array, v: Vocabulary) -> Array:
     """Positions that count: up to the end token (text), or up to the first padding (proteins)."""
-    return sequence.until_end(targets, v.end)
+    return sequence.eos_mask(targets, v.end)
 
 
 @dataclasses.dataclass(frozen=True)

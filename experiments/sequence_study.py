@@ -29,7 +29,7 @@ from jaxgen.errors import ConfigError
 from jaxgen.losses import eisl
 from jaxgen.metrics import text as text_metrics
 from jaxgen.nn import bert, gpt2, hf, sequence
-from jaxgen.nn.transformer import Spec
+from jaxgen.nn.transformer import TransformerConfig
 from jaxgen.text import decoding
 
 __all__ = ["Judge", "evaluate", "load"]  # parts of what `experiments.eddpm` asks of a kind of data
@@ -42,7 +42,7 @@ MODEL_NAMES = {
     "data": "kind source path name train test text_field label_field valid_fraction test_fraction "
     "limit max_words seed max_tokens tokenizer vocab_size source_vocab_size alphabet",
     "model": "latent_dim latent_norm encoder_width encoder_depth encoder_heads encoder_path pre_norm "
-    "decoder decoder_width decoder_depth decoder_heads decoder_path hide_rate pad_weight eisl "
+    "decoder decoder_width decoder_depth decoder_heads decoder_path word_dropout pad_weight eisl "
     "eisl_ngrams regressor_weight denoiser_width denoiser_depth dropout dtype remat scan",
     "judge": "width depth heads steps reverse_steps learning_rate test_rows probe_rows",
 }
@@ -172,13 +172,13 @@ class Autoencoder(nnx.Module):
             read,
             m.latent_dim * (2 if predict_variance else 1),
             pad=v.source_pad,
-            places=v.length if m.decoder == "parallel" else 0,
+            per_position=v.length if m.decoder == "parallel" else 0,
             out_bias=systems.encoder_bias(config, predict_variance),
             rngs=rngs,
         )
         self.decoder: Any
         if m.decoder == "parallel":
-            stack = Spec(
+            stack = TransformerConfig(
                 width=m.decoder_width,
                 depth=m.decoder_depth,
                 heads=m.decoder_heads,
@@ -235,9 +235,9 @@ def make_domain(config: Config, vocabulary: Vocabulary) -> systems.Domain:
 
         def autoregressive(x: Any, z: Array) -> Array:
             target = x["target"]
-            real = sequence.until_end(target, v.end)
-            options: dict[str, Any] = {"begin": v.begin, "hide": v.hide}
-            logits = model.decoder(target, z, **options, hide_rate=m.hide_rate, key=key)
+            real = sequence.eos_mask(target, v.end)
+            options: dict[str, Any] = {"begin": v.begin, "unknown": v.unknown}
+            logits = model.decoder(target, z, **options, word_dropout=m.word_dropout, key=key)
             nll = text_metrics.nll(logits, target, real)[0]
             if not m.eisl:
                 return -nll
@@ -248,7 +248,7 @@ def make_domain(config: Config, vocabulary: Vocabulary) -> systems.Domain:
                 model.decoder(own, z, **options),
                 target,
                 ngrams=m.eisl_ngrams,
-                logits_mask=sequence.until_end(own, v.end),
+                logits_mask=sequence.eos_mask(own, v.end),
                 targets_mask=real,
             )
             return -(1.0 - m.eisl) * nll - m.eisl * a_token * real.sum(-1)

@@ -40,7 +40,7 @@ from jaxgen.losses import eisl
 from jaxgen.metrics import floors
 from jaxgen.metrics import text as text_metrics
 from jaxgen.nn import sequence, t5, textcnn
-from jaxgen.text import decoding, relaxed
+from jaxgen.text import decoding
 from jaxgen.train import markup, report
 
 LOSSES = ("ce", "eisl")
@@ -49,7 +49,7 @@ NAMES = {
     "": "seed seeds losses",
     "operators": "attributes",
     "transfer": "content_weights style_weight temperature ngrams",
-    "classifier": "width hide_rate steps learning_rate",
+    "classifier": "width word_dropout steps learning_rate",
     "evaluate": "count",
 }
 COLUMNS = {
@@ -76,7 +76,7 @@ def validate(config: Config) -> None:
     checks.check_run(config)
 
 
-def told(source: Int[Array, "B T"], style: Int[Array, " B"], v: Vocabulary) -> Array:
+def prepend_style_token(source: Int[Array, "B T"], style: Int[Array, " B"], v: Vocabulary) -> Array:
     """The source behind its style's token; the two tokens follow the vocabulary."""
     return jnp.concatenate([(v.source_size + style)[:, None], source], 1)
 
@@ -103,7 +103,7 @@ def written_logits(
     key: Key[Array, ""] | None,
 ) -> Array:
     """Logits, over the vocabulary, of G(x, style) at each token of `written` given those before it."""
-    source = told(x, style, v)
+    source = prepend_style_token(x, style, v)
     shifted = sequence.shift_right(written, v.begin)
     return model(source, shifted, source_mask=source != v.source_pad, key=key)[..., : v.size]
 
@@ -113,8 +113,8 @@ def classifier_system(config: Config, v: Vocabulary) -> systems.System:
 
     def loss(model, extra, batch, key, step):
         x, style = batch["target"], batch["style"]
-        seen = jax.random.bernoulli(key, 1.0 - config.classifier.hide_rate, x.shape)
-        logits = model(x, sequence.until_end(x, v.end) & seen)
+        seen = jax.random.bernoulli(key, 1.0 - config.classifier.word_dropout, x.shape)
+        logits = model(x, sequence.eos_mask(x, v.end) & seen)
         each = optax.softmax_cross_entropy_with_integer_labels(logits, style)
         accuracy = (logits.argmax(-1) == style).mean()
         return each.mean(), ({"accuracy": accuracy}, extra)
@@ -134,19 +134,19 @@ def system(
     def loss(model, extra, batch, key, step):
         key_same, key_other, key_draw = jax.random.split(key, 3)
         x, style = batch["target"], batch["style"]
-        real = sequence.until_end(x, v.end)
+        real = sequence.eos_mask(x, v.end)
         same = written_logits(model, v, x, x, style, key_same)
         repeat = eisl.mixed_loss(same, x, ngram_factor=0.0, mask=real).mean()
         fixed = jax.lax.stop_gradient(model)
         own = _greedy(fixed, v, x, 1 - style)  # reading x, it would only have to repeat x
-        said = sequence.until_end(own, v.end)
+        said = sequence.eos_mask(own, v.end)
         other = written_logits(model, v, x, own, 1 - style, key_other)
         if content == "ce":
             kept = eisl.mixed_loss(other, x, ngram_factor=0.0, mask=real).mean()
         else:
             masks = {"logits_mask": said, "targets_mask": real}
             kept = eisl.eisl_loss(other, x, ngrams=t.ngrams, **masks).mean()
-        drawn = relaxed.gumbel_softmax(other, key_draw, temperature=t.temperature, hard=True)
+        drawn = gumbel_softmax(other, key_draw, temperature=t.temperature, hard=True)
         judged = classifier(drawn, said)
         styled = optax.softmax_cross_entropy_with_integer_labels(judged, 1 - style).mean()
         value = repeat + t.style_weight * styled + weight * kept
@@ -164,7 +164,7 @@ def transfer(model: t5.T5, v: Vocabulary, x: np.ndarray, style: np.ndarray) -> n
 
 
 def _greedy(model: t5.T5, v: Vocabulary, x: Array, style: Array) -> Array:
-    source = told(x, style, v)
+    source = prepend_style_token(x, style, v)
     start = decoding.prompt_seq2seq(
         model, source, max_tokens=v.length, mask=source != v.source_pad, start=v.begin
     )
@@ -200,7 +200,7 @@ def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
     train, v = study.data["train"], study.data["train"].vocabulary
     test = take_rows(study.data["test"], config.evaluate.count)
     asked = 1 - styles(config, test)
-    mine, _ = attributes.halves(len(train))  # the other half trains the judges
+    mine, _ = attributes.disjoint_halves(len(train))  # the other half trains the judges
     arrays = {"target": train.x["target"][mine], "style": styles(config, train)[mine]}
     rows, shown = [], {}
     for seed in range(config.seed, config.seed + config.seeds):

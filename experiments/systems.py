@@ -17,9 +17,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxgen.config import Config
-from jaxgen.diffusion import eddpm, gaussian, schedule, timesteps
+from jaxgen.diffusion import eddpm, gaussian, schedule, timestep_sampling
 from jaxgen.errors import ConfigError
-from jaxgen.nn import mlp, renorm, vae
+from jaxgen.losses import vae
+from jaxgen.nn import batch_renorm, mlp
 from jaxgen.train.step import Loss
 
 # Fields of a config that the systems read; see `jaxgen.config.check_fields`.
@@ -176,8 +177,12 @@ def eddpm_system(config: Config, domain: Domain) -> System:
         gradient = jnp.minimum(warm, 1.0) if c.encoder_warmup else 1.0
         latent = domain.encode(model, x)
         if config.model.latent_norm == "running":
-            latent, extra["moments"] = renorm.standardise(latent, extra["moments"])
-        probs = timesteps.probabilities(extra["history"], chain.num_steps) if c.adaptive_t else None
+            latent, extra["moments"] = batch_renorm.standardise(latent, extra["moments"])
+        probs = (
+            timestep_sampling.probabilities(extra["history"], chain.num_steps)
+            if c.adaptive_t
+            else None
+        )
         value, aux = eddpm.loss(
             lambda _: latent,
             model.mlp,
@@ -196,16 +201,16 @@ def eddpm_system(config: Config, domain: Domain) -> System:
         )
         t, seen = aux.pop("t"), aux.pop("loss_at_t")
         if c.adaptive_t:
-            extra["history"] = timesteps.update(extra["history"], t, seen, chain.num_steps)
+            extra["history"] = timestep_sampling.update(extra["history"], t, seen, chain.num_steps)
         more = domain.auxiliary_loss(model, latent, batch)
         return value + sum(more.values()), (aux | more, extra)
 
     def extra():
         state = {}
         if config.model.latent_norm == "running":
-            state["moments"] = renorm.init(config.model.latent_dim)
+            state["moments"] = batch_renorm.init(config.model.latent_dim)
         if c.adaptive_t:
-            state["history"] = timesteps.init()
+            state["history"] = timestep_sampling.init()
         return state
 
     return System(

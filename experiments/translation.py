@@ -17,18 +17,18 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from experiments import systems
 from experiments.kept_tokenizers import check_kind, kept_tokenizer
 from jaxgen.config import Config
-from jaxgen.data import kept, parallel
+from jaxgen.data import kept
+from jaxgen.data import translation as translation_data
 from jaxgen.errors import ConfigError
-from jaxgen.losses import eisl, fused
+from jaxgen.losses import eisl, fused_linear
 from jaxgen.losses.policy_gradient import policy_gradient_loss
-from jaxgen.metrics import ngrams
 from jaxgen.metrics import text as text_metrics
 from jaxgen.nn import nat, sequence, t5
 from jaxgen.text import decoding, noise, tokenizers
 
 LOSSES = ("ce", "smoothing", "pg", "eisl")
 # A decoder that writes all tokens at once has no distribution to draw prefixes from.
-PARALLEL_LOSSES = ("ce", "smoothing", "eisl")
+NON_AUTOREGRESSIVE_LOSSES = ("ce", "smoothing", "eisl")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class Corpus:
       left_out: rows that were lost on the way, by reason.
     """
 
-    parts: dict[str, parallel.Pairs]
+    parts: dict[str, translation_data.Pairs]
     tokenizer: Any
     vocab: int
     begin: int
@@ -92,7 +92,7 @@ def load(config: Config, workdir: pathlib.Path) -> Corpus:
     check_kind(config)
     d = config.data
     with kept.tally() as left_out:
-        parts = parallel.load(
+        parts = translation_data.load(
             d.source,
             path=d.path,
             train=d.train,
@@ -132,7 +132,7 @@ def check_vocabulary(config: Config, size: int) -> None:
         raise ConfigError("mesh.model", parts, f"a divisor of {size} tokens, with eisl.fused_bytes")
 
 
-def fitting(tokenizer: Any, pairs: parallel.Pairs, longest: int) -> Bool[np.ndarray, " N"]:
+def fitting(tokenizer: Any, pairs: translation_data.Pairs, longest: int) -> Bool[np.ndarray, " N"]:
     """Whether both sides of a pair have at most so many tokens, the end token included."""
     fits = np.ones(len(pairs), bool)
     for side in (pairs.source, pairs.target):
@@ -140,25 +140,25 @@ def fitting(tokenizer: Any, pairs: parallel.Pairs, longest: int) -> Bool[np.ndar
     return fits
 
 
-def build(config: Config, vocab: int, rngs: nnx.Rngs) -> t5.T5 | nat.ParallelT5:
-    """An encoder-decoder transformer; with `model.parallel`, one that writes all tokens at once."""
+def build(config: Config, vocab: int, rngs: nnx.Rngs) -> t5.T5 | nat.NonAutoregressiveT5:
+    """An encoder-decoder transformer; with `model.non_autoregressive`, one that writes all tokens at once."""
     m = config.model
     options = {"dropout": m.dropout, "dtype": m.dtype, "remat": m.remat, "scan": m.scan}
     spec = t5.fresh_spec(vocab, width=m.width, depth=m.depth, heads=m.heads, **options)
-    if m.parallel:
-        return nat.ParallelT5(spec, max_length=config.data.max_tokens, rngs=rngs)
+    if m.non_autoregressive:
+        return nat.NonAutoregressiveT5(spec, max_length=config.data.max_tokens, rngs=rngs)
     return t5.T5(spec, rngs=rngs)
 
 
 def translate(
-    model: t5.T5 | nat.ParallelT5, corpus: Corpus, source: Array, length: int | None = None
+    model: t5.T5 | nat.NonAutoregressiveT5, corpus: Corpus, source: Array, length: int | None = None
 ) -> Int[Array, "B T"]:
     """Greedy translations; of a parallel decoder, with repeated tokens dropped.
 
     Args:
       length: tokens that an autoregressive decoder may write; the corpus' by default.
     """
-    if isinstance(model, nat.ParallelT5):
+    if isinstance(model, nat.NonAutoregressiveT5):
         tokens = model.generate(source, source_mask=source != corpus.pad, pad=corpus.pad)
         return nat.drop_repeats(tokens, corpus.pad)
     start = _start(model, corpus, source)
@@ -176,7 +176,7 @@ def _start(model: t5.T5, corpus: Corpus, source: Array) -> decoding.Start:
     )
 
 
-def forced_states(
+def teacher_forced_states(
     model: t5.T5, corpus: Corpus, source: Array, target: Array, key: Key[Array, ""] | None
 ) -> Float[Array, "B T D"]:
     """What the output layer reads at each target token, given those before it."""
@@ -187,8 +187,8 @@ def forced_states(
     return model.states(shifted, memory, memory_mask=mask, key=key_dec)[0]
 
 
-def forced_logits(
-    model: t5.T5 | nat.ParallelT5,
+def teacher_forced_logits(
+    model: t5.T5 | nat.NonAutoregressiveT5,
     corpus: Corpus,
     source: Array,
     target: Array,
@@ -199,15 +199,15 @@ def forced_logits(
     A parallel decoder is told the true length; its own guess is trained by cross-entropy.
     """
     mask = source != corpus.pad
-    if isinstance(model, nat.ParallelT5):
-        count = sequence.until_end(target, corpus.end).sum(1)
+    if isinstance(model, nat.NonAutoregressiveT5):
+        count = sequence.eos_mask(target, corpus.end).sum(1)
         logits, lengths = model(source, count, source_mask=mask, positions=target.shape[1], key=key)
         return logits, optax.softmax_cross_entropy_with_integer_labels(lengths, count - 1)
     shifted = sequence.shift_right(target, corpus.begin)
     return model(source, shifted, source_mask=mask, key=key), jnp.zeros(source.shape[:1])
 
 
-def rule(
+def make_loss(
     config: Config, corpus: Corpus, name: str, mesh: Mesh | None = None
 ) -> Callable[..., Float[Array, ""]]:
     """The loss of that name: (model, source, target, key) -> mean over rows.
@@ -219,14 +219,14 @@ def rule(
     matching = {"ngram_factor": e.ngram_factor, "ce_factor": e.ce_factor, "ngrams": e.ngrams}
 
     def real(target: Array) -> Bool[Array, "B T"]:
-        return sequence.until_end(target, corpus.end)
+        return sequence.eos_mask(target, corpus.end)
 
     def forced(model: Any, source: Array, target: Array, key: Any, **factors: Any) -> Array:
-        logits, extra = forced_logits(model, corpus, source, target, key)
+        logits, extra = teacher_forced_logits(model, corpus, source, target, key)
         each = eisl.mixed_loss(logits, target, mask=real(target), **factors)
         return (each + config.model.length_weight * extra).mean()
 
-    def free_eisl(model: t5.T5, source: Array, target: Array, key: Any) -> Array:
+    def free_running_eisl(model: t5.T5, source: Array, target: Array, key: Any) -> Array:
         """EISL of what the model says when it reads its own output.
 
         A decoder that reads the target knows, at every position, the tokens before it; it would only have
@@ -236,18 +236,18 @@ def rule(
         drawn = translate(jax.lax.stop_gradient(model), corpus, source, target.shape[1])
         masks: dict[str, Any] = {"logits_mask": real(drawn), "targets_mask": real(target)}
         if e.fused_bytes:
-            h = forced_states(model, corpus, source, drawn, key_free)
+            h = teacher_forced_states(model, corpus, source, drawn, key_free)
 
             def each(c: Array, masks: Any) -> Array:
                 return eisl.eisl_from_pairs(c, ngrams=e.ngrams, **masks)
 
             arguments = (h, model.output_embedding(), target, each, masks)
             if mesh is None or mesh.size == 1:
-                matched = fused.fused_loss(*arguments, budget=e.fused_bytes)
+                matched = fused_linear.fused_loss(*arguments, budget=e.fused_bytes)
             else:
-                matched = fused.sharded_fused_loss(mesh, *arguments, budget=e.fused_bytes)
+                matched = fused_linear.sharded_fused_loss(mesh, *arguments, budget=e.fused_bytes)
         else:
-            logits, _ = forced_logits(model, corpus, source, drawn, key_free)
+            logits, _ = teacher_forced_logits(model, corpus, source, drawn, key_free)
             matched = eisl.eisl_loss(logits, target, ngrams=e.ngrams, **masks).mean()
         total = e.ngram_factor * matched
         if e.ce_factor:
@@ -263,13 +263,15 @@ def rule(
             start, key_draw, max_tokens=target.shape[1], eos=corpus.end, pad=corpus.pad
         ).tokens
         reward = ngrams.sentence_bleu(drawn, target, real(drawn), real(target))
-        logits, _ = forced_logits(model, corpus, source, drawn, key_drop)
+        logits, _ = teacher_forced_logits(model, corpus, source, drawn, key_drop)
         return policy_gradient_loss(logits, drawn, reward, mask=real(drawn)).mean()
 
     rules: dict[str, Callable[..., Float[Array, ""]]] = {
         "ce": functools.partial(forced, ngram_factor=0.0),
         "smoothing": functools.partial(forced, ngram_factor=0.0, label_smoothing=config.smoothing),
-        "eisl": functools.partial(forced, **matching) if config.model.parallel else free_eisl,
+        "eisl": functools.partial(forced, **matching)
+        if config.model.non_autoregressive
+        else free_running_eisl,
         "pg": policy,
     }
     return rules[name]
@@ -289,7 +291,7 @@ def system(
     Args:
       run: names the run.
       start: a trained model to begin from; a fresh one by default.
-      mesh: see `rule`.
+      mesh: see `make_loss`.
     """
     mean_loss = rule(config, corpus, name, mesh)
 

@@ -14,18 +14,18 @@ import pytest
 from flax import nnx
 
 from jaxgen import mesh as mesh_lib
-from jaxgen.adapt import lora
-from jaxgen.diffusion import eddpm, gaussian, samplers, schedule, timesteps
-from jaxgen.latent_ode import ascent, baselines, energy, prior, sample
-from jaxgen.losses import eisl, fused
+from jaxgen.diffusion import eddpm, gaussian, samplers, schedule, timestep_sampling
+from jaxgen.latent_ode import ascent, baselines, energy, priors, sample
+from jaxgen.losses import eisl, fused_linear, vae
 from jaxgen.losses.bag_of_ngrams import bag_of_ngrams_loss
 from jaxgen.losses.policy_gradient import policy_gradient_loss
-from jaxgen.metrics import ngrams, text
-from jaxgen.moe import diversify, gates
+from jaxgen.metrics import text
+from jaxgen.moe import gates, init_experts
 from jaxgen.moe import layer as moe_layer
-from jaxgen.nn import bert, conv, gpt2, mlp, renorm, sequence, t5, transformer, unet, vae
+from jaxgen.nn import batch_renorm, bert, conv, gpt2, mlp, sequence, t5, transformer, unet
 from jaxgen.numerics import wide
-from jaxgen.text import decoding, relaxed
+from jaxgen.peft import lora
+from jaxgen.text import decoding
 
 CASES = {}
 TOLERANCE = {"bfloat16": 4e-2, "float16": 5e-3, "float32": 1e-4, "float64": 1e-4}
@@ -91,7 +91,7 @@ def fused_loss(a):
     h, e, y = a(4, 5, 3), a(7, 3), a.ids(7, 4, 5)
 
     def f(h, e):
-        return fused.fused_loss(h, e, y, lambda c, _: eisl.eisl_from_pairs(c), budget=300)
+        return fused_linear.fused_loss(h, e, y, lambda c, _: eisl.eisl_from_pairs(c), budget=300)
 
     grads = jax.grad(f, (0, 1))(h, e)
     assert [g.dtype for g in grads] == [h.dtype, e.dtype]
@@ -159,8 +159,12 @@ def flow_ode(a):
 
 @case("wide")
 def choice_of_steps(a):
-    state = timesteps.update(timesteps.init(4), a.ids(20, 5) + 1, abs(a(5)), 20)
-    return state, timesteps.probabilities(state, 20), gates.temperature_at(3, decay_steps=10)
+    state = timestep_sampling.update(timestep_sampling.init(4), a.ids(20, 5) + 1, abs(a(5)), 20)
+    return (
+        state,
+        timestep_sampling.probabilities(state, 20),
+        gates.temperature_at(3, decay_steps=10),
+    )
 
 
 def bowl(z):
@@ -199,9 +203,9 @@ def steps_in_latent_space(a):
 @case(scale=3)
 def gaussian_prior(a):
     z = a(20, 3)
-    fit = prior.Gaussian.fit(z)
+    fit = priors.Gaussian.fit(z)
     assert fit.sample(KEY(), 4).dtype == fit.log_prob(z).dtype == wide(z)
-    score = prior.diffusion_score(denoise, schedule.linear(20, 0.01, 0.3), schedule.VPSDE())
+    score = priors.diffusion_score(denoise, schedule.linear(20, 0.01, 0.3), schedule.VPSDE())
     return fit.whiten(z), fit.unwhiten(z), score(z[0], jnp.asarray(0.5, z.dtype))
 
 
@@ -209,10 +213,10 @@ def test_gan_in_every_dtype():
     """Its weights are float32, and so are its draws."""
     for dtype, on in (("bfloat16", False), ("float32", True)):
         with jax.enable_x64(on):
-            net, losses = prior.fit_gan(
+            net, losses = priors.fit_gan(
                 Numbers(dtype)(20, 3), KEY(), steps=3, batch=4, width=4, depth=1
             )
-            assert prior.generate(net, KEY(), 4).dtype == jnp.float32
+            assert priors.generate(net, KEY(), 4).dtype == jnp.float32
             assert np.isfinite(losses["generator"]).all()
 
 
@@ -227,7 +231,7 @@ def weights_of_gates(a):
         dts(threshold=0.1, key=KEY()),
         dts(hard=True),
     ]
-    for r in [*routings, gates.by_hash(a.ids(9, 6), 4)]:
+    for r in [*routings, gates.hash_gate(a.ids(9, 6), 4)]:
         assert r.balance.dtype == r.z.dtype == wide(r.weights)
         assert r.overflow.dtype == r.counts(4).dtype == r.expert_ids.dtype == jnp.int32
     return [(r.weights, r.expert_ids) for r in routings]
@@ -235,9 +239,9 @@ def weights_of_gates(a):
 
 @case(scale=3)
 def mixtures(a):
-    x, route = a(8, 4), moe_layer.Route(gate=lambda x, key: gates.top_k(x, 2))
+    x, route = a(8, 4), moe_layer.MoEContext(gate=lambda x, key: gates.top_k(x, 2))
     mesh = mesh_lib.make_mesh({"expert": 2}, jax.devices()[:2])
-    spread = moe_layer.Route(gate=route.gate, mesh=mesh)
+    spread = moe_layer.MoEContext(gate=route.gate, mesh=mesh)
     out = []
     for factor, how in ((0.0, route), (0.5, route), (0.0, spread)):
         net = moe_layer.MoE(4, 4, 8, capacity_factor=factor, rngs=nnx.Rngs(0))
@@ -245,7 +249,7 @@ def mixtures(a):
         y, load = net(x, how, real=jnp.arange(8) < 7)
         assert load.counts.dtype == load.dropped.dtype == load.overflow.dtype == jnp.int32
         out.append(y)
-    return out, diversify.diversify(x, 3, 0.5, KEY())
+    return out, init_experts.init_experts(x, 3, 0.5, KEY())
 
 
 def steps_by_table(table):
@@ -269,7 +273,7 @@ def decoding_by_a_table(a):
 
 @case(drawn=True)
 def gumbel_softmax(a):
-    draw = functools.partial(relaxed.gumbel_softmax, a(4, 5), KEY(), temperature=0.5)
+    draw = functools.partial(gumbel_softmax, a(4, 5), KEY(), temperature=0.5)
     return draw(), draw(hard=True)
 
 
@@ -278,7 +282,7 @@ def networks_on_vectors(a):
     z, t = a(3, 4), jnp.array([1, 4, 9])
     wrapped = lora.wrap(mlp.MLP(4, 4, width=8, depth=1, rngs=nnx.Rngs(0)), 2, 4.0, "layers", KEY())
     assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(wrapped))
-    latent, moments = renorm.standardise(z, renorm.init(4))
+    latent, moments = batch_renorm.standardise(z, batch_renorm.init(4))
     assert moments.mean.dtype == jnp.float32
     skip = mlp.MLPSkipNet(4, width=8, depth=2, time_dim=8, rngs=nnx.Rngs(0))
     return lora.merge(wrapped)(z), wrapped(z), latent, skip(z, t)

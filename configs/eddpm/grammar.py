@@ -42,7 +42,7 @@ def get_config() -> Config:
     config.model.decoder_depth = 2
     config.model.decoder_heads = 4
     config.model.decoder_path = ""  # a folder with GPT-2 or GPT-Neo weights and tokenizer
-    config.model.hide_rate = 0.3  # share of the decoder's input tokens that are hidden
+    config.model.word_dropout = 0.3  # share of the decoder's input tokens that are hidden
     config.model.pad_weight = 1.0  # of padding's cross-entropy in the parallel decoder
     config.model.eisl = 0.0  # share of the decoder's loss that is EISL instead of cross-entropy
     config.model.eisl_ngrams = (1, 2, 3)

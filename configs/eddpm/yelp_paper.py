@@ -23,7 +23,7 @@ def get_config() -> Config:
     config.model.decoder_width = 1600
     config.model.decoder_depth = 48
     config.model.decoder_heads = 25
-    config.model.hide_rate = 0.0
+    config.model.word_dropout = 0.0
     config.model.denoiser_width = 2048
     config.model.denoiser_depth = 10
     config.model.dropout = 0.1

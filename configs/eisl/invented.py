@@ -27,7 +27,7 @@ def get_config() -> Config:
     config.model.dtype = "float32"
     config.model.remat = False
     config.model.scan = False
-    config.model.parallel = False  # all target tokens at once, given their number
+    config.model.non_autoregressive = False  # all target tokens at once, given their number
     config.model.length_weight = 0.1  # of the predicted number's cross-entropy
 
     config.noise = Config()

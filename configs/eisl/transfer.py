@@ -20,7 +20,7 @@ def get_config() -> Config:
     config.transfer.ngrams = (1, 2)
     config.classifier = Config()
     config.classifier.width = 64
-    config.classifier.hide_rate = 0.3  # share of the words that it does not see in training
+    config.classifier.word_dropout = 0.3  # share of the words that it does not see in training
     config.classifier.steps = 500
     config.classifier.learning_rate = 2e-3
     config.evaluate = Config()

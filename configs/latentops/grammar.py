@@ -19,7 +19,9 @@ def get_config() -> Config:
     config.vae.beta = 0.1
     config.vae.free_bits = 0.1
     config.vae.cycles = 4
-    config.vae.delete_rate = 0.0  # share of the encoder's tokens that are left out in training
+    config.vae.token_deletion_rate = (
+        0.0  # share of the encoder's tokens that are left out in training
+    )
     config.train.steps = 2500
     config.train.learning_rate = 3e-3
 
@@ -56,7 +58,7 @@ def get_config() -> Config:
 
     config.evaluate = Config()
     config.evaluate.count = 400  # test sentences, and as many generated ones
-    config.evaluate.tune_count = 400  # valid sentences, on which knobs are chosen
+    config.evaluate.tune_count = 400  # valid sentences, on which guidance_strength are chosen
     config.evaluate.combinations = (
         ("sentiment",),
         ("sentiment", "tense"),

@@ -22,7 +22,7 @@ def get_config() -> Config:
     config.data.max_words = 9
     config.data.max_tokens = 14
     # Leaves fewer gaps between sentences, at the price of some reconstruction.
-    config.vae.delete_rate = 0.2
+    config.vae.token_deletion_rate = 0.2
     config.train.steps = 10_000
     config.train.save_every = 2500
     config.operators.attributes = ("sentiment", "tense")

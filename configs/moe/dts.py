@@ -26,7 +26,9 @@ def get_config() -> Config:
     config.model.experts = 8
     config.model.expert_every = 2
     config.model.capacity_factor = 0.0  # 0: dropless
-    config.model.room = 0.0  # rows a device takes in, times its even share; 0: all that come
+    config.model.receive_capacity_factor = (
+        0.0  # rows a device takes in, times its even share; 0: all that come
+    )
     config.model.dtype = "float32"
     config.model.remat = False
     config.model.scan = False

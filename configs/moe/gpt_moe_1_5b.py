@@ -14,7 +14,7 @@ def get_config() -> Config:
     config.model.heads = 12
     config.model.hidden = 3072
     config.model.experts = 48
-    config.model.room = 1.5
+    config.model.receive_capacity_factor = 1.5
     config.model.dtype = "bfloat16"
     config.model.remat = True
     config.model.scan = True

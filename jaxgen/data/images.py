@@ -96,7 +96,7 @@ def load(
 def split(images: Images, *, valid_fraction: float, test_fraction: float) -> dict[str, Images]:
     """Assigns each image by the SHA-256 of its pixels, rounded to 8 bits."""
     pixels = np.round(images.image * 255).astype(np.uint8)
-    index = splits.by_hash(
+    index = splits.split_by_hash(
         (p.tobytes() for p in pixels), valid_fraction=valid_fraction, test_fraction=test_fraction
     )
     return {name: _take(images, rows) for name, rows in index.items()}

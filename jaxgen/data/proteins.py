@@ -116,7 +116,7 @@ def load(
     found = len(rows)
     rows = rows.take(splits.spread(found, limit))
     kept.left_out(found - len(rows), "sequences beyond data.limit")
-    index = splits.by_hash(
+    index = splits.split_by_hash(
         map(str.encode, rows.text),
         valid_fraction=valid_fraction,
         test_fraction=0.0 if held else test_fraction,

@@ -10,7 +10,7 @@ from numpy import ndarray
 from jaxgen.errors import ConfigError
 
 
-def by_hash(
+def split_by_hash(
     items: Iterable[bytes], *, valid_fraction: float, test_fraction: float
 ) -> dict[str, Int[ndarray, " M"]]:
     """{"train", "valid", "test"} -> indices of the items; equal items fall into the same part."""

@@ -213,7 +213,7 @@ def split(lines: Lines, *, valid_fraction: float, test_fraction: float) -> dict[
             (valid_fraction, test_fraction),
             "0 or more, with a sum below 1",
         )
-    index = splits.by_hash(
+    index = splits.split_by_hash(
         map(str.encode, lines.text), valid_fraction=valid_fraction, test_fraction=test_fraction
     )
     return {name: lines.take(rows) for name, rows in index.items()}

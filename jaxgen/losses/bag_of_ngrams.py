@@ -9,8 +9,8 @@ sum_i prod_k p(g_k at i + k); the loss is one minus the matched share (Shao et a
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxgen.losses.pairs import pair_logprobs
-from jaxgen.metrics.ngrams import equal_ngrams
+from jaxgen.losses.pair_logprobs import pair_logprobs
+from jaxgen.metrics.sentence_bleu import equal_ngrams
 
 
 def bag_of_ngrams_loss(

@@ -2,7 +2,7 @@
 
 Each n-gram of the target is matched with all n-grams of the model's output, so that a target whose
 words are shifted, repeated or partly wrong costs less than under cross-entropy. With c[i, j] the
-log-probability of target token j at output position i (`jaxgen.losses.pairs`),
+log-probability of target token j at output position i (`jaxgen.losses.pair_logprobs`),
 
     m_n[i, j] = (1/n) sum_{k<n} c[i+k, j+k]             an n x n identity convolution (eq. 6)
     a_n[i, j] = softmax_i(m_n[i, j] / temperature)      where in the output it fits best
@@ -22,7 +22,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen.errors import require
-from jaxgen.losses.pairs import pair_logprobs
+from jaxgen.losses.pair_logprobs import pair_logprobs
 from jaxgen.numerics import Number, check_temperature, is_zero, mean, over_temperature
 
 

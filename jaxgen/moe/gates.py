@@ -7,7 +7,7 @@ p_e over tokens, K choices a token:
     top_k          the k largest, weights p_e, normalised if asked      (Shazeer et al., 2017)
     gshard         k = 2, normalised, the second kept with probability min(1, 2 w_2) (Lepikhin et al., 2021)
     expert_choice  each expert takes its C best tokens                  (Zhou et al., 2022)
-    by_hash        a fixed expert for each token id                     (Roller et al., 2021)
+    hash_gate     a fixed expert for each token id                     (Roller et al., 2021)
     dts            all experts above a threshold, dense to sparse       (Nie et al., 2021)
 
     balance loss   E sum_e f_e P_e, 1 where perfectly even    (DTS has its own)
@@ -122,7 +122,7 @@ def expert_choice(logits: Float[Array, "N E"], *, capacity: int) -> Routing:
     return dataclasses.replace(routing, balance=jnp.ones((), probs.dtype))
 
 
-def by_hash(token_ids: Int[Array, " N"], experts: int) -> Routing:
+def hash_gate(token_ids: Int[Array, " N"], experts: int) -> Routing:
     """A fixed, random-looking expert for each token id, weight 1; nothing is learned.
 
     Knuth's multiplicative hash: the upper bits of id * 2654435761 modulo 2^32.

@@ -1,7 +1,7 @@
 """A mixture of feed-forward experts as a layer: router, gate, dispatch, experts.
 
 How a call routes (the gate, whose temperature and noise change from step to step; the mesh and the
-placement of experts on it) is a `Route`, an argument; the layer holds weights alone.
+placement of experts on it) is a `MoEContext`, an argument; the layer holds weights alone.
 """
 
 import dataclasses
@@ -17,10 +17,10 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxgen.moe import dispatch, gates, parallel
+from jaxgen.moe import dispatch, expert_parallel, gates
 from jaxgen.moe.gates import Routing
 from jaxgen.moe.grouped import grouped_matmul
-from jaxgen.moe.placement import check_slots
+from jaxgen.moe.placement.planner import check_slots
 from jaxgen.numerics import finite_padding, wide
 
 # (router logits [N, E], key or None) -> Routing
@@ -28,7 +28,7 @@ Gate = Callable[[Float[Array, "N E"], Key[Array, ""] | None], Routing]
 
 
 @dataclasses.dataclass(frozen=True)
-class Route:
+class MoEContext:
     """How the MoE layers of one call work.
 
     Attributes:
@@ -36,18 +36,18 @@ class Route:
       mesh: experts are spread over its axis `expert`; None for all on one device.
       placement: [L, slots], which expert each slot of each MoE layer holds; needs a mesh. By default
         expert i is in slot i.
-      room: see `parallel.expert_parallel`.
+      receive_capacity_factor: see `expert_parallel.expert_parallel`.
     """
 
     gate: Gate = lambda logits, key: gates.switch(logits)
     mesh: Mesh | None = None
     placement: Int[Array, "L slots"] | None = None
-    room: float = 0.0
+    receive_capacity_factor: float = 0.0
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Load:
+class RouterStats:
     """What a layer's routing came to; with a leading axis for several layers.
 
     Attributes:
@@ -94,7 +94,7 @@ class Experts(nnx.Module):
         self.down = nnx.Param(down * draw(rngs.params(), (experts, hidden, width), f32)[place])
 
     # How the weights are split: slots over `expert`, hidden units over `model`.
-    specs = (P(parallel.AXIS, None, "model"), P(parallel.AXIS, "model", None))
+    specs = (P(expert_parallel.AXIS, None, "model"), P(expert_parallel.AXIS, "model", None))
 
     def weights(self, x: Array) -> tuple[Float[Array, "slots D H"], Float[Array, "slots H D"]]:
         """(up, down), in the dtype of the computation on x."""
@@ -148,12 +148,12 @@ class MoE(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "N D"],
-        route: Route,
+        route: MoEContext,
         *,
         placement: Int[Array, " slots"] | None = None,
         real: Bool[Array, " N"] | None = None,
         key: Key[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "N D"], Load]:
+    ) -> tuple[Float[Array, "N D"], RouterStats]:
         """y, and what the routing came to.
 
         y has the dtype of x; router logits are float32 or wider. Padding may hold anything: what is not
@@ -172,7 +172,7 @@ class MoE(nnx.Module):
             routing = dataclasses.replace(routing, kept=kept, weights=weights)
         y, dropped = self.dispatch(x, routing, route, placement)
         counts = routing.counts(self.num_experts)
-        return y.astype(x.dtype), Load(
+        return y.astype(x.dtype), RouterStats(
             counts, routing.balance, routing.z, routing.overflow, dropped
         )
 
@@ -180,7 +180,7 @@ class MoE(nnx.Module):
         self,
         x: Float[Array, "N D"],
         routing: Routing,
-        route: Route,
+        route: MoEContext,
         placement: Int[Array, " slots"] | None = None,
     ) -> tuple[Float[Array, "N D"], Int[Array, ""]]:
         """The weighted sum of a routing, and the number of dropped pairs of token and expert."""
@@ -195,16 +195,16 @@ class MoE(nnx.Module):
                 y = experts.on_groups(weights, rows, sizes)
                 return jax.lax.psum(y, "model")
 
-            return parallel.expert_parallel(
+            return expert_parallel.expert_parallel(
                 x,
                 routing,
-                tuple(parallel.tie(w, placement, self.num_experts) for w in weights),
+                tuple(expert_parallel.tie(w, placement, self.num_experts) for w in weights),
                 on_device,
                 placement,
                 mesh=mesh,
                 num_experts=self.num_experts,
                 specs=experts.specs,
-                room=route.room,
+                receive_capacity_factor=route.receive_capacity_factor,
             )
         if not self.capacity_factor:
             on_groups = functools.partial(experts.on_groups, weights)

@@ -9,17 +9,17 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen.errors import require
 from jaxgen.nn import transformer
-from jaxgen.nn.transformer import Spec, Transformer
+from jaxgen.nn.transformer import Transformer, TransformerConfig
 from jaxgen.numerics import lookup, wide
 
 
 @dataclasses.dataclass(frozen=True)
-class BertSpec:
+class BertConfig:
     """`pooler` and `mlm` say which heads there are; `types` is the number of segments."""
 
     vocab_size: int
     max_positions: int
-    stack: Spec
+    stack: TransformerConfig
     types: int = 2
     pooler: bool = True
     mlm: bool = False
@@ -37,8 +37,8 @@ def spec(
     pooler: bool = False,
     mlm: bool = False,
     **options: Any,
-) -> BertSpec:
-    """BERT's shape; `options` are further fields of `transformer.Spec`.
+) -> BertConfig:
+    """BERT's shape; `options` are further fields of `transformer.TransformerConfig`.
 
     Raises:
       ValueError: if the heads do not divide the width.
@@ -46,7 +46,7 @@ def spec(
     if width % heads:
         raise ValueError(f"heads is {heads}, allowed: a divisor of the width {width}")
     shape = {"causal": False, "pre_norm": False, "norm_eps": 1e-12, "activation": "gelu"}
-    stack = Spec(
+    stack = TransformerConfig(
         width=width,
         depth=depth,
         heads=heads,
@@ -54,13 +54,13 @@ def spec(
         mlp_width=mlp_width or 4 * width,
         **{**shape, **options},
     )
-    return BertSpec(vocab_size, max_positions, stack, types, pooler, mlm)
+    return BertConfig(vocab_size, max_positions, stack, types, pooler, mlm)
 
 
 class Bert(nnx.Module):
     """Tokens to hidden states; `pooled` and `mlm_logits` where the spec has those heads."""
 
-    def __init__(self, spec: BertSpec, *, rngs: nnx.Rngs):
+    def __init__(self, spec: BertConfig, *, rngs: nnx.Rngs):
         self.spec = spec
         s = spec.stack
         init = nnx.initializers.normal(s.init_std)
@@ -122,7 +122,7 @@ class Bert(nnx.Module):
 class MLMHead(nnx.Module):
     """Transform, norm, and the transposed embedding with a bias."""
 
-    def __init__(self, spec: BertSpec, *, rngs: nnx.Rngs):
+    def __init__(self, spec: BertConfig, *, rngs: nnx.Rngs):
         s = spec.stack
         self.activation = s.activation
         self.transform = transformer.make_linear(s, s.width, s.width, True, rngs)

@@ -8,19 +8,19 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen.errors import require
-from jaxgen.moe.layer import Load, Route
+from jaxgen.moe.layer import MoEContext, RouterStats
 from jaxgen.nn import transformer
-from jaxgen.nn.transformer import Cache, Spec, Transformer
+from jaxgen.nn.transformer import Cache, Transformer, TransformerConfig
 from jaxgen.numerics import lookup
 
 
 @dataclasses.dataclass(frozen=True)
-class GPTSpec:
+class GPTConfig:
     """`kind` is gpt2 or gpt_neo, the model type of Hugging Face's config.json."""
 
     vocab_size: int
     max_positions: int
-    stack: Spec
+    stack: TransformerConfig
     tied: bool = True
     kind: str = "gpt2"
 
@@ -35,15 +35,15 @@ def spec(
     mlp_width: int = 0,
     tied: bool = True,
     **options: Any,
-) -> GPTSpec:
-    """GPT-2's shape; `options` are further fields of `transformer.Spec`.
+) -> GPTConfig:
+    """GPT-2's shape; `options` are further fields of `transformer.TransformerConfig`.
 
     Raises:
       ValueError: if the heads do not divide the width.
     """
     if width % heads:
         raise ValueError(f"heads is {heads}, allowed: a divisor of the width {width}")
-    stack = Spec(
+    stack = TransformerConfig(
         width=width,
         depth=depth,
         heads=heads,
@@ -51,13 +51,13 @@ def spec(
         mlp_width=mlp_width or 4 * width,
         **{"fused_qkv": True, **options},
     )
-    return GPTSpec(vocab_size, max_positions, stack, tied)
+    return GPTConfig(vocab_size, max_positions, stack, tied)
 
 
 class GPT(nnx.Module):
     """Tokens to logits of the next token."""
 
-    def __init__(self, spec: GPTSpec, *, rngs: nnx.Rngs):
+    def __init__(self, spec: GPTConfig, *, rngs: nnx.Rngs):
         self.spec = spec
         s = spec.stack
         init = nnx.initializers.normal(s.init_std)
@@ -108,9 +108,9 @@ class GPT(nnx.Module):
         prefix: Float[Array, "B L P D"] | None = None,
         added: Float[Array, "B D"] | None = None,
         cache: Cache | None = None,
-        route: Route | None = None,
+        route: MoEContext | None = None,
         key: Key[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "B T D"], Cache | None, Load | None]:
+    ) -> tuple[Float[Array, "B T D"], Cache | None, RouterStats | None]:
         """The states that `logits` reads, the cache, and the loads of experts; see `Transformer`.
 
         Raises:

@@ -125,9 +125,11 @@ def read_spec(folder: str | pathlib.Path, **options: Any) -> Any:
 
 def make(spec: Any, *, rngs: nnx.Rngs) -> Model:
     """A fresh model of a spec."""
-    if isinstance(spec, gpt2.GPTSpec):
+    if isinstance(spec, gpt2.GPTConfig):
         return gpt2.GPT(spec, rngs=rngs)
-    return bert.Bert(spec, rngs=rngs) if isinstance(spec, bert.BertSpec) else t5.T5(spec, rngs=rngs)
+    return (
+        bert.Bert(spec, rngs=rngs) if isinstance(spec, bert.BertConfig) else t5.T5(spec, rngs=rngs)
+    )
 
 
 def load(folder: str | pathlib.Path, **options: Any) -> Model:
@@ -135,7 +137,7 @@ def load(folder: str | pathlib.Path, **options: Any) -> Model:
 
     Args:
       folder: with config.json and safetensors weights.
-      options: fields of `transformer.Spec` to set, such as dtype, remat, scan.
+      options: fields of `transformer.TransformerConfig` to set, such as dtype, remat, scan.
 
     Raises:
       ConfigError: not such a folder, an unknown model type, or weights that do not fit; the message

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from jaxgen.errors import ConfigError
 from jaxgen.nn import bert, gpt2, t5
 from jaxgen.nn.hf_fields import Config, complete, flag, kind_of, real, whole
-from jaxgen.nn.transformer import Spec
+from jaxgen.nn.transformer import TransformerConfig
 
 Model: TypeAlias = gpt2.GPT | bert.Bert | t5.T5
 
@@ -57,9 +57,9 @@ def _windows(c: Config) -> tuple[int, ...]:
     return tuple(whole(c, "window_size") if kind == "local" else 0 for kind in kinds)
 
 
-def _gpt2(c: Config, names: set[str]) -> gpt2.GPTSpec:
+def _gpt2(c: Config, names: set[str]) -> gpt2.GPTConfig:
     width = whole(c, "n_embd")
-    stack = Spec(
+    stack = TransformerConfig(
         width=width,
         depth=whole(c, "n_layer"),
         heads=whole(c, "n_head"),
@@ -73,13 +73,13 @@ def _gpt2(c: Config, names: set[str]) -> gpt2.GPTSpec:
         dropout=real(c, "resid_pdrop", rate=True),
     )
     tied = flag(c, "tie_word_embeddings")
-    return gpt2.GPTSpec(whole(c, "vocab_size"), whole(c, "n_positions"), stack, tied, "gpt2")
+    return gpt2.GPTConfig(whole(c, "vocab_size"), whole(c, "n_positions"), stack, tied, "gpt2")
 
 
-def _gpt_neo(c: Config, names: set[str]) -> gpt2.GPTSpec:
+def _gpt_neo(c: Config, names: set[str]) -> gpt2.GPTConfig:
     width = whole(c, "hidden_size")
     inner = c["intermediate_size"]
-    stack = Spec(
+    stack = TransformerConfig(
         width=width,
         depth=whole(c, "num_layers"),
         heads=whole(c, "num_heads"),
@@ -93,10 +93,10 @@ def _gpt_neo(c: Config, names: set[str]) -> gpt2.GPTSpec:
         dropout=real(c, "resid_dropout", rate=True),
     )
     tied, positions = flag(c, "tie_word_embeddings"), whole(c, "max_position_embeddings")
-    return gpt2.GPTSpec(whole(c, "vocab_size"), positions, stack, tied, "gpt_neo")
+    return gpt2.GPTConfig(whole(c, "vocab_size"), positions, stack, tied, "gpt_neo")
 
 
-def _bert(c: Config, names: set[str]) -> bert.BertSpec:
+def _bert(c: Config, names: set[str]) -> bert.BertConfig:
     mlm = any(n.startswith("cls.predictions.") for n in names)
     if mlm and not flag(c, "tie_word_embeddings"):
         raise ConfigError("tie_word_embeddings", False, "true, for BERT's language-model head")
@@ -118,7 +118,7 @@ def _bert(c: Config, names: set[str]) -> bert.BertSpec:
     )
 
 
-def _t5(c: Config, names: set[str]) -> t5.T5Spec:
+def _t5(c: Config, names: set[str]) -> t5.T5Config:
     if not flag(c, "is_encoder_decoder"):
         raise ConfigError("is_encoder_decoder", False, "true: the decoder reads the encoder")
     field, value = "feed_forward_proj", c["feed_forward_proj"]
@@ -195,7 +195,7 @@ def config_of(model: Model) -> dict[str, Any]:
 _RUNTIME = {"dropout": 0.0, "init_std": 0.0, "remat": False, "scan": False, "dtype": "float32"}
 
 
-def _plain(stack: Spec) -> Spec:
+def _plain(stack: TransformerConfig) -> TransformerConfig:
     """A stack's spec without what is not saved, and with defaults written out."""
     scale = stack.head_dim**-0.5 if stack.scale is None else stack.scale
     windows = stack.windows if any(stack.windows) else ()
@@ -215,7 +215,7 @@ def _check(model: Model, config: Config) -> None:
     stacks = ("encoder", "decoder") if isinstance(model, t5.T5) else ("stack",)
     for stack in stacks:
         ours, read = (_plain(getattr(spec, stack)) for spec in (model.spec, again))
-        for field in dataclasses.fields(Spec):
+        for field in dataclasses.fields(TransformerConfig):
             value, other = getattr(ours, field.name), getattr(read, field.name)
             if value != other:
                 want = f"{other!r}, all that config.json can say of {config['model_type']}"

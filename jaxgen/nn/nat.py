@@ -15,10 +15,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jaxgen.nn import bert, t5, transformer
 
 
-class ParallelT5(nnx.Module):
+class NonAutoregressiveT5(nnx.Module):
     """T5's two stacks, the decoder's without a causal mask, and a classifier of the length."""
 
-    def __init__(self, spec: t5.T5Spec, *, max_length: int, rngs: nnx.Rngs):
+    def __init__(self, spec: t5.T5Config, *, max_length: int, rngs: nnx.Rngs):
         """Args:
         max_length: the longest target, T at most.
         """

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen.errors import require
 from jaxgen.nn import bert, gpt2, transformer
-from jaxgen.nn.transformer import Spec, Transformer
+from jaxgen.nn.transformer import Transformer, TransformerConfig
 from jaxgen.numerics import Number, is_zero
 from jaxgen.text import decoding
 
@@ -24,31 +24,38 @@ class SequenceEncoder(nnx.Module):
 
     def __init__(
         self,
-        spec: bert.BertSpec,
+        spec: bert.BertConfig,
         out_dim: int,
         *,
         pad: int,
-        places: int = 0,
+        per_position: int = 0,
         out_bias: bool = True,
         rngs: nnx.Rngs,
     ):
         """Args:
         pad: id of padding.
-        places: the length T of all sequences, where each position is to have weights of its own
+        per_position: the length T of all sequences, where each position is to have weights of its own
           (what stands where matters more than what stands there at all); 0 takes the mean.
         out_bias: of the last layer; superfluous where the vector is standardised afterwards.
         """
-        self.pad, self.places = pad, places
+        self.pad, self.per_position = pad, per_position
         self.bert = bert.Bert(spec, rngs=rngs)
-        size = spec.stack.width * max(places, 1)
+        size = spec.stack.width * max(per_position, 1)
         self.out = nnx.Linear(size, out_dim, use_bias=out_bias, rngs=rngs)
 
     def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B D"]:
         mask, length = tokens != self.pad, tokens.shape[1]
-        require("tokens' length", length == (self.places or length), length, f"{self.places}")
+        require(
+            "tokens' length",
+            length == (self.per_position or length),
+            length,
+            f"{self.per_position}",
+        )
         h = self.bert(tokens, mask=mask)
-        if self.places:
-            flat = jnp.where(mask[..., None], h, 0).reshape(h.shape[0], self.places * h.shape[2])
+        if self.per_position:
+            flat = jnp.where(mask[..., None], h, 0).reshape(
+                h.shape[0], self.per_position * h.shape[2]
+            )
             return self.out(flat.astype(jnp.float32))
         return self.out(bert.mean_pool(h, mask).astype(jnp.float32))
 
@@ -59,7 +66,7 @@ def shift_right(tokens: Int[Array, "B T"], begin: int) -> Int[Array, "B T"]:
     return jnp.concatenate([first, tokens[:, :-1]], 1)
 
 
-def until_end(tokens: Int[Array, "B T"], end: int) -> Bool[Array, "B T"]:
+def eos_mask(tokens: Int[Array, "B T"], end: int) -> Bool[Array, "B T"]:
     """Positions up to each row's first end token, that one included."""
     hit = tokens == end
     return jnp.cumsum(hit, -1) - hit == 0
@@ -86,7 +93,7 @@ def delete_tokens(
 class LatentGPT(nnx.Module):
     """p(tokens | z) by GPT-2."""
 
-    def __init__(self, spec: gpt2.GPTSpec, dim: int, *, rngs: nnx.Rngs):
+    def __init__(self, spec: gpt2.GPTConfig, dim: int, *, rngs: nnx.Rngs):
         """Args:
         dim: size of z.
         """
@@ -111,24 +118,24 @@ class LatentGPT(nnx.Module):
         z: Float[Array, "B Z"],
         *,
         begin: int,
-        hide: int = 0,
-        hide_rate: Number = 0.0,
+        unknown: int = 0,
+        word_dropout: Number = 0.0,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B T V"]:
         """Logits of every token given those before it.
 
         Args:
           begin: id put in front.
-          hide: id that replaces a share `hide_rate` of the tokens on the input side, so that the
+          unknown: id that replaces a share `word_dropout` of the tokens on the input side, so that the
             decoder has to read z (Bowman et al., 2016, word dropout); the rate may be traced.
           key: for hiding and for the stack's dropout; None switches both off.
         """
-        require("hide_rate", (hide_rate >= 0) & (hide_rate <= 1), hide_rate, "0 to 1")
-        key_hide, key_drop = transformer.split_key(key, 2)
-        if key_hide is not None and not is_zero(hide_rate):
-            rate = jnp.asarray(hide_rate, jnp.float32)
-            hidden = jax.random.bernoulli(key_hide, rate, tokens.shape)
-            tokens = jnp.where(hidden, hide, tokens)
+        require("word_dropout", (word_dropout >= 0) & (word_dropout <= 1), word_dropout, "0 to 1")
+        key_word, key_drop = transformer.split_key(key, 2)
+        if key_word is not None and not is_zero(word_dropout):
+            rate = jnp.asarray(word_dropout, jnp.float32)
+            hidden = jax.random.bernoulli(key_word, rate, tokens.shape)
+            tokens = jnp.where(hidden, unknown, tokens)
         shifted = shift_right(tokens, begin)
         use = key_drop if self.gpt.spec.stack.dropout else None
         return self.gpt(shifted, key=use, **self.condition(z))[0]
@@ -142,7 +149,9 @@ class LatentGPT(nnx.Module):
 class ParallelDecoder(nnx.Module):
     """p(tokens | z) = prod_i p(token_i | z): z gives every position a vector, then a transformer."""
 
-    def __init__(self, spec: Spec, vocab: int, length: int, dim: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self, spec: TransformerConfig, vocab: int, length: int, dim: int, *, rngs: nnx.Rngs
+    ):
         """Args:
         vocab: number of classes at each position, padding included.
         length: T of all sequences.

@@ -8,12 +8,12 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen.nn import transformer
-from jaxgen.nn.transformer import Cache, Spec, Transformer
+from jaxgen.nn.transformer import Cache, Transformer, TransformerConfig
 from jaxgen.numerics import lookup
 
 
 @dataclasses.dataclass(frozen=True)
-class T5Spec:
+class T5Config:
     """Encoder and decoder stacks.
 
     `scale_output`: the decoder's states are scaled by width ** -0.5 before the output layer, as the
@@ -21,8 +21,8 @@ class T5Spec:
     """
 
     vocab_size: int
-    encoder: Spec
-    decoder: Spec
+    encoder: TransformerConfig
+    decoder: TransformerConfig
     tied: bool = True
     scale_output: bool = True
 
@@ -39,8 +39,8 @@ def spec(
     tied: bool = True,
     scale_output: bool = True,
     **options: Any,
-) -> T5Spec:
-    """T5's shape; `options` are further fields of `transformer.Spec`, for both stacks."""
+) -> T5Config:
+    """T5's shape; `options` are further fields of `transformer.TransformerConfig`, for both stacks."""
     shape = {
         "norm": "rms",
         "norm_eps": 1e-6,
@@ -51,7 +51,7 @@ def spec(
         "scale": 1.0,
         "relative_buckets": 32,
     }
-    encoder = Spec(
+    encoder = TransformerConfig(
         width=width,
         depth=depth,
         heads=heads,
@@ -61,10 +61,10 @@ def spec(
         **{**shape, **options},
     )
     decoder = dataclasses.replace(encoder, causal=True, cross=True, depth=decoder_depth or depth)
-    return T5Spec(vocab_size, encoder, decoder, tied, scale_output)
+    return T5Config(vocab_size, encoder, decoder, tied, scale_output)
 
 
-def fresh_spec(vocab_size: int, *, width: int, **sizes: Any) -> T5Spec:
+def fresh_spec(vocab_size: int, *, width: int, **sizes: Any) -> T5Config:
     """`spec` for training from scratch: weights as large as those that T5 itself begins with.
 
     At GPT-2's 0.02 attention hardly reaches the residual stream, whose embeddings have unit variance.
@@ -76,7 +76,7 @@ def fresh_spec(vocab_size: int, *, width: int, **sizes: Any) -> T5Spec:
 class T5(nnx.Module):
     """`encode` the source, `decode` target tokens against it; the call does both."""
 
-    def __init__(self, spec: T5Spec, *, rngs: nnx.Rngs):
+    def __init__(self, spec: T5Config, *, rngs: nnx.Rngs):
         self.spec = spec
         width = spec.encoder.width
         self.tokens = nnx.Embed(
@@ -121,7 +121,7 @@ class T5(nnx.Module):
     ) -> tuple[Float[Array, "B T D"], Cache | None]:
         """What the output layer reads, and the cache with these tokens in it; see `decode`.
 
-        Logits are states @ `output_embedding`^T, which `jaxgen.losses.fused` need not hold.
+        Logits are states @ `output_embedding`^T, which `jaxgen.losses.fused_linear` need not hold.
 
         Raises:
           ValueError: outside jit, tokens that the model does not have; under jit their states are NaN.

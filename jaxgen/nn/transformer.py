@@ -1,6 +1,6 @@
 """One transformer core: GPT-2, GPT-Neo, BERT and T5 are settings of it.
 
-A `Spec` says which norm, positions, biases and activation; `Transformer` is the stack of blocks that
+A `TransformerConfig` says which norm, positions, biases and activation; `Transformer` is the stack of blocks that
 all language models of `jaxgen.nn` share. Decoding keeps keys and values in a `Cache`, a pytree.
 Source: Vaswani et al. (2017); pre-norm: Radford et al. (2019); local attention: Black et al. (2021,
 GPT-Neo); relative position buckets and RMSNorm: Raffel et al. (2020, T5); rotary: Su et al. (2021).
@@ -18,12 +18,12 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen.errors import require
-from jaxgen.moe.layer import Load, MoE, Route
+from jaxgen.moe.layer import MoE, MoEContext, RouterStats
 from jaxgen.numerics import Number, finite_padding, is_zero, wide
 
 
 @dataclasses.dataclass(frozen=True)
-class Spec:
+class TransformerConfig:
     """The shape of a stack of blocks. Defaults are GPT-2's.
 
     Attributes:
@@ -149,7 +149,7 @@ class Cache:
     cross: list[tuple[Array, Array]] | None = None
 
 
-def make_cache(spec: Spec, batch: int, size: int) -> Cache:
+def make_cache(spec: TransformerConfig, batch: int, size: int) -> Cache:
     """An empty cache of `size` slots."""
     shape = (batch, spec.heads, size, spec.head_dim)
     dtype = jnp.dtype(spec.dtype)
@@ -257,7 +257,7 @@ def relative_bucket(
     return start + jnp.where(distance < exact, distance, jnp.minimum(far, buckets - 1))
 
 
-def make_norm(spec: Spec, rngs: nnx.Rngs) -> nnx.LayerNorm | nnx.RMSNorm:
+def make_norm(spec: TransformerConfig, rngs: nnx.Rngs) -> nnx.LayerNorm | nnx.RMSNorm:
     """The norm of a spec. RMSNorm has a scale only."""
     dtype = jnp.dtype(spec.dtype)
     if spec.norm == "rms":
@@ -268,7 +268,13 @@ def make_norm(spec: Spec, rngs: nnx.Rngs) -> nnx.LayerNorm | nnx.RMSNorm:
 
 
 def make_linear(
-    spec: Spec, n_in: int, n_out: int, bias: bool, rngs: nnx.Rngs, *, std: float | None = None
+    spec: TransformerConfig,
+    n_in: int,
+    n_out: int,
+    bias: bool,
+    rngs: nnx.Rngs,
+    *,
+    std: float | None = None,
 ) -> nnx.Linear:
     """Normal initialisation with the spec's (or the given) standard deviation."""
     init = nnx.initializers.normal(spec.init_std if std is None else std)
@@ -277,7 +283,7 @@ def make_linear(
     )
 
 
-def residual_std(spec: Spec) -> float:
+def residual_std(spec: TransformerConfig) -> float:
     """Of layers that add to the residual stream, whose variance then does not grow with depth."""
     return spec.init_std / math.sqrt(2 * spec.depth)
 
@@ -285,7 +291,7 @@ def residual_std(spec: Spec) -> float:
 class Attention(nnx.Module):
     """Multi-head attention; with `cross`, keys and values come from an encoder."""
 
-    def __init__(self, spec: Spec, *, cross: bool = False, rngs: nnx.Rngs):
+    def __init__(self, spec: TransformerConfig, *, cross: bool = False, rngs: nnx.Rngs):
         self.spec, self.fused = spec, spec.fused_qkv and not cross
         inner = spec.heads * spec.head_dim
         make = functools.partial(make_linear, spec, spec.width, rngs=rngs)
@@ -339,7 +345,7 @@ class Attention(nnx.Module):
 class FeedForward(nnx.Module):
     """down(act(up(x))), or down(act(gate(x)) * up(x))."""
 
-    def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
+    def __init__(self, spec: TransformerConfig, *, rngs: nnx.Rngs):
         self.spec = spec
         make = functools.partial(make_linear, spec, spec.width, spec.mlp_width, spec.mlp_bias, rngs)
         self.up = make()
@@ -391,7 +397,7 @@ KV = tuple[Array, Array]
 class Block(nnx.Module):
     """Self-attention, optional cross attention, feed-forward, each with norm and residual."""
 
-    def __init__(self, spec: Spec, *, mixture: bool = False, rngs: nnx.Rngs):
+    def __init__(self, spec: TransformerConfig, *, mixture: bool = False, rngs: nnx.Rngs):
         self.spec = spec
         self.norm1 = make_norm(spec, rngs)
         self.attention = Attention(spec, rngs=rngs)
@@ -406,7 +412,7 @@ class Block(nnx.Module):
         h: Float[Array, "B T D"],
         scope: Scope,
         *,
-        route: Route | None = None,
+        route: MoEContext | None = None,
         placement: Int[Array, " slots"] | None = None,
         window: int | Array = 0,
         query_scale: float | Array = 1.0,
@@ -414,7 +420,7 @@ class Block(nnx.Module):
         cached: KV | None = None,
         cross_kv: KV | None = None,
         key: Key[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "B T D"], KV, Load | None]:
+    ) -> tuple[Float[Array, "B T D"], KV, RouterStats | None]:
         """The block's output, the keys and values that a cache keeps, and the load of its experts."""
         spec = self.spec
         keys = split_key(key, 6)
@@ -460,7 +466,7 @@ class Block(nnx.Module):
             rows = x.reshape(-1, x.shape[-1])
             real = None if scope.real is None else scope.real.reshape(-1)
             out, load = self.moe(
-                rows, route or Route(), placement=placement, real=real, key=keys[4]
+                rows, route or MoEContext(), placement=placement, real=real, key=keys[4]
             )
             out = out.reshape(x.shape)
         h = h + dropout(out, spec.dropout, keys[5])
@@ -470,7 +476,7 @@ class Block(nnx.Module):
 class Transformer(nnx.Module):
     """Blocks, T5's position bias where the spec has one, and the final norm of pre-norm stacks."""
 
-    def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
+    def __init__(self, spec: TransformerConfig, *, rngs: nnx.Rngs):
         self.spec = spec
         every = spec.expert_every if spec.experts else 0
         self.blocks = nnx.List(
@@ -496,9 +502,9 @@ class Transformer(nnx.Module):
         memory_mask: Bool[Array, "B M"] | None = None,
         prefix: Float[Array, "B L P D"] | None = None,
         cache: Cache | None = None,
-        route: Route | None = None,
+        route: MoEContext | None = None,
         key: Key[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "B T D"], Cache | None, Load | None]:
+    ) -> tuple[Float[Array, "B T D"], Cache | None, RouterStats | None]:
         """Args:
           h: embedded tokens.
           mask: which of them are real; None for all. Others may hold anything: what is not finite there,
@@ -568,7 +574,7 @@ class Transformer(nnx.Module):
             real=mask,
             prefix=None if always is None else always[:, None, None, :],
         )
-        loads: Load | None = None
+        loads: RouterStats | None = None
         if spec.scan and cache is None:
             h, loads = self._scan(h, scope, prefix, route, key)
         else:
@@ -618,9 +624,9 @@ class Transformer(nnx.Module):
         h: Array,
         scope: Scope,
         prefix: Array | None,
-        route: Route | None,
+        route: MoEContext | None,
         key: Key[Array, ""] | None,
-    ) -> tuple[Array, Load | None]:
+    ) -> tuple[Array, RouterStats | None]:
         """All blocks by one traced body, over their stacked parameters.
 
         A body is one block, or as many as there are from one mixture of experts to the next.
@@ -639,7 +645,7 @@ class Transformer(nnx.Module):
         by_layer = None if prefix is None else by_turn(jnp.moveaxis(prefix, 1, 0))
         keys = None if key is None else by_turn(jax.random.split(key, spec.depth))
 
-        def body(h: Array, turn: tuple[Any, ...]) -> tuple[Array, Load | None]:
+        def body(h: Array, turn: tuple[Any, ...]) -> tuple[Array, RouterStats | None]:
             blocks, window, scale, slots, k, placement = turn
             load = None
             for i, block in enumerate(blocks):
@@ -661,12 +667,12 @@ class Transformer(nnx.Module):
         return jax.lax.scan(body, h, turns_of)
 
 
-def query_scales(spec: Spec) -> tuple[float, ...]:
+def query_scales(spec: TransformerConfig) -> tuple[float, ...]:
     """Of each layer, what its queries are multiplied by."""
     return tuple(1.0 / (i + 1) if spec.scale_by_layer else 1.0 for i in range(spec.depth))
 
 
-def make_moe(spec: Spec, rngs: nnx.Rngs) -> MoE:
+def make_moe(spec: TransformerConfig, rngs: nnx.Rngs) -> MoE:
     """The mixture of experts of a spec's blocks."""
     return MoE(
         spec.experts,
@@ -681,7 +687,9 @@ def make_moe(spec: Spec, rngs: nnx.Rngs) -> MoE:
     )
 
 
-def placements_of(spec: Spec, route: Route | None) -> Int[Array, "L slots"] | None:
+def placements_of(
+    spec: TransformerConfig, route: MoEContext | None
+) -> Int[Array, "L slots"] | None:
     """The rows of a route's placement, one a mixture.
 
     Raises:
@@ -696,6 +704,6 @@ def placements_of(spec: Spec, route: Route | None) -> Int[Array, "L slots"] | No
 
 def block_call(
     block: Block, h: Array, scope: Scope, **kwargs: object
-) -> tuple[Array, KV, Load | None]:
+) -> tuple[Array, KV, RouterStats | None]:
     """A block as a function of its parameters, as `jax.checkpoint` needs it."""
     return block(h, scope, **kwargs)  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """Vision transformer (Dosovitskiy et al., 2021): patches as tokens, and the mean of all as the picture.
 
-With experts in its `transformer.Spec` it is V-MoE (Riquelme et al., 2021).
+With experts in its `transformer.TransformerConfig` it is V-MoE (Riquelme et al., 2021).
 """
 
 import dataclasses
@@ -10,12 +10,12 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from jaxgen.errors import require
-from jaxgen.moe.layer import Load, Route
-from jaxgen.nn.transformer import Spec, Transformer
+from jaxgen.moe.layer import MoEContext, RouterStats
+from jaxgen.nn.transformer import Transformer, TransformerConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class ViTSpec:
+class ViTConfig:
     """`size` and `patch` are sides in pixels; the stack is not causal.
 
     Raises:
@@ -26,7 +26,7 @@ class ViTSpec:
     patch: int
     channels: int
     classes: int
-    stack: Spec
+    stack: TransformerConfig
 
     def __post_init__(self) -> None:
         if self.size % self.patch:
@@ -45,7 +45,7 @@ def patches(x: Float[Array, "B H W C"], side: int) -> Float[Array, "B N P"]:
 class ViT(nnx.Module):
     """Pictures to logits of classes."""
 
-    def __init__(self, spec: ViTSpec, *, rngs: nnx.Rngs):
+    def __init__(self, spec: ViTConfig, *, rngs: nnx.Rngs):
         self.spec = spec
         width, count = spec.stack.width, (spec.size // spec.patch) ** 2
         self.embed = nnx.Linear(spec.patch**2 * spec.channels, width, rngs=rngs)
@@ -58,9 +58,9 @@ class ViT(nnx.Module):
         self,
         x: Float[Array, "B H W C"],
         *,
-        route: Route | None = None,
+        route: MoEContext | None = None,
         key: Key[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "B K"], Load | None]:
+    ) -> tuple[Float[Array, "B K"], RouterStats | None]:
         """Logits, float32, and the loads of experts; see `Transformer`.
 
         Raises:

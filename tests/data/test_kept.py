@@ -1,4 +1,5 @@
-from jaxgen.data import kept, parallel, text
+from jaxgen.data import kept, text
+from jaxgen.data import translation as translation_data
 
 
 def test_tokens_that_are_cut_off():
@@ -34,7 +35,7 @@ def test_loaders_count_what_they_leave_out(tmp_path):
     (tmp_path / "b").write_text("1\n2\n\n4\n")
     (tmp_path / "c").write_text("1\n\n\n4\n")
     with kept.tally() as counts:
-        parallel.read_pairs(tmp_path / "b", tmp_path / "c")
+        translation_data.read_pairs(tmp_path / "b", tmp_path / "c")
     assert counts == {"pairs with a blank side": 2}
-    parallel.read_pairs(tmp_path / "b", tmp_path / "c")  # nobody counts
+    translation_data.read_pairs(tmp_path / "b", tmp_path / "c")  # nobody counts
     assert counts.total() == 2

@@ -40,8 +40,8 @@ def test_a_negative_limit_is_refused():
 
 
 def test_no_rows_and_one_row():
-    assert [len(v) for v in splits.by_hash([], valid_fraction=0.1, test_fraction=0.2).values()] == [
-        0
-    ] * 3
-    one = splits.by_hash([b"x"], valid_fraction=0.1, test_fraction=0.2)
+    assert [
+        len(v) for v in splits.split_by_hash([], valid_fraction=0.1, test_fraction=0.2).values()
+    ] == [0] * 3
+    one = splits.split_by_hash([b"x"], valid_fraction=0.1, test_fraction=0.2)
     assert sorted(map(len, one.values())) == [0, 0, 1]

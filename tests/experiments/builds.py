@@ -44,7 +44,7 @@ STUDIES = {
     "configs/latentops/yelp_paper.py": latentops,
     "configs/eisl/invented.py": eisl,
     "configs/eisl/multi30k.py": eisl,
-    "configs/eisl/multi30k_parallel.py": eisl,
+    "configs/eisl/multi30k_non_autoregressive.py": eisl,
     "configs/eisl/vocab256k.py": eisl,
     "configs/eisl/transfer.py": style_transfer,
     "configs/eisl/transfer_yelp.py": style_transfer,

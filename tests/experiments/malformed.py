@@ -180,7 +180,7 @@ def together():
         ("eisl", invented, "data.tokenizer=configs"),
         ("eisl", invented, "model.heads=5"),
         ("eisl", invented, "data.source=files", "data.train=('a',)"),
-        ("eisl", invented, "model.parallel=True"),
+        ("eisl", invented, "model.non_autoregressive=True"),
         ("eisl", invented, "eisl.ngram_factor=0.0"),
         ("style_transfer", transfer, "transfer.ngrams=(3,25)"),
         ("style_transfer", transfer, "model.decoder_heads=3"),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from configs.eisl import invented, multi30k, multi30k_parallel, vocab256k
+from configs.eisl import invented, multi30k, multi30k_non_autoregressive, vocab256k
 from experiments import eisl, translation
 from jaxgen import mesh as mesh_lib
 from jaxgen.errors import ConfigError
@@ -41,7 +41,7 @@ TINY = {
 
 
 def test_shipped_configs_are_valid():
-    for module in (invented, multi30k, multi30k_parallel, vocab256k):
+    for module in (invented, multi30k, multi30k_non_autoregressive, vocab256k):
         eisl.validate(module.get_config())
 
 
@@ -100,7 +100,7 @@ def test_one_clean_start_for_all_cells_is_trained_and_tested_once(
 @pytest.mark.slow
 def test_a_parallel_decoder_runs_and_is_tested_again_from_its_checkpoint(tmp_path, one_device):
     config = invented.get_config()
-    changes = {"model.parallel": True, "losses": ("eisl",), "noise.levels": (0.0,)}
+    changes = {"model.non_autoregressive": True, "losses": ("eisl",), "noise.levels": (0.0,)}
     config.update_from_flattened_dict(TINY | changes)
     eisl.validate(config)
     eisl.train(config, tmp_path)
@@ -171,19 +171,19 @@ def test_the_fused_loss_is_the_same_loss():
     ids = jnp.asarray(rng.integers(3, 96, (8, 16)))
     source, target = ids, ids.at[:, 9:].set(jnp.asarray([2] + [0] * 6))
     model = translation.build(config, 96, nnx.Rngs(0))
-    rule = translation.rule(config, corpus, "eisl")
+    rule = translation.make_loss(config, corpus, "eisl")
     want = jax.jit(rule)(model, source, target, jax.random.key(0))
     # By hand: logits on the model's own greedy output.
     own = jax.jit(lambda m, x: translation.translate(m, corpus, x))(model, source)
-    logits, _ = translation.forced_logits(model, corpus, source, own, None)
-    masks = [sequence.until_end(y, corpus.end) for y in (own, target)]
+    logits, _ = translation.teacher_forced_logits(model, corpus, source, own, None)
+    masks = [sequence.eos_mask(y, corpus.end) for y in (own, target)]
     each = losses.eisl_loss(
         logits, target, ngrams=(1, 2, 3), logits_mask=masks[0], targets_mask=masks[1]
     )
     assert float(want) == pytest.approx(float(each.mean()), rel=1e-5)
     config.eisl.fused_bytes = 2**12
     for mesh in (None, mesh_lib.make_mesh({"data": 2, "model": 4})):
-        rule = translation.rule(config, corpus, "eisl", mesh)
+        rule = translation.make_loss(config, corpus, "eisl", mesh)
         got = jax.jit(rule)(model, source, target, jax.random.key(0))
         assert float(got) == pytest.approx(float(want), rel=1e-5)
 
@@ -220,7 +220,7 @@ def test_the_sharded_loss_compiles_for_a_tpu_slice():
         ("losses", ("bleu",), "losses"),
         ("eisl.ngrams", (), "eisl.ngrams"),
         ("finetune.steps", 0, "finetune.steps is 0"),
-        ("model.parallel", True, "losses"),
+        ("model.non_autoregressive", True, "losses"),
     ],
 )
 def test_bad_fields(field, value, message):

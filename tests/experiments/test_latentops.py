@@ -27,7 +27,7 @@ TINY = {
     "model.decoder_depth": 1,
     "model.decoder_heads": 2,
     "model.latent_dim": 8,
-    "vae.delete_rate": 0.1,
+    "vae.token_deletion_rate": 0.1,
     "prior.gan_steps": 5,
     "operators.steps": 6,
     "operators.width": 8,
@@ -70,7 +70,7 @@ def test_a_run_judges_every_method_and_edits_sentences(tmp_path, capsys, monkeyp
         assert 0.0 <= row["accuracy"] <= 1.0
         assert row["failed"] == 0.0
         assert ("bleu" in row) == (row["task"] == "edit")
-        assert row["knob"] in latent_methods.GRIDS[row["task"]][row["system"]]
+        assert row["guidance_strength"] in latent_methods.GRIDS[row["task"]][row["system"]]
     floors = json.loads((tmp_path / "results.json").read_text())["floors"]
     assert [(r["task"], r["system"]) for r in floors] == [
         ("edit", "majority class"),
@@ -157,7 +157,7 @@ def test_attributes_of_the_grammar_and_of_files():
     labels = attributes.label(files, Part(texts, {}, v, np.array([0, 1, 1])))
     assert labels["sentiment"].tolist() == [0, 1, 1]
     assert labels["tense"].tolist() == [0, 1, -1]
-    a, b = attributes.halves(101)
+    a, b = attributes.disjoint_halves(101)
     assert sorted([*a, *b]) == list(range(101))
     words = attributes.frequent_words(["soup bread", "soup", "x"] * 2 + ["nothing here"] * 300, 3)
     assert words == ("soup", "bread")

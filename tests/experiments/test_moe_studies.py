@@ -17,7 +17,7 @@ from configs.moe import dts, dts_shakespeare, dts_yelp, flexmoe, flexmoe_images,
 from experiments import dts_gate, moe_language
 from experiments import flexmoe as flexmoe_study
 from jaxgen.errors import ConfigError
-from jaxgen.moe.layer import Route
+from jaxgen.moe.layer import MoEContext
 from jaxgen.train.loop import Preempted
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -117,8 +117,8 @@ def test_dts_with_its_shared_expert_begins_at_the_dense_model():
     model = dts_gate.from_dense(config, dense, 0, fresh)
     tokens = jax.random.randint(jax.random.key(2), (2, 17), 0, 50)
     segment = dts_gate.segments(config)[0]
-    route = Route(dts_gate.make_gate(config, "dts", None, jnp.int32(0), segment))
-    want, _ = moe_language.nll(dense, tokens, Route(), None)
+    route = MoEContext(dts_gate.make_gate(config, "dts", None, jnp.int32(0), segment))
+    want, _ = moe_language.nll(dense, tokens, MoEContext(), None)
     got, loads = moe_language.nll(model, tokens, route, jax.random.key(3))
     assert float(got) == pytest.approx(float(want), rel=1e-5)
     assert (loads.counts == 32).all()

@@ -28,7 +28,7 @@ from experiments import (
 )
 from experiments.sequence_data import Part, Vocabulary
 from jaxgen.data.images import Images
-from jaxgen.data.parallel import Pairs
+from jaxgen.data.translation import Pairs
 from jaxgen.latent_ode import sample as ode
 from tests.pages import CASES, Page
 
@@ -118,7 +118,7 @@ def edits(folder):
     cell = {"space": NAME, "task": "edit", "attributes": "sentiment", "seed": 0}
     rows = [
         {"system": "copy of the input", "floor": True, "bleu": 100.0, **cell},
-        {"system": NAME, "knob": 1.0, "bleu": 2.0, **cell},
+        {"system": NAME, "guidance_strength": 1.0, "bleu": 2.0, **cell},
     ]
     study = SimpleNamespace(config=config, workdir=folder, data={"train": part(), "test": part()})
     shown = {NAME: {"tables": tables, "space": space, "operators": operators}}

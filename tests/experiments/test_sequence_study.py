@@ -243,7 +243,7 @@ def test_padding_weighs_less_where_asked():
     [
         ("data.kind", "video", "data.kind is 'video', allowed: one of images, text, proteins"),
         ("model.decoder", "gru", "one of gpt2, parallel"),
-        ("model.hide_rate", 1.0, "model.hide_rate is 1.0"),
+        ("model.word_dropout", 1.0, "model.word_dropout is 1.0"),
         ("data.max_tokens", 1, "data.max_tokens is 1"),
         ("judge.steps", 0, "judge.steps is 0"),
         ("ascent.rate", 0.0, "ascent.rate is 0"),
@@ -292,7 +292,7 @@ def test_eisl_takes_the_place_of_cross_entropy_by_one_field(decoder):
     x, z = {"source": ids, "target": ids}, jax.random.normal(jax.random.key(0), (2, 8))
 
     def logp(**changes):
-        config = tiny(grammar, **{"model.decoder": decoder, "model.hide_rate": 0.0, **changes})
+        config = tiny(grammar, **{"model.decoder": decoder, "model.word_dropout": 0.0, **changes})
         domain = sequence_study.make_domain(config, v)
         model = domain.build(False, nnx.Rngs(0))
         return domain.logprob(model, jax.random.key(1))(x, z)

@@ -31,7 +31,7 @@ TINY = {
     "evaluate.count": 20,
     "data.limit": 300,
 }
-V = Vocabulary(size=9, source_size=9, length=5, begin=1, end=2, hide=3, source_pad=0)
+V = Vocabulary(size=9, source_size=9, length=5, begin=1, end=2, unknown=3, source_pad=0)
 
 
 def tiny(**changes):
@@ -70,7 +70,7 @@ def test_a_run_judges_both_content_losses_and_again_from_checkpoints(tmp_path, o
 
 def test_the_style_is_told_by_the_first_token():
     x = jnp.asarray([[4, 5, 2, 0, 0], [6, 2, 0, 0, 0]])
-    told = style_transfer.told(x, jnp.asarray([0, 1]), V)
+    told = style_transfer.prepend_style_token(x, jnp.asarray([0, 1]), V)
     assert told.tolist() == [[9, 4, 5, 2, 0, 0], [10, 6, 2, 0, 0, 0]]
     model = style_transfer.build(tiny(), V, nnx.Rngs(0))
     zero, one = (
@@ -105,7 +105,7 @@ def test_the_loss_is_its_three_terms():
         ("losses", ("pg",), "losses is .*, allowed: some of ce, eisl, each once"),
         ("losses", ("ce", "ce"), "losses is"),
         ("losses", (), "losses is"),
-        ("classifier.hide_rate", 1.0, "classifier.hide_rate is 1"),
+        ("classifier.word_dropout", 1.0, "classifier.word_dropout is 1"),
         ("transfer.content_weights", (), "transfer.content_weights"),
         ("transfer.temperature", 0.0, "transfer.temperature is 0"),
         ("operators.attributes", ("tense",), "operators.attributes"),

@@ -6,7 +6,7 @@ import pytest
 from scipy.linalg import expm
 
 from jaxgen.diffusion import schedule
-from jaxgen.latent_ode import energy, prior, sample
+from jaxgen.latent_ode import energy, priors, sample
 
 SDE = schedule.VPSDE()
 A = jnp.asarray([[0.6, 0.2, -0.1], [0.0, 0.5, 0.3]])
@@ -131,7 +131,7 @@ def test_a_diffusion_trained_on_a_gaussian_is_that_prior():
 
     e = classifier_energy()
     reduced, _ = sample.sample(e, z, rtol=1e-5, atol=1e-5)
-    score = prior.diffusion_score(denoise, chain, SDE)
+    score = priors.diffusion_score(denoise, chain, SDE)
     full, _ = sample.sample(e, z, prior_score=score, rtol=1e-5, atol=1e-5)
     assert np.allclose(reduced, full, atol=2e-3)
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgen.losses import eisl
-from jaxgen.losses.pairs import pair_logprobs
+from jaxgen.losses.pair_logprobs import pair_logprobs
 
 
 def log_softmax(x):

@@ -61,7 +61,7 @@ def test_expert_choice_fills_every_expert():
 
 def test_hash_is_fixed_and_spreads():
     ids = jnp.arange(8000)
-    a, b = gates.by_hash(ids, E), gates.by_hash(ids[::-1], E)
+    a, b = gates.hash_gate(ids, E), gates.hash_gate(ids[::-1], E)
     assert np.array_equal(a.expert_ids, b.expert_ids[::-1])
     assert np.abs(np.asarray(a.counts(E)) - 1000).max() < 100
 

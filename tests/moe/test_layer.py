@@ -50,7 +50,7 @@ def test_both_dispatches_equal_the_sum_written_out(name):
     x = tokens()
 
     def loss(model, x):
-        y, load = model(x, layer.Route(lambda logits, _: GATES[name](logits)))
+        y, load = model(x, layer.MoEContext(lambda logits, _: GATES[name](logits)))
         return (y**2).sum() + load.balance, (y, load)
 
     run = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
@@ -68,7 +68,7 @@ def test_both_dispatches_equal_the_sum_written_out(name):
 
 def test_threshold_zero_is_the_dense_mixture():
     x, model = tokens(), make()
-    route = layer.Route(lambda logits, _: gates.dts(logits, temperature=1.3, threshold=0.0))
+    route = layer.MoEContext(lambda logits, _: gates.dts(logits, temperature=1.3, threshold=0.0))
 
     def dense(model, x):
         w = jax.nn.softmax(model.router(x) / 1.3, -1)
@@ -116,12 +116,12 @@ def test_capacity_of():
 
 def test_under_jit_and_vmap_and_without_tokens_times_experts_times_capacity():
     model, x = make(1.0), jnp.stack([tokens(0), tokens(1)])
-    run = lambda x: model(x, layer.Route())[0]  # noqa: E731
+    run = lambda x: model(x, layer.MoEContext())[0]  # noqa: E731
     both = jax.jit(jax.vmap(run))(x)
     assert np.allclose(both[1], run(x[1]), atol=1e-5)
     largest = max(
         v.aval.size
-        for eqn in jax.make_jaxpr(lambda x: make(1.0)(x, layer.Route())[0])(tokens(n=96)).eqns
+        for eqn in jax.make_jaxpr(lambda x: make(1.0)(x, layer.MoEContext())[0])(tokens(n=96)).eqns
         for v in eqn.outvars
     )
     assert largest < 96 * E * 24
@@ -130,8 +130,8 @@ def test_under_jit_and_vmap_and_without_tokens_times_experts_times_capacity():
 def test_padding_is_not_routed():
     x, model = tokens(), make()
     real = jnp.arange(N) < N - 5
-    y, load = model(x, layer.Route(), real=real)
-    assert np.allclose(y[:-5], model(x, layer.Route())[0][:-5], atol=1e-6)
+    y, load = model(x, layer.MoEContext(), real=real)
+    assert np.allclose(y[:-5], model(x, layer.MoEContext())[0][:-5], atol=1e-6)
     assert not y[-5:].any()
     assert int(load.counts.sum()) == N - 5
 
@@ -168,12 +168,12 @@ def monkeypatch_module():
 @pytest.mark.parametrize("scan", [False, True])
 def test_blocks_of_any_transformer(scan):
     """Each second block has experts; one expert of each token is the dense block."""
-    spec = transformer.Spec(
+    spec = transformer.TransformerConfig(
         8, 4, 2, 4, F, experts=3, expert_every=2, scan=scan, mlp_bias=False, init_std=0.3
     )
     model = transformer.Transformer(spec, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(1), (2, 5, 8))
-    route = layer.Route(lambda logits, _: gates.top_k(logits, 2, normalise=True))
+    route = layer.MoEContext(lambda logits, _: gates.top_k(logits, 2, normalise=True))
     _, _, loads = model(x, route=route)
     assert loads.counts.shape == (2, 3)
     assert (loads.counts.sum(1) == 2 * 5 * 2).all()
@@ -202,7 +202,9 @@ def test_blocks_of_any_transformer(scan):
 )
 def test_specs_that_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        transformer.Transformer(transformer.Spec(8, 4, 2, 4, F, **options), rngs=nnx.Rngs(0))
+        transformer.Transformer(
+            transformer.TransformerConfig(8, 4, 2, 4, F, **options), rngs=nnx.Rngs(0)
+        )
 
 
 @pytest.mark.parametrize("factor", [0.0, float(E)])
@@ -212,7 +214,9 @@ def test_padding_may_hold_anything(factor, fill):
     x, real = tokens(), jnp.arange(N) < N - 5
 
     def loss(model, x):
-        route = layer.Route(lambda logits, _: gates.dts(logits, temperature=0.5, threshold=0.1))
+        route = layer.MoEContext(
+            lambda logits, _: gates.dts(logits, temperature=0.5, threshold=0.1)
+        )
         y, load = model(x, route, real=real)
         return (y**2).sum() + load.balance + load.z, y
 
@@ -230,7 +234,7 @@ def test_padding_may_hold_anything(factor, fill):
 @pytest.mark.parametrize("factor", [0.0, 1.0])
 def test_no_tokens_cost_nothing(factor):
     def loss(model, x):
-        y, load = model(x, layer.Route(lambda logits, _: gates.top_k(logits, 2)))
+        y, load = model(x, layer.MoEContext(lambda logits, _: gates.top_k(logits, 2)))
         return y.sum() + load.balance + load.z, (y, load)
 
     run = jax.value_and_grad(loss, has_aux=True)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgen.errors import ConfigError
-from jaxgen.moe import placement, policies, simulator, traffic
-from jaxgen.moe.simulator import Device, Shape, Timeline, Work
+from jaxgen.moe.placement import planner, policies, simulator, traffic
+from jaxgen.moe.placement.simulator import Device, Shape, Timeline, Work
 
 DEVICE = Device(flops=1e12, bandwidth=1e9, latency=1e-5, utilisation=0.5)
 SHAPE = Shape(width=64, hidden=128, tokens=1000, dense=1e5)
@@ -17,7 +17,7 @@ SHAPE = Shape(width=64, hidden=128, tokens=1000, dense=1e5)
 
 def test_one_device_is_pure_compute():
     counts = np.array([[300, 700], [500, 500]])
-    slots = placement.initial(2, 1, 2)
+    slots = planner.initial(2, 1, 2)
     works = [simulator.of_placement(slots, row, SHAPE) for row in counts]
     flops = 2 * 1000 * (3 * 1e5 + 6 * SHAPE.weights)
     assert simulator.step_seconds(works, SHAPE, DEVICE) == pytest.approx(flops / 5e11)
@@ -27,7 +27,7 @@ def test_one_device_is_pure_compute():
 def test_even_load_is_compute_and_four_exchanges():
     """Four devices, one expert each, equal loads: nothing overlaps, so times add up."""
     counts = np.full(4, 1000)
-    work = simulator.of_placement(placement.initial(4, 4, 1), counts, SHAPE)
+    work = simulator.of_placement(planner.initial(4, 4, 1), counts, SHAPE)
     assert np.allclose(work.moved, 750)
     assert not work.sync.any()
     compute = 1000 * (3 * 1e5 + 6 * SHAPE.weights) / 5e11
@@ -68,12 +68,12 @@ def test_timeline_serves_in_the_order_of_readiness():
 @given(seed=st.integers(0, 999), devices=st.sampled_from([2, 4, 8]))
 def test_no_policy_beats_the_ideal_or_loses_tokens(seed, devices):
     counts = traffic.zipf(4, 2, 16, 4000, exponent=1.2, seed=seed)
-    rules = policies.Rules(SHAPE.costs(DEVICE), placement.Policy(1.0, 1000), every=2)
+    rules = policies.Rules(SHAPE.costs(DEVICE), planner.Policy(1.0, 1000), every=2)
     for name in policies.POLICIES:
         steps, places = policies.replay(name, counts, devices, 16, SHAPE, DEVICE, rules)
         for works, slots, row in zip(steps, places, counts, strict=True):
             for one, where, tokens in zip(works, slots, row, strict=True):
-                placement.check(where, 16)
+                planner.check(where, 16)
                 if name != "capacity":
                     assert one.tokens.sum() == pytest.approx(tokens.sum())
                     assert one.lost == 0
@@ -84,18 +84,18 @@ def test_no_policy_beats_the_ideal_or_loses_tokens(seed, devices):
 
 def test_capacity_computes_its_buffers_and_drops_the_rest():
     counts = np.array([700, 100, 100, 100])
-    slots = placement.initial(4, 2, 2)
+    slots = planner.initial(4, 2, 2)
     work = simulator.of_capacity(slots, counts, SHAPE, 1.2)
     assert np.allclose(work.tokens, 600)
     assert work.lost == 400
 
 
 def test_shadows_pay_only_where_they_help():
-    even = simulator.of_shadows(placement.initial(4, 4, 1), np.full(4, 1000), SHAPE, DEVICE)
+    even = simulator.of_shadows(planner.initial(4, 4, 1), np.full(4, 1000), SHAPE, DEVICE)
     assert not even.fetched.any()
     fast = dataclasses.replace(DEVICE, bandwidth=1e12)
     skew = simulator.of_shadows(
-        placement.initial(4, 4, 1), np.array([9000, 500, 300, 200]), SHAPE, fast
+        planner.initial(4, 4, 1), np.array([9000, 500, 300, 200]), SHAPE, fast
     )
     assert skew.fetched[0] >= SHAPE.weights * 2
     assert skew.tokens.sum() == pytest.approx(10_000)
@@ -105,9 +105,9 @@ def test_shadows_pay_only_where_they_help():
 def test_flexmoe_follows_a_load_that_stays():
     counts = traffic.zipf(12, 1, 16, 100_000, exponent=1.0, seed=3)
     cheap = dataclasses.replace(SHAPE.costs(DEVICE), state_bytes=1.0, expert_bytes=1.0)
-    rules = policies.Rules(cheap, placement.Policy(1.02, 100))
+    rules = policies.Rules(cheap, planner.Policy(1.02, 100))
     _, places = policies.replay("flexmoe", counts, 8, 4, SHAPE, DEVICE, rules)
-    from jaxgen.moe import cost
+    from jaxgen.moe.placement import cost
 
     assert cost.balance_ratio(places[0][0], counts[0, 0]) > 1.2
     assert cost.balance_ratio(places[-1][0], counts[-1, 0]) < 1.05

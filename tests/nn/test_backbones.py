@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from jaxgen.nn import conv, mlp, unet, vae
+from jaxgen.losses import vae
+from jaxgen.nn import conv, mlp, unet
 from jaxgen.train.state import parameter_count
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxgen.nn import bert, gpt2, nat, sequence, t5, textcnn, transformer, vae, vit
+from jaxgen.losses import vae
+from jaxgen.nn import bert, gpt2, nat, sequence, t5, textcnn, transformer, vit
 from jaxgen.text import decoding
 
 V, POSITIONS = 11, 8
@@ -182,7 +183,7 @@ def test_pictures_and_texts_of_another_size_are_refused():
     stack = dataclasses.replace(
         gpt2.spec(V, width=8, depth=1, heads=1, max_positions=4).stack, causal=False
     )
-    net = vit.ViT(vit.ViTSpec(4, 2, 1, 3, stack), rngs=nnx.Rngs(0))
+    net = vit.ViT(vit.ViTConfig(4, 2, 1, 3, stack), rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="a picture's shape is"):
         net(jnp.zeros((1, 2, 2, 1)))
     spec = bert.spec(V, width=8, depth=1, heads=1, max_positions=9)

@@ -13,7 +13,7 @@ V, PAD = 11, 0
 
 def make(max_length=6):
     spec = t5.spec(V, width=16, depth=1, heads=2)
-    return nat.ParallelT5(spec, max_length=max_length, rngs=nnx.Rngs(0))
+    return nat.NonAutoregressiveT5(spec, max_length=max_length, rngs=nnx.Rngs(0))
 
 
 def test_uniform_copy_by_hand():

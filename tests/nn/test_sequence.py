@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxgen.nn import bert, gpt2, sequence, vae
-from jaxgen.nn.transformer import Spec
+from jaxgen.losses import vae
+from jaxgen.nn import bert, gpt2, sequence
+from jaxgen.nn.transformer import TransformerConfig
 from jaxgen.text import decoding
 
 V, T, D = 11, 7, 5
@@ -35,10 +36,12 @@ def test_an_encoder_with_places_sees_the_order():
     x = tokens()
     swapped = x[:, jnp.asarray([1, 0, 2, 3, 4, 5, 6])]
     shifts = {}
-    for places in (0, T):
-        encoder = sequence.SequenceEncoder(spec, D, pad=0, places=places, rngs=nnx.Rngs(0))
+    for per_position in (0, T):
+        encoder = sequence.SequenceEncoder(
+            spec, D, pad=0, per_position=per_position, rngs=nnx.Rngs(0)
+        )
         z = encoder(x)
-        shifts[places] = float(jnp.abs(encoder(swapped) - z).mean() / jnp.abs(z).mean())
+        shifts[per_position] = float(jnp.abs(encoder(swapped) - z).mean() / jnp.abs(z).mean())
         cut = x.at[:, 5:].set(0)
         assert np.isfinite(encoder(cut)).all()
     assert shifts[T] > 3 * shifts[0] > 0
@@ -47,7 +50,7 @@ def test_an_encoder_with_places_sees_the_order():
 def test_positions_until_the_end():
     x = jnp.asarray([[5, 3, 3, 0], [3, 5, 5, 5], [5, 5, 5, 5]])
     want = [[True, True, False, False], [True, False, False, False], [True] * 4]
-    assert sequence.until_end(x, 3).tolist() == want
+    assert sequence.eos_mask(x, 3).tolist() == want
 
 
 def test_deleted_tokens_close_up_and_are_as_many_as_asked():
@@ -86,14 +89,16 @@ def test_decoding_agrees_with_teacher_forcing(decoder):
 def test_hidden_tokens_do_not_reach_the_decoder(decoder):
     x, z = tokens(), jax.random.normal(jax.random.key(3), (4, D))
     key = jax.random.key(4)
-    all_hidden = decoder(x, z, begin=2, hide=1, hide_rate=1.0, key=key)
-    other = decoder(tokens(seed=9), z, begin=2, hide=1, hide_rate=1.0, key=key)
+    all_hidden = decoder(x, z, begin=2, unknown=1, word_dropout=1.0, key=key)
+    other = decoder(tokens(seed=9), z, begin=2, unknown=1, word_dropout=1.0, key=key)
     assert np.array_equal(all_hidden, other)
-    assert np.array_equal(decoder(x, z, begin=2, hide=1, hide_rate=0.9), decoder(x, z, begin=2))
+    assert np.array_equal(
+        decoder(x, z, begin=2, unknown=1, word_dropout=0.9), decoder(x, z, begin=2)
+    )
 
 
 def test_parallel_decoder_has_a_place_for_every_position():
-    stack = Spec(width=16, depth=1, heads=2, head_dim=8, mlp_width=32, causal=False)
+    stack = TransformerConfig(width=16, depth=1, heads=2, head_dim=8, mlp_width=32, causal=False)
     decoder = sequence.ParallelDecoder(stack, V, T, D, rngs=nnx.Rngs(0))
     z = jax.random.normal(jax.random.key(0), (3, D))
     logits = decoder(z)

@@ -5,13 +5,13 @@ import pytest
 from flax import nnx
 
 from jaxgen.moe import gates
-from jaxgen.moe.layer import Route
+from jaxgen.moe.layer import MoEContext
 from jaxgen.nn import transformer, vit
 
 
 def make(**options):
-    stack = transformer.Spec(8, 2, 2, 4, 12, causal=False, **options)
-    return vit.ViT(vit.ViTSpec(4, 2, 3, 5, stack), rngs=nnx.Rngs(0))
+    stack = transformer.TransformerConfig(8, 2, 2, 4, 12, causal=False, **options)
+    return vit.ViT(vit.ViTConfig(4, 2, 3, 5, stack), rngs=nnx.Rngs(0))
 
 
 def test_patches_are_cut_row_by_row():
@@ -36,12 +36,12 @@ def test_sees_all_patches_and_where_they_are():
 
 def test_experts():
     model = make(experts=3, expert_every=1)
-    _, loads = model(jnp.ones((2, 4, 4, 3)), route=Route(lambda z, _: gates.top_k(z, 2)))
+    _, loads = model(jnp.ones((2, 4, 4, 3)), route=MoEContext(lambda z, _: gates.top_k(z, 2)))
     assert loads.counts.sum(1).tolist() == [16, 16]
 
 
 def test_refused():
     with pytest.raises(ValueError, match="patch is 3, allowed: a divisor of the size 4"):
-        vit.ViTSpec(4, 3, 3, 5, transformer.Spec(8, 2, 2, 4, 12, causal=False))
+        vit.ViTConfig(4, 3, 3, 5, transformer.TransformerConfig(8, 2, 2, 4, 12, causal=False))
     with pytest.raises(ValueError, match="causal is True"):
-        vit.ViTSpec(4, 2, 3, 5, transformer.Spec(8, 2, 2, 4, 12))
+        vit.ViTConfig(4, 2, 3, 5, transformer.TransformerConfig(8, 2, 2, 4, 12))

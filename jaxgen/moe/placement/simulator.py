@@ -16,8 +16,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int, Num
 
-from jaxgen.moe import cost
-from jaxgen.moe.cost import Costs, Slots
+from jaxgen.moe.placement import cost
+from jaxgen.moe.placement.cost import Costs, Slots
 
 
 @dataclasses.dataclass(frozen=True)

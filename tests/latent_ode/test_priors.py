@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from jaxgen.latent_ode import prior
+from jaxgen.latent_ode import priors
 
 
 def latents(n=3000):
@@ -14,7 +14,7 @@ def latents(n=3000):
 
 def test_gaussian_whitens_and_scores():
     z = latents()
-    fit = prior.Gaussian.fit(z, floor=0.0)
+    fit = priors.Gaussian.fit(z, floor=0.0)
     u = fit.whiten(z)
     assert np.allclose(u.mean(0), 0, atol=1e-5)
     assert np.allclose(np.cov(u.T, bias=True), np.eye(2), atol=1e-4)
@@ -24,7 +24,7 @@ def test_gaussian_whitens_and_scores():
 
 
 def test_gaussian_samples_have_its_moments():
-    fit = prior.Gaussian.fit(latents())
+    fit = priors.Gaussian.fit(latents())
     draws = fit.sample(jax.random.key(1), 20_000)
     # Standard error of a covariance entry is below 1.2 sqrt(2 / 20,000) = 0.012.
     assert np.allclose(draws.mean(0), fit.mean, atol=0.04)
@@ -36,9 +36,9 @@ def test_gan_finds_modes_that_a_gaussian_misses():
     key = jax.random.key(2)
     side = jnp.where(jax.random.bernoulli(key, 0.5, (4000, 1)), 1.0, -1.0)
     z = 0.2 * jax.random.normal(jax.random.key(3), (4000, 2)) + side * jnp.asarray([1.0, 0.0])
-    generator, losses = jax.jit(lambda z, k: prior.fit_gan(z, k, steps=1500))(z, jax.random.key(4))
-    draws = prior.generate(generator, jax.random.key(5), 4000)
-    gaussian = prior.Gaussian.fit(z).sample(jax.random.key(6), 4000)
+    generator, losses = jax.jit(lambda z, k: priors.fit_gan(z, k, steps=1500))(z, jax.random.key(4))
+    draws = priors.generate(generator, jax.random.key(5), 4000)
+    gaussian = priors.Gaussian.fit(z).sample(jax.random.key(6), 4000)
 
     def between(x):  # share in the gap, where there are no data
         return float((jnp.abs(x[:, 0]) < 0.4).mean())
@@ -51,4 +51,4 @@ def test_gan_finds_modes_that_a_gaussian_misses():
 
 def test_one_row_is_not_enough():
     with pytest.raises(ValueError, match="1 rows, allowed: at least 2"):
-        prior.Gaussian.fit(jnp.zeros((1, 3)))
+        priors.Gaussian.fit(jnp.zeros((1, 3)))

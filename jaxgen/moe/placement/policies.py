@@ -15,11 +15,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
-from jaxgen.moe import placement, simulator
-from jaxgen.moe.cost import Costs, Slots
-from jaxgen.moe.placement import Policy
-from jaxgen.moe.simulator import Device, Shape, Work
-from jaxgen.moe.traffic import Traffic
+from jaxgen.moe.placement import planner, simulator
+from jaxgen.moe.placement.cost import Costs, Slots
+from jaxgen.moe.placement.planner import Policy
+from jaxgen.moe.placement.simulator import Device, Shape, Work
+from jaxgen.moe.placement.traffic import Traffic
 
 POLICIES = ("capacity", "static", "shadowing", "eplb", "flexmoe")
 SPARE = ("shadowing", "eplb", "flexmoe")  # use slots beyond one an expert
@@ -56,12 +56,12 @@ def following(
     """
     if name == "flexmoe":
         rows = [
-            placement.schedule(s, c, rules.costs, rules.policy)
+            planner.next_placement(s, c, rules.costs, rules.policy)
             for s, c in zip(slots, history[-1], strict=True)
         ]
     elif name == "eplb" and step % rules.every == 0:
         recent = np.sum(np.stack(history[-rules.every :]), 0)
-        rows = [placement.packed(c + 1, *slots.shape[1:]) for c in recent]
+        rows = [planner.eplb(c + 1, *slots.shape[1:]) for c in recent]
     elif name == "shadowing":
         rows = [shadows(c, *slots.shape[1:]) for c in history[-1]]
     else:
@@ -136,7 +136,7 @@ def replay(
     if name not in SPARE or name == "shadowing":
         slots = -(-experts // devices)
     own = "static" if name == "shadowing" else name
-    now = np.stack([placement.initial(experts, devices, slots)] * traffic.shape[1])
+    now = np.stack([planner.initial(experts, devices, slots)] * traffic.shape[1])
     steps, places, before = [], [], now
     for t, counts in enumerate(traffic):
         steps.append(

@@ -1,6 +1,6 @@
 """Output layer and sequence loss in one, without an array [B, T, V].
 
-The losses here need the logits only through c[b, i, j] = log p(y_bj | i) (`jaxgen.losses.pairs`),
+The losses here need the logits only through c[b, i, j] = log p(y_bj | i) (`jaxgen.losses.pair_logprobs`),
 and a sentence's loss needs only its own [T, S] of them. So sentences are worked off in tiles: a tile's
 logits are made, its loss and at once its gradient with respect to hidden states and embedding, and then
 they are forgotten. Nothing is computed twice: three matrix products, as without fusion. The number of
@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxgen.losses.pairs import at_targets, known, logits_gradient, logsumexp, shift_of
+from jaxgen.losses.pair_logprobs import at_targets, known, logits_gradient, logsumexp, shift_of
 from jaxgen.mesh import BATCH_AXES
 from jaxgen.numerics import wide
 

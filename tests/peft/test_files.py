@@ -10,9 +10,10 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from jaxgen.adapt import lora, peft_files
 from jaxgen.errors import ConfigError
 from jaxgen.nn import bert, gpt2, hf
+from jaxgen.peft import files as peft_files
+from jaxgen.peft import lora
 
 V = 23
 TOKENS = np.random.default_rng(0).integers(0, V, (3, 9))

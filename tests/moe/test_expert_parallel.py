@@ -13,12 +13,12 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxgen import mesh as mesh_lib
-from jaxgen.moe import gates, layer, parallel
+from jaxgen.moe import expert_parallel, gates, layer
 
 N, D, E, F, SLOTS = 64, 6, 6, 10, 16
 MESHES = ({"expert": 8}, {"data": 2, "expert": 4}, {"fsdp": 2, "expert": 2, "model": 2})
 GATE = functools.partial(gates.top_k, k=2)
-SHARE_OUT = jax.jit(parallel.share_out)
+SHARE_OUT = jax.jit(expert_parallel.share_out)
 
 
 def make(slots):
@@ -53,13 +53,13 @@ def test_any_placement_gives_the_result_of_single_copies(shape, seed):
     single = make(0)
     x = jax.random.normal(jax.random.key(seed), (N, D)) + 0.5  # some experts are liked better
     run = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True), static_argnums=2)
-    (value, (y, load)), g = run(single, x, layer.Route(gate))
+    (value, (y, load)), g = run(single, x, layer.MoEContext(gate))
     placement = random_placement(seed)
     model = placed(single, placement)
     model = jax.device_put(model, mesh_lib.shardings(model, mesh))
     there = jax.device_put(x, NamedSharding(mesh, mesh_lib.BATCH))
     (value_p, (y_p, load_p)), g_p = run(
-        model, there, layer.Route(gate, mesh), jnp.asarray(placement)
+        model, there, layer.MoEContext(gate, mesh), jnp.asarray(placement)
     )
     assert int(load_p.dropped) == 0
     assert np.array_equal(load.counts, load_p.counts)
@@ -110,7 +110,7 @@ def test_replicas_get_even_shares_and_own_tokens_first(seed, devices):
 
 
 def test_pairs_that_go_nowhere():
-    got = parallel.share_out(
+    got = expert_parallel.share_out(
         jnp.arange(E), jnp.zeros((2, E), jnp.int32), 0, jnp.full(3, E), jnp.arange(3)
     )
     assert (got == E).all()
@@ -124,12 +124,12 @@ def test_rows_beyond_the_room_are_dropped_and_counted():
     zero = jnp.zeros(())
     routing = gates.Routing(ids, jnp.ones((N, 1)), ids == 0, zero, zero, jnp.zeros((), jnp.int32))
     run = functools.partial(
-        parallel.expert_parallel,
+        expert_parallel.expert_parallel,
         experts=lambda w, rows, sizes: rows,
         mesh=mesh,
         num_experts=8,
         specs=P("expert"),
-        room=1.5,
+        receive_capacity_factor=1.5,
     )
     y, lost = jax.jit(lambda x: run(x, routing, jnp.ones(8), placement=jnp.arange(8)))(x)
     assert int(lost) == N - 12
@@ -140,7 +140,7 @@ def test_placement_is_no_constant():
     """Another placement, the same program."""
     mesh = mesh_lib.make_mesh({"expert": 8})
     single, x = make(0), jax.random.normal(jax.random.key(0), (N, D))
-    route = layer.Route(lambda logits, _: GATE(logits), mesh)
+    route = layer.MoEContext(lambda logits, _: GATE(logits), mesh)
     run = jax.jit(lambda m, x, p: m(x, route, placement=p)[0])
     outs = []
     for seed in range(3):
@@ -163,7 +163,7 @@ def test_what_devices_do_not_divide(slots, tokens, message):
     mesh = mesh_lib.make_mesh({"expert": 8})
     routing = gates.switch(jnp.zeros((tokens, E)))
     with pytest.raises(ValueError, match=message):
-        parallel.expert_parallel(
+        expert_parallel.expert_parallel(
             jnp.zeros((tokens, D)),
             routing,
             jnp.ones(slots),

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 
 from jaxgen.data import corpora, kept, lines
-from jaxgen.data.splits import by_hash, check_limit
+from jaxgen.data.splits import check_limit, split_by_hash
 from jaxgen.errors import ConfigError
 
 SOURCES = ("files", "grammar")
@@ -51,7 +51,7 @@ def load(
     check_limit(limit)
     if source == "grammar":
         target = list(dict.fromkeys(r.text for r in corpora.grammar(limit or 20_000, seed=seed)))
-        parts = by_hash(map(str.encode, target), valid_fraction=0.05, test_fraction=0.1)
+        parts = split_by_hash(map(str.encode, target), valid_fraction=0.05, test_fraction=0.1)
         return {
             name: Pairs([invented(target[i]) for i in rows], [target[i] for i in rows])
             for name, rows in parts.items()

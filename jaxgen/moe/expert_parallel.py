@@ -24,7 +24,7 @@ from jaxgen import mesh as mesh_lib
 from jaxgen.errors import require
 from jaxgen.moe.gates import Routing
 from jaxgen.moe.grouped import varying_like
-from jaxgen.moe.placement import check_slots
+from jaxgen.moe.placement.planner import check_slots
 
 AXIS = "expert"
 
@@ -39,7 +39,7 @@ def expert_parallel(
     mesh: Mesh,
     num_experts: int,
     specs: PyTree,
-    room: float = 0.0,
+    receive_capacity_factor: float = 0.0,
     ragged: bool | None = None,
 ) -> tuple[Float[Array, "N F"], Int[Array, ""]]:
     """sum_k w_nk f_k(x_n), and the number of kept pairs of token and expert that found no room.
@@ -49,14 +49,15 @@ def expert_parallel(
       experts: what a device does: (weights of its S slots, rows sorted by slot, rows of each slot).
       specs: PartitionSpecs of `weights`, the first axis `expert`. Where a further axis is split, `experts`
         sees its part and sums over that axis itself.
-      room: rows that a device can take in, as a multiple of its even share; 0 for as many as could ever
+      receive_capacity_factor: rows that a device can take in, as a multiple of its even share; 0 for as many as could ever
         come, so that nothing is lost. What comes after that (in the order of the devices) is dropped.
       ragged: which exchange; by default, the padded one on CPUs alone.
 
     Raises:
       ValueError: slots, or tokens, that the devices do not divide.
     """
-    require("room", (room >= 0) & (room < float("inf")), room, "0 or more")
+    allowed = (receive_capacity_factor >= 0) & (receive_capacity_factor < float("inf"))
+    require("receive_capacity_factor", allowed, receive_capacity_factor, "0 or more")
     devices = mesh.shape[AXIS]
     check_slots(len(placement), num_experts, devices)
     parts = mesh_lib.batch_divisor(mesh)
@@ -70,7 +71,11 @@ def expert_parallel(
     if ragged is None:
         ragged = mesh.devices.flat[0].platform != "cpu"
     pairs = len(x) // parts * routing.expert_ids.shape[1]
-    rows_in = pairs * devices if not room else min(pairs * devices, max(1, round(pairs * room)))
+    rows_in = (
+        pairs * devices
+        if not receive_capacity_factor
+        else min(pairs * devices, max(1, round(pairs * receive_capacity_factor)))
+    )
     body = functools.partial(
         _on_device,
         experts=experts,

@@ -21,10 +21,10 @@ import numpy as np
 from flax import nnx
 from safetensors.numpy import save_file
 
-from jaxgen.adapt import lora
 from jaxgen.errors import ConfigError
 from jaxgen.nn import hf, hf_names
 from jaxgen.nn.hf_fields import is_off, read_json, real, whole
+from jaxgen.peft import lora
 
 M = TypeVar("M")
 _PREFIX = "base_model.model."

@@ -9,7 +9,7 @@ least one. An expert's tokens are split evenly over its replicas. A placement ch
 
 `plan` is the policy maker: it gives slots of experts with little load to those with the most, then moves
 replicas between devices, first to level the load, then to bring replicas of one expert together, which
-saves gradient synchronisation. It works on the host, on counts; see `jaxgen.moe.cost` for the step's time.
+saves gradient synchronisation. It works on the host, on counts; see `jaxgen.moe.placement.cost` for the step's time.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Int
 
-from jaxgen.moe import cost as cost_lib
-from jaxgen.moe.cost import Costs, Slots
+from jaxgen.moe.placement import cost as cost_lib
+from jaxgen.moe.placement.cost import Costs, Slots
 
 Slot = tuple[int, int]
 
@@ -106,7 +106,7 @@ class Policy:
             )
 
 
-def schedule(
+def next_placement(
     slots: Slots, tokens: Int[np.ndarray, " E"], costs: Costs, policy: Policy | None = None
 ) -> Slots:
     """The placement for the next steps: of the placements on the way to `plan`'s, and the one there is, the
@@ -169,7 +169,7 @@ def path(slots: Slots, tokens: Int[np.ndarray, " E"], *, slack: float = 0.005) -
     return way
 
 
-def packed(tokens: Int[np.ndarray, " E"], devices: int, slots: int) -> Slots:
+def eplb(tokens: Int[np.ndarray, " E"], devices: int, slots: int) -> Slots:
     """A placement from nothing, as DeepSeek's EPLB makes it: the baseline that moves everything.
 
     One replica more for the expert with most tokens a replica until all slots are used; then replicas,

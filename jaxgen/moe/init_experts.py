@@ -12,7 +12,7 @@ from jaxgen.errors import require
 from jaxgen.numerics import Number
 
 
-def diversify(
+def init_experts(
     shared: Float[Array, "I O"], experts: int, rate: Number, key: Key[Array, ""]
 ) -> Float[Array, "E I O"]:
     """Copies of a matrix, in each of which a random share `rate` of the entries is 0.

@@ -5,7 +5,7 @@
 nnx stores a kernel as [in, out], so here `a` is [in, rank] and `b` is [rank, out], and the update of a
 kernel is s a b. `wrap` replaces layers by name pattern; `merge` adds the updates into the kernels,
 `unmerge` takes them out again; `save_peft` and `load_peft` use the file format of the peft library
-(`jaxgen.adapt.peft_files`).
+(`jaxgen.peft.files`).
 """
 
 import functools
@@ -208,14 +208,14 @@ def unwrap(model: M) -> M:
 
 
 def save_peft(model: Any, folder: str | pathlib.Path) -> None:
-    """Writes a model's adapters as peft reads them; see `jaxgen.adapt.peft_files.save`."""
-    from jaxgen.adapt import peft_files
+    """Writes a model's adapters as peft reads them; see `jaxgen.peft.files.save`."""
+    from jaxgen.peft import files as peft_files
 
     peft_files.save(model, folder)
 
 
 def load_peft(model: M, folder: str | pathlib.Path) -> M:
-    """A copy of a plain model with the adapters of a peft folder; see `jaxgen.adapt.peft_files.load`."""
-    from jaxgen.adapt import peft_files
+    """A copy of a plain model with the adapters of a peft folder; see `jaxgen.peft.files.load`."""
+    from jaxgen.peft import files as peft_files
 
     return peft_files.load(model, folder)

@@ -12,8 +12,9 @@ from flax import nnx
 
 from jaxgen import mesh as mesh_lib
 from jaxgen.data import pipeline
-from jaxgen.moe import gates, moving, placement
-from jaxgen.moe.layer import Route
+from jaxgen.moe import gates
+from jaxgen.moe.layer import MoEContext
+from jaxgen.moe.placement import migrate, planner
 from jaxgen.nn import gpt2
 from jaxgen.train import loop, step
 from jaxgen.train.writers import read_jsonl
@@ -38,7 +39,7 @@ def build(slots, key):
 
 def loss(mesh, model, extra, batch, key, at):
     x = batch["tokens"]
-    route = Route(lambda logits, _: gates.top_k(logits, 2), mesh, extra["placement"])
+    route = MoEContext(lambda logits, _: gates.top_k(logits, 2), mesh, extra["placement"])
     h, _, loads = model.hidden(x[:, :-1], route=route)
     each = optax.softmax_cross_entropy_with_integer_labels(model.logits(h), x[:, 1:])
     value = each.mean() + 0.01 * loads.balance.sum()
@@ -79,8 +80,8 @@ class Shuffler:
         ).reshape(LAYERS, self.devices, -1)
         old = np.asarray(state.extra["placement"]).reshape(new.shape)
         if self.move is None:
-            self.move = moving.make_move(jax.tree.map(lambda a: a.sharding, state))
-        state = self.move(state, moving.sources(old, new))
+            self.move = migrate.make_move(jax.tree.map(lambda a: a.sharding, state))
+        state = self.move(state, migrate.sources(old, new))
         placed = jax.device_put(
             new.reshape(LAYERS, -1).astype(np.int32), state.extra["placement"].sharding
         )
@@ -144,22 +145,22 @@ def test_ten_placements_in_fifty_steps(tmp_path):
 def test_sources_prefer_the_slot_then_the_device():
     old = np.array([[[0, 1], [2, 0]]])
     new = np.array([[[1, 1], [0, 2]]])
-    assert moving.sources(old, new).tolist() == [[1, 1, 3, 2]]
+    assert migrate.sources(old, new).tolist() == [[1, 1, 3, 2]]
     with pytest.raises(ValueError, match="layer 0 has no replica of expert 3"):
-        moving.sources(old, np.array([[[3, 1], [0, 2]]]))
+        migrate.sources(old, np.array([[[3, 1], [0, 2]]]))
 
 
 def test_expand_then_shrink_moves_everything_back():
-    old = placement.initial(E, 4, 4)[None]
+    old = planner.initial(E, 4, 4)[None]
     slot = (1, 2)
     expert = int(old[0][slot])
     other = (expert + 3) % E
-    new = placement.expand(old[0], other, slot)[None]
+    new = planner.expand(old[0], other, slot)[None]
     model = build(SLOTS, jax.random.key(0))
-    there = moving.move(model, np.tile(moving.sources(old, new), (LAYERS, 1)))
-    back = placement.shrink(new[0], slot, expert)[None]
+    there = migrate.move(model, np.tile(migrate.sources(old, new), (LAYERS, 1)))
+    back = planner.shrink(new[0], slot, expert)[None]
     assert np.array_equal(back, old)
-    home = moving.move(there, np.tile(moving.sources(new, back), (LAYERS, 1)))
+    home = migrate.move(there, np.tile(migrate.sources(new, back), (LAYERS, 1)))
     changed = [
         not np.array_equal(a, b)
         for a, b in zip(jax.tree.leaves(model), jax.tree.leaves(there), strict=True)
@@ -171,7 +172,7 @@ def test_expand_then_shrink_moves_everything_back():
 
 def test_another_number_of_blocks():
     with pytest.raises(ValueError, match="source has 3 rows, allowed: 2"):
-        moving.move(build(SLOTS, jax.random.key(0)), np.zeros((3, SLOTS), np.int32))
+        migrate.move(build(SLOTS, jax.random.key(0)), np.zeros((3, SLOTS), np.int32))
 
 
 def test_a_router_that_breaks_stops_the_run_and_keeps_the_checkpoint(tmp_path):

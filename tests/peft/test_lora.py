@@ -7,9 +7,9 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxgen.adapt import lora
 from jaxgen.errors import ConfigError
 from jaxgen.nn import gpt2, hf, mlp, t5
+from jaxgen.peft import lora
 
 V = 23
 TARGETS = r"attention/"

@@ -6,7 +6,7 @@ from jaxgen.config import Config
 
 def get_config() -> Config:
     config = multi30k.get_config()
-    config.model.parallel = True
+    config.model.non_autoregressive = True
     config.noise.levels = (0.0,)
     config.losses = ("ce", "eisl")
     return config

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jaxgen import mesh as mesh_lib
-from jaxgen.losses import eisl, fused
+from jaxgen.losses import eisl, fused_linear
 
 
 def case(b=4, t=6, s=5, d=8, v=24, dtype=jnp.float32):
@@ -36,7 +36,7 @@ def test_value_and_gradients_do_not_depend_on_the_tile(budget):
     mask = jnp.arange(5)[None] < jnp.asarray([5, 3, 4, 2])[:, None]
 
     def ours(h, e):
-        return fused.fused_loss(h, e, targets, row_loss, mask, budget=budget)
+        return fused_linear.fused_loss(h, e, targets, row_loss, mask, budget=budget)
 
     value, grads = jax.jit(jax.value_and_grad(ours, (0, 1)))(hidden, embedding)
     want, want_grads = jax.value_and_grad(unfused, (0, 1))(hidden, embedding, targets, mask)
@@ -58,7 +58,7 @@ def test_cross_entropy_is_its_diagonal_and_cotangents_scale():
         return 3.0 * optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
 
     def ours(h, e):
-        return 3.0 * fused.fused_loss(h, e, targets, diagonal)
+        return 3.0 * fused_linear.fused_loss(h, e, targets, diagonal)
 
     for a, b in zip(
         jax.tree.leaves(jax.value_and_grad(ours, (0, 1))(hidden, embedding)),
@@ -82,7 +82,7 @@ def test_a_split_vocabulary_gives_the_same():
     )
     def sharded(h, e, y, m):
         return jax.value_and_grad(
-            lambda h, e: fused.fused_loss(h, e, y, row_loss, m, axis_name="model"), (0, 1)
+            lambda h, e: fused_linear.fused_loss(h, e, y, row_loss, m, axis_name="model"), (0, 1)
         )(h, e)
 
     value, grads = jax.jit(sharded)(hidden, embedding, targets, mask)
@@ -100,7 +100,7 @@ def test_arrays_of_a_whole_mesh(shape):
 
     @jax.jit
     def sharded(h, e):
-        return 2.0 * fused.sharded_fused_loss(mesh, h, e, targets, row_loss, mask)
+        return 2.0 * fused_linear.sharded_fused_loss(mesh, h, e, targets, row_loss, mask)
 
     value, grads = jax.value_and_grad(sharded, (0, 1))(hidden, embedding)
     want, want_grads = jax.value_and_grad(unfused, (0, 1))(hidden, embedding, targets, mask)
@@ -113,14 +113,14 @@ def test_a_mesh_that_does_not_divide_is_refused():
     hidden, embedding, targets = case()
     mesh = mesh_lib.make_mesh({"data": 8})
     with pytest.raises(ValueError, match="hidden has 4 rows, allowed: a multiple of 8"):
-        fused.sharded_fused_loss(mesh, hidden, embedding, targets, row_loss, None)
+        fused_linear.sharded_fused_loss(mesh, hidden, embedding, targets, row_loss, None)
 
 
 def test_bfloat16():
     hidden, embedding, targets = case(dtype=jnp.bfloat16)
     mask = jnp.ones((4, 5), bool)
     value, grads = jax.value_and_grad(
-        lambda h, e: fused.fused_loss(h, e, targets, row_loss, mask), (0, 1)
+        lambda h, e: fused_linear.fused_loss(h, e, targets, row_loss, mask), (0, 1)
     )(hidden, embedding)
     want = unfused(hidden.astype(jnp.float32), embedding.astype(jnp.float32), targets, mask)
     assert float(value) == pytest.approx(float(want), abs=2e-2)
@@ -135,7 +135,7 @@ def test_memory_does_not_grow_with_the_vocabulary():
 
         def ours(h, e, y):
             return jax.grad(
-                lambda h, e: fused.fused_loss(h, e, y, row_loss, None, budget=2**17), (0, 1)
+                lambda h, e: fused_linear.fused_loss(h, e, y, row_loss, None, budget=2**17), (0, 1)
             )(h, e)
 
         compiled = jax.jit(ours).lower(hidden, embedding, targets).compile()
@@ -146,9 +146,9 @@ def test_memory_does_not_grow_with_the_vocabulary():
 
 
 def test_tiles():
-    assert fused.tile_rows(32, 32, 8000, 2**24) == 16
-    assert fused.tile_rows(32, 128, 256_000, 2**24) == 1
-    assert fused.tile_rows(6, 1, 1, 20) == 3
+    assert fused_linear.tile_rows(32, 32, 8000, 2**24) == 16
+    assert fused_linear.tile_rows(32, 128, 256_000, 2**24) == 1
+    assert fused_linear.tile_rows(6, 1, 1, 20) == 3
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,9 @@ def test_bad_settings(change, message):
     if "rows" in change:
         targets = targets[:3]
     with pytest.raises(ValueError, match=message):
-        fused.fused_loss(hidden, embedding, targets, row_loss, None, budget=change.get("budget", 1))
+        fused_linear.fused_loss(
+            hidden, embedding, targets, row_loss, None, budget=change.get("budget", 1)
+        )
 
 
 def test_states_of_masked_positions_reach_nothing_and_no_rows_cost_nothing(key):
@@ -173,7 +175,7 @@ def test_states_of_masked_positions_reach_nothing_and_no_rows_cost_nothing(key):
         pair_loss = lambda c, m: eisl.eisl_from_pairs(  # noqa: E731
             c, ngrams=(1, 2), logits_mask=m, targets_mask=m
         )
-        return fused.fused_loss(h, e, y, pair_loss, mask)
+        return fused_linear.fused_loss(h, e, y, pair_loss, mask)
 
     run = jax.jit(jax.value_and_grad(loss, (0, 1)))
     value, grads = run(h, e, y, mask)

@@ -4,8 +4,7 @@ import pytest
 import sacrebleu
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from jaxgen.metrics.ngrams import sentence_bleu
+from jaxgen.metrics.sentence_bleu import sentence_bleu
 
 
 @settings(deadline=None, max_examples=30)

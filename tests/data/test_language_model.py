@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxgen.data import windows
+from jaxgen.data import language_model
 from jaxgen.errors import ConfigError
 from jaxgen.text import tokenizers
 
@@ -9,7 +9,7 @@ from jaxgen.text import tokenizers
 def test_every_token_but_the_first_is_predicted_once():
     lines = ["a b c", "d e", "a a a b"]
     tokenizer = tokenizers.train(lines, kind="word", vocab_size=20)
-    got = windows.windows(tokenizer, lines, 3)
+    got = language_model.windows(tokenizer, lines, 3)
     end = tokenizer.eos_token_id
     flat = []
     for line in lines:
@@ -18,15 +18,15 @@ def test_every_token_but_the_first_is_predicted_once():
     assert got[:, 1:].ravel().tolist() == flat[1:10]
     assert np.array_equal(got[1:, 0], got[:-1, -1])
     with pytest.raises(ConfigError, match="context is 12, allowed: at most 11"):
-        windows.windows(tokenizer, lines, 12)
+        language_model.windows(tokenizer, lines, 12)
     with pytest.raises(ConfigError, match="context is 0, allowed: at least 1"):
-        windows.windows(tokenizer, lines, 0)
+        language_model.windows(tokenizer, lines, 0)
 
 
 def test_parts_of_files_are_running_text(tmp_path):
     (tmp_path / "a.txt").write_text("\n".join(f"line {i}" for i in range(10)))
     (tmp_path / "b.txt").write_text("\n".join(f"line {i}" for i in range(10, 20)))
-    parts = windows.load(
+    parts = language_model.load(
         "files", path=str(tmp_path), files=("a.txt", "b.txt"), valid_fraction=0.1, test_fraction=0.2
     )
     assert [line for part in parts.values() for line in part] == [f"line {i}" for i in range(20)]
@@ -34,7 +34,7 @@ def test_parts_of_files_are_running_text(tmp_path):
 
 
 def test_offline_corpus():
-    parts = windows.load("english")
+    parts = language_model.load("english")
     assert min(map(len, parts.values())) > 30
 
 
@@ -48,4 +48,4 @@ def test_offline_corpus():
 )
 def test_refused(tmp_path, options, message):
     with pytest.raises(ConfigError, match=message):
-        windows.load(**options, path=str(tmp_path))
+        language_model.load(**options, path=str(tmp_path))
