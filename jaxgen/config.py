@@ -166,7 +166,7 @@ FIELDS: dict[str, Rule] = {
     **dict.fromkeys(("limit", "max_words"), at_least(0)),
     **dict.fromkeys(("valid_fraction", "test_fraction"), FRACTION),
     **dict.fromkeys(("train", "valid", "test", "files"), NAMES),
-    **dict.fromkeys(("path", "name", "encoder_path", "decoder_path", "tokenizer"), TEXT),
+    **dict.fromkeys(("path", "name", "encoder_path", "decoder_path", "tokenizer", "encoder"), TEXT),
     **dict.fromkeys(("text_field", "label_field", "alphabet"), FREE_TEXT),
     **dict.fromkeys(("text", "sentiment", "tense", "formality", "person"), FREE_TEXT),
     # Training.

@@ -51,31 +51,13 @@ QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
 
-# Fields that may change between launches on one workdir: they do not touch what is being trained.
-RUNTIME_FIELDS = (
-    "mesh.",
-    "seeds",
-    "sample.",
-    "ascent.",
-    "edit.",
-    "evaluate.",
-    "noise.kinds",
-    "noise.levels",
-    "losses",
-    "transfer.content_weights",
-    "train.log_every",
-    "train.save_every",
-    "train.keep",
-    "train.restart",
-    "train.profile",
-)
-
 
 def run(
     modes: Mapping[str, Mode],
     validate: Callable[[Config], None],
     argv: list[str] | None = None,
     *,
+    runtime: tuple[str, ...] = (),
     begins: Collection[str] = ("train",),
     aliases: Mapping[str, str] | None = None,
 ) -> None:
@@ -84,6 +66,8 @@ def run(
     Args:
       modes: name -> function of (config, workdir). `compile` needs no workdir.
       validate: raises ConfigError for a value that is not allowed, without touching a device.
+      runtime: prefixes of fields that may change between launches on one workdir, since they do not touch
+        what is being trained.
       begins: modes that may begin a workdir; the others need a trained one.
       aliases: short flag -> the flag that it stands for, such as text -> config.edit.text.
     """
@@ -98,7 +82,7 @@ def run(
     warnings.simplefilter("ignore")
     try:
         argv = _unalias(sys.argv if argv is None else argv, aliases or {})
-        sys.exit(_run(modes, validate, argv, begins))
+        sys.exit(_run(modes, validate, argv, runtime, begins))
     except ConfigError as e:
         _fail(str(e), 2)
     except RunError as e:
@@ -122,6 +106,7 @@ def _run(
     modes: Mapping[str, Mode],
     validate: Callable[[Config], None],
     argv: list[str],
+    runtime: tuple[str, ...],
     begins: Collection[str],
 ) -> int:
     config, workdir, mode = parse(argv, modes)
@@ -132,7 +117,9 @@ def _run(
         return 0
     if not workdir:
         raise ConfigError("workdir", "", "a folder, --workdir=runs/NAME")
-    failed = check_workdir(pathlib.Path(workdir), config, mode, may_begin=mode in begins)
+    failed = check_workdir(
+        pathlib.Path(workdir), config, mode, runtime=runtime, may_begin=mode in begins
+    )
     setup_devices(config.mesh, mode)
     try:
         with lock.hold(pathlib.Path(workdir)), stoppable():
@@ -273,7 +260,14 @@ def _meet(mesh: Config) -> None:
         raise ConfigError(field, value, f"{allowed}cluster that jax knows ({e})") from e
 
 
-def check_workdir(workdir: pathlib.Path, config: Config, mode: str, *, may_begin: bool) -> bool:
+def check_workdir(
+    workdir: pathlib.Path,
+    config: Config,
+    mode: str,
+    *,
+    runtime: tuple[str, ...] = (),
+    may_begin: bool,
+) -> bool:
     """Checks that a workdir is new (if it may be) or was started with the same config.
 
     A workdir belongs to its config from the first checkpoint on.
@@ -302,7 +296,7 @@ def check_workdir(workdir: pathlib.Path, config: Config, mode: str, *, may_begin
     if not isinstance(old, dict):
         raise ConfigError("workdir", str(path), "a config, as JSON with its fields by name")
     new = json.loads(config_lib.to_json(config))
-    changed = config_lib.differences(old, new, RUNTIME_FIELDS)
+    changed = config_lib.differences(old, new, runtime)
     if changed and may_begin and not _has_checkpoints(workdir):
         return True
     if changed:

@@ -18,7 +18,7 @@ def get_config() -> Config:
     config.model.latent_norm = "none"  # see yelp.py
     config.model.encoder_width = 64
     config.model.encoder_depth = 1
-    config.model.decoder = "parallel"
+    config.model.decoder = "non_autoregressive"
     config.model.decoder_width = 64
     config.model.decoder_depth = 1
     config.model.pad_weight = 0.8

@@ -1,0 +1,150 @@
+"""The text autoencoder of a config."""
+
+from collections.abc import Callable
+from typing import Any
+
+from flax import nnx
+
+from experiments.common.latent import denoiser_of
+from experiments.common.text_fields import own_encoder
+from jaxgen.config import Config
+from jaxgen.data.tokens import TokenShape
+from jaxgen.models.text_autoencoder import SequenceEncoder, TextAutoencoder, TextEncoder
+from jaxgen.models.text_decoders import LatentGPT, NonAutoregressiveDecoder, TextDecoder
+from jaxgen.nn import bert, gpt2, hf
+from jaxgen.nn.transformer import TransformerConfig
+
+
+def token_shape(config: Config) -> TokenShape:
+    """Sizes from the config alone, for `--mode=compile`."""
+    d = config.data
+    source = d.source_vocab_size or d.vocab_size
+    return TokenShape(d.vocab_size, source, d.max_tokens, 0, 0, 0, 0)
+
+
+def build_autoencoder(
+    config: Config, shape: TokenShape, rngs: nnx.Rngs, *, predict_variance: bool
+) -> TextAutoencoder:
+    """The autoencoder of `config.model`, freshly initialised."""
+    m = config.model
+    encoder = _build_encoder(config, shape, rngs, predict_variance=predict_variance)
+    eisl = {"eisl_share": m.eisl, "ngrams": tuple(m.eisl_ngrams)}
+    decoder: TextDecoder
+    if m.decoder == "non_autoregressive":
+        stack = TransformerConfig(
+            width=m.decoder_width,
+            depth=m.decoder_depth,
+            heads=m.decoder_heads,
+            head_dim=m.decoder_width // m.decoder_heads,
+            mlp_width=4 * m.decoder_width,
+            causal=False,
+            **stack_options(config),
+        )
+        decoder = NonAutoregressiveDecoder(
+            stack,
+            m.latent_dim,
+            vocab_size=shape.size,
+            length=shape.length,
+            pad=shape.end,
+            pad_weight=m.pad_weight,
+            rngs=rngs,
+            **eisl,
+        )
+    else:
+        decoder = LatentGPT(
+            gpt_config(config, shape, depth=m.decoder_depth),
+            m.latent_dim,
+            length=shape.length,
+            begin=shape.begin,
+            end=shape.end,
+            unknown=shape.unknown,
+            word_dropout=m.word_dropout,
+            rngs=rngs,
+            **eisl,
+        )
+    return TextAutoencoder(
+        shape.size,
+        shape.length,
+        m.latent_dim,
+        encoder=encoder,
+        decoder=decoder,
+        regressor=m.regressor_weight > 0,
+        rngs=rngs,
+        **denoiser_of(config),
+    )
+
+
+def _build_encoder(
+    config: Config, shape: TokenShape, rngs: nnx.Rngs, *, predict_variance: bool
+) -> TextEncoder:
+    m = config.model
+    out_dim = m.latent_dim * (2 if predict_variance else 1)
+    sizes = {"width": m.encoder_width, "depth": m.encoder_depth, "heads": m.encoder_heads}
+    # Before standardisation a bias has no gradient but rounding, which Adam would amplify.
+    bias = predict_variance or m.latent_norm == "none"
+    if m.encoder != "bert":
+        make = own_encoder(m.encoder)
+        return make(
+            shape.source_size,
+            out_dim,
+            max_len=shape.length,
+            pad=shape.source_pad,
+            out_bias=bias,
+            rngs=rngs,
+            **sizes,
+        )
+    if m.encoder_path:
+        read = hf.read_spec(m.encoder_path, **stack_options(config))
+    else:
+        read = bert.spec(
+            shape.source_size,
+            max_positions=shape.length,
+            pre_norm=m.pre_norm,
+            **sizes,
+            **stack_options(config),
+        )
+    return SequenceEncoder(
+        read,
+        out_dim,
+        pad=shape.source_pad,
+        per_position=shape.length if m.decoder == "non_autoregressive" else 0,
+        out_bias=bias,
+        rngs=rngs,
+    )
+
+
+def load_pretrained(config: Config) -> Callable[[TextAutoencoder], TextAutoencoder] | None:
+    """Puts the weights of `model.encoder_path` and `model.decoder_path` into a fresh model; None without."""
+    m = config.model
+    if not (m.encoder_path or m.decoder_path):
+        return None
+
+    def load(model: TextAutoencoder) -> TextAutoencoder:
+        if m.encoder_path:
+            model.encoder.bert = hf.load(m.encoder_path, **stack_options(config))
+        if m.decoder_path:
+            model.decoder.gpt = hf.load(m.decoder_path, **stack_options(config))
+        return model
+
+    return load
+
+
+def gpt_config(config: Config, shape: TokenShape, *, depth: int) -> gpt2.GPTConfig:
+    """Of the autoregressive decoder, and of the language-model baseline."""
+    m = config.model
+    if m.decoder_path:
+        return hf.read_spec(m.decoder_path, **stack_options(config))
+    return gpt2.spec(
+        shape.size,
+        width=m.decoder_width,
+        depth=depth,
+        heads=m.decoder_heads,
+        max_positions=shape.length + 1,
+        **stack_options(config),
+    )
+
+
+def stack_options(config: Config) -> dict[str, Any]:
+    """What the transformers of a config have in common."""
+    m = config.model
+    return {"dropout": m.dropout, "dtype": m.dtype, "remat": m.remat, "scan": m.scan}

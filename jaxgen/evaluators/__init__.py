@@ -1,0 +1,1 @@
+"""Trained judges: of text, images and proteins. None of them steers or sees what it judges."""

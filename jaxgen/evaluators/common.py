@@ -1,0 +1,64 @@
+"""How evaluators call models: with all rows, in equal batches, the model an argument."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+from jaxtyping import Array, PyTree
+
+from jaxgen import mesh as mesh_lib
+from jaxgen.models.latent import LatentModel
+
+
+@jax.jit
+def encode(model: LatentModel, x: PyTree) -> Array:
+    """`model.encode(x)`."""
+    return model.encode(x)
+
+
+@jax.jit
+def decode(model: LatentModel, z: Array) -> PyTree:
+    """`model.decode(z)`."""
+    return model.decode(z)
+
+
+def batched_apply(
+    function: Callable[[PyTree, PyTree], Array], model: PyTree, rows: PyTree, *, batch: int = 512
+) -> np.ndarray:
+    """function(model, rows) in equal batches (the last one padded), on the host.
+
+    A model whose parameters are split over a mesh stays there, and the batches are split over it too.
+
+    Args:
+      function: jitted; (model, a batch of rows) -> an array with a row for each.
+      rows: an array [N, ...], or a pytree of such.
+    """
+    rows = jax.tree.map(np.asarray, rows)
+    count, mesh = len(jax.tree.leaves(rows)[0]), mesh_of(model)
+
+    def part(a: np.ndarray, start: int) -> np.ndarray:
+        piece = a[start : start + batch]
+        return np.concatenate([piece, np.repeat(piece[-1:], batch - len(piece), 0)])
+
+    out = []
+    for i in range(0, count, batch):
+        some = jax.tree.map(lambda a, i=i: part(a, i), rows)
+        if mesh is not None and batch % mesh_lib.batch_divisor(mesh) == 0:
+            some = jax.device_put(some, NamedSharding(mesh, mesh_lib.BATCH))
+        out.append(np.asarray(function(model, some))[: count - i])
+    return np.concatenate(out)
+
+
+def mesh_of(model: PyTree) -> jax.sharding.Mesh | None:
+    """The mesh that a model's parameters are split over; None where they are on one device."""
+    for leaf in jax.tree.leaves(model):
+        where = getattr(leaf, "sharding", None)
+        if isinstance(where, NamedSharding) and where.mesh.size > 1:
+            return where.mesh
+    return None
+
+
+def geometric_mean(*shares: float) -> float:
+    """Of numbers in [0, 1]; what is below 0 counts as 0."""
+    return float(np.prod([max(s, 0.0) for s in shares]) ** (1.0 / len(shares)))

@@ -1,0 +1,1 @@
+"""What is trained: whole models, built from plain arguments."""
