@@ -1,8 +1,12 @@
 """Rules of fields: types first, then ranges; and that no field of any config is without one."""
 
+import ast
+import pathlib
+
 import ml_collections
 import pytest
 
+from configs import base
 from jaxgen import config as config_lib
 from jaxgen import launch
 from jaxgen.config import Config
@@ -50,6 +54,44 @@ def test_a_field_that_is_missing_or_unknown_is_named(file):
     config.train.stepps = 3
     with pytest.raises(ConfigError, match=r"^train\.stepps is 3, .*; train\.steps is one$"):
         study.validate(config)
+
+
+def _parents(file):
+    """Modules of `configs` that a config file imports, `base` aside."""
+    nodes = ast.walk(ast.parse(pathlib.Path(file).read_text(encoding="utf-8")))
+    imports = [n for n in nodes if isinstance(n, ast.ImportFrom)]
+    names = [(n.module, a.name) for n in imports for a in n.names]
+    return [
+        f"{module}.{name}".replace(".", "/") + ".py"
+        for module, name in names
+        if module.partition(".")[0] == "configs" and name != "base"
+    ]
+
+
+@pytest.mark.parametrize("file", builds.STUDIES)
+def test_a_config_has_one_parent_at_most_and_says_its_command(file):
+    parents = _parents(file)
+    assert len(parents) <= 1
+    assert not any(_parents(parent) for parent in parents)
+    command = f"    python -m {builds.STUDIES[file].__name__} --config={file} "
+    assert command in pathlib.Path(file).read_text(encoding="utf-8")
+
+
+def test_configs_share_no_section():
+    for file in builds.STUDIES:
+        first, second = launch.load_config(file), launch.load_config(file)
+        first.train.steps += 1
+        first.mesh.data = 5
+        assert second.to_dict() == launch.load_config(file).to_dict()
+
+
+def test_a_change_that_fits_no_field_of_a_section_is_refused():
+    assert base.train(steps=3).steps == 3
+    assert base.eddpm(sigma_0=0).sigma_0 == 0.0
+    with pytest.raises(KeyError, match="stepps"):
+        base.train(stepps=3)
+    with pytest.raises(TypeError, match="steps"):
+        base.train(steps="many")
 
 
 def test_whole_numbers_numbers_and_flags_are_told_apart():

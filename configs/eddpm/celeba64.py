@@ -1,5 +1,12 @@
-"""EDDPM on CelebA 64x64 for a TPU slice, with the paper's latent size and diffusion decoder."""
+"""EDDPM on CelebA 64x64 for a TPU slice, with the paper's latent size and diffusion decoder.
 
+    python -m experiments.eddpm --config=configs/eddpm/celeba64.py --mode=compile --config.mesh.topology=v5p:4x4x4
+
+Compiles in about two and a half minutes on two CPU cores. Expected: 193,910,915 parameters, 1,357.8 MiB
+and 1.419e+12 FLOPs a step on each of the 64 chips. It was never trained.
+"""
+
+from configs import base
 from configs.eddpm import digits
 from jaxgen.config import Config
 
@@ -7,35 +14,28 @@ from jaxgen.config import Config
 def get_config() -> Config:
     config = digits.get_config()
     config.systems = ("eddpm",)
-
-    config.data.source = "tfds"
-    config.data.name = "celeb_a"
-    config.data.size = 64
-    config.data.channels = 3
-    config.data.test_fraction = 0.1
-
-    config.model.latent_dim = 512
-    config.model.width = 64
-    config.model.blocks = 2
-    config.model.denoiser_width = 2048
-    config.model.denoiser_depth = 10
-    config.model.decoder = "diffusion"
+    config.data.update(source="tfds", name="celeb_a", size=64, channels=3, test_fraction=0.1)
+    config.model.update(
+        latent_dim=512,
+        width=64,
+        blocks=2,
+        denoiser_width=2048,
+        denoiser_depth=10,
+        decoder="diffusion",
+        dtype="bfloat16",
+    )
     config.ddpm.multipliers = (1, 2, 4, 8)
-    config.model.dtype = "bfloat16"
-
-    config.train.steps = 500_000
-    config.train.batch_size = 1024
-    config.train.learning_rate = 1e-4
-    config.train.schedule = "constant"
-    config.train.warmup = 5000
-    config.train.ema_decay = 0.9999
-    config.train.save_every = 5000
-    config.train.log_every = 100
-    config.classifier.steps = 5000
-    config.classifier.width = 64
-    config.classifier.features = 128
+    config.train = base.train(
+        steps=500_000,
+        batch_size=1024,
+        learning_rate=1e-4,
+        schedule="constant",
+        warmup=5000,
+        ema_decay=0.9999,
+        save_every=5000,
+        log_every=100,
+    )
+    config.classifier.update(steps=5000, width=64, features=128)
     config.sample.count = 10_000
-
-    config.mesh.data = -1
-    config.mesh.fsdp = 8
+    config.mesh = base.mesh(fsdp=8)
     return config

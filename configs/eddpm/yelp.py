@@ -1,43 +1,34 @@
-"""EDDPM and its baselines on Yelp sentences, from scratch on two cores.
+"""EDDPM and its baselines on Yelp sentences, from scratch.
 
-The files are those of Shen et al. (2017): tokenised, lower case, negative (.0) and positive (.1). The
-test files serve as training text and the dev files for evaluation.
+    python -m experiments.eddpm --config=configs/eddpm/yelp.py --workdir=runs/yelp --config.seeds=3
+
+59 minutes on two CPU cores with some other work. Expected of EDDPM: reconstruction BLEU 24.9 ± 1.2,
+generation 119 ± 2, linear probe 0.861 ± 0.004. This was measured before a run's key came from its name
+and seed, and before tokenizers were trained deterministically: the same command draws other numbers now.
 """
 
-from configs.eddpm import grammar
+from configs import base
 from jaxgen.config import Config
-from jaxgen.data import text
 
 
 def get_config() -> Config:
-    config = grammar.get_config()
-    config.data.source = "files"
-    config.data.path = str(text.data_root() / "yelp")
-    config.data.train = ("sentiment.test.0", "sentiment.test.1")
-    config.data.test = ("sentiment.dev.0", "sentiment.dev.1")
-    config.data.valid_fraction = 0.02
-    config.data.limit = 0
-    config.data.max_tokens = 18
-    config.data.tokenizer = "bpe"
-    config.data.vocab_size = 4000
-
-    config.model.latent_dim = 64
-    # Standardised latents learn far more slowly here: every dimension is filled by the first features
-    # that are found (length, punctuation), and later ones have to displace them.
-    config.model.latent_norm = "none"
-    config.model.encoder_depth = 1
-    config.model.decoder_depth = 1
-    config.eddpm.diffusion_weight = 0.01
-    config.eddpm.num_t = 4
-    config.vae.betas = (1.0,)
-    config.vae.anneal_steps = 1000
-
-    config.train.steps = 2000
-    config.train.learning_rate = 3e-3
-    config.train.save_every = 1000
-    config.judge.width = 128
-    config.judge.steps = 2000
-    config.judge.reverse_steps = 400
-    config.judge.test_rows = 2000
-    config.sample.count = 5000
-    return config
+    return base.config(
+        systems=("eddpm", "two_stage", "vae", "lm"),
+        data=base.yelp_data(max_tokens=18),
+        model=base.text_model(
+            latent_dim=64,
+            # Standardised latents learn far more slowly here: every dimension is filled by the first
+            # features that are found (length, punctuation), and later ones have to displace them.
+            latent_norm="none",
+            encoder_depth=1,
+            decoder_depth=1,
+        ),
+        schedule=base.schedule(),
+        eddpm=base.eddpm(sigma_0=0.1, diffusion_weight=0.01, num_t=4),
+        vae=base.vae(betas=(1.0,), anneal_steps=1000, free_bits=0.1),
+        two_stage=base.two_stage(),
+        train=base.train(steps=2000, batch_size=64, learning_rate=3e-3, save_every=1000),
+        judge=base.judge(width=128, steps=2000, reverse_steps=400, test_rows=2000),
+        ascent=base.ascent(),
+        sample=base.sample(count=5000),
+    )

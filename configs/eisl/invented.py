@@ -1,53 +1,58 @@
-"""EISL on an invented language that the project's grammar speaks: runs anywhere, half an hour on two cores."""
+"""EISL on an invented language that the project's grammar speaks: runs anywhere.
 
-from configs import common
+    python -m experiments.eisl --config=configs/eisl/invented.py --workdir=runs/eisl_invented "--config.noise.levels=(0.6,)"
+
+Half an hour on two CPU cores with all levels of noise. Expected BLEU at 0.6, one seed: EISL 30.3 under
+shuffling, 21.2 under repetition, 13.9 under blanks; cross-entropy 26.3, 27.2 and 2.47. This was measured
+before a run's key came from its name and seed, and before tokenizers were trained deterministically: the
+same command draws other numbers now.
+"""
+
+from configs import base
 from jaxgen.config import Config
 
 
 def get_config() -> Config:
-    config = common.get_config()
-    config.data = Config()
-    config.data.source = "grammar"  # grammar, files
-    config.data.path = ""
-    config.data.train = ()  # (source file, target file)
-    config.data.valid = ()
-    config.data.test = ()
-    config.data.limit = 6000
-    config.data.seed = 0
-    config.data.tokenizer = "bpe"
-    config.data.vocab_size = 800
-    config.data.max_tokens = 24
-    config.data.train_tokens = 0  # longer pairs are not trained on; 0 keeps all
-
-    config.model = Config()
-    config.model.width = 96
-    config.model.depth = 2
-    config.model.heads = 4
-    config.model.dropout = 0.1
-    config.model.dtype = "float32"
-    config.model.remat = False
-    config.model.scan = False
-    config.model.non_autoregressive = False  # all target tokens at once, given their number
-    config.model.length_weight = 0.1  # of the predicted number's cross-entropy
-
-    config.noise = Config()
-    config.noise.kinds = ("shuffle", "repetition", "blank")
-    config.noise.levels = (0.0, 0.6)
-    config.noise.start = "noisy"  # noisy: as the cell's targets; clean: one start for all cells
-    config.losses = ("ce", "smoothing", "pg", "eisl")
-    config.smoothing = 0.1
-    config.eisl = Config()
-    config.eisl.ngram_factor = 1.0
-    config.eisl.ce_factor = 0.0
-    config.eisl.ngrams = (1, 2, 3)
-    config.eisl.fused_bytes = 0  # above 0: no [B, T, V] logits, tiles of so many bytes
-    config.finetune = Config()
-    config.finetune.steps = 150
-    config.finetune.learning_rate = 2e-3
-
-    config.train.steps = 300
-    config.train.batch_size = 64
-    config.train.optimizer = "adafactor"
-    config.train.learning_rate = 5e-2  # relative to the size of each parameter
-    config.train.save_every = 1000
-    return config
+    return base.config(
+        losses=("ce", "smoothing", "pg", "eisl"),
+        data=base.section(
+            source="grammar",  # grammar, files
+            path="",
+            train=(),  # (source file, target file)
+            valid=(),
+            test=(),
+            limit=6000,
+            seed=0,
+            tokenizer="bpe",
+            vocab_size=800,
+            max_tokens=24,
+            train_tokens=0,  # longer pairs are not trained on; 0 keeps all
+        ),
+        model=base.section(
+            width=96,
+            depth=2,
+            heads=4,
+            dropout=0.1,
+            dtype="float32",
+            remat=False,
+            scan=False,
+            non_autoregressive=False,  # all target tokens at once, given their number
+            length_weight=0.1,  # of the predicted number's cross-entropy
+        ),
+        noise=base.section(
+            kinds=("shuffle", "repetition", "blank"),
+            levels=(0.0, 0.6),
+            start="noisy",  # noisy: as the cell's targets; clean: one start for all cells
+        ),
+        smoothing=0.1,
+        eisl=base.section(
+            ngram_factor=1.0,
+            ce_factor=0.0,
+            ngrams=(1, 2, 3),
+            fused_bytes=0,  # above 0: no [B, T, V] logits, tiles of so many bytes
+        ),
+        train=base.train(
+            steps=300, batch_size=64, optimizer="adafactor", learning_rate=5e-2, save_every=1000
+        ),
+        finetune=base.section(steps=150, learning_rate=2e-3),
+    )

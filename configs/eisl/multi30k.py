@@ -1,4 +1,13 @@
-"""EISL on Multi30k, German to English: three kinds of noise at four levels."""
+"""EISL on Multi30k, German to English: three kinds of noise at four levels.
+
+    python -m experiments.eisl --config=configs/eisl/multi30k.py --workdir=runs/eisl
+
+The 6,000 steps on clean targets take one hour on one CPU core; 200 more follow for each loss and noise.
+Expected BLEU, one seed: 37.8 at the clean start; at 0.6 EISL 36.0 under shuffling, 36.5 under repetition,
+11.8 under blanks, cross-entropy 27.1, 12.3 and 0.00. This was measured before a run's key came from its
+name and seed, and before tokenizers were trained deterministically: the same command draws other numbers
+now.
+"""
 
 from configs.eisl import invented
 from jaxgen.config import Config
@@ -7,21 +16,19 @@ from jaxgen.data import text
 
 def get_config() -> Config:
     config = invented.get_config()
-    config.data.source = "files"
-    config.data.path = str(text.data_root() / "multi30k")
-    config.data.train = ("train.de.gz", "train.en.gz")
-    config.data.valid = ("val.de.gz", "val.en.gz")
-    config.data.test = ("test_2016_flickr.de.gz", "test_2016_flickr.en.gz")
-    config.data.limit = 0
-    config.data.vocab_size = 4000
-    config.data.max_tokens = 40
-    config.data.train_tokens = 26
+    config.data.update(
+        source="files",
+        path=str(text.data_root() / "multi30k"),
+        train=("train.de.gz", "train.en.gz"),
+        valid=("val.de.gz", "val.en.gz"),
+        test=("test_2016_flickr.de.gz", "test_2016_flickr.en.gz"),
+        limit=0,
+        vocab_size=4000,
+        max_tokens=40,
+        train_tokens=26,
+    )
     config.model.width = 192
-    config.model.depth = 2
-    config.noise.levels = (0.0, 0.2, 0.4, 0.6)
-    config.noise.kinds = ("shuffle", "repetition", "blank")
-    config.noise.start = "clean"
+    config.noise.update(levels=(0.0, 0.2, 0.4, 0.6), start="clean")
     config.finetune.steps = 200
     config.train.steps = 6000
-    config.train.save_every = 1000
     return config

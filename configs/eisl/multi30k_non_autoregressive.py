@@ -1,12 +1,33 @@
-"""Non-autoregressive Multi30k: cross-entropy and EISL for a decoder that writes all tokens at once."""
+"""Non-autoregressive Multi30k: cross-entropy and EISL for a decoder that writes all tokens at once.
 
-from configs.eisl import multi30k
+    python -m experiments.eisl --config=configs/eisl/multi30k_non_autoregressive.py --workdir=runs/nat_multi30k --config.train.steps=2000
+
+Expected BLEU of that command, one seed: 20.1 at the start, then 19.7 under cross-entropy and 22.0 under
+EISL. This was measured before a run's key came from its name and seed, and before tokenizers were trained
+deterministically: the same command draws other numbers now.
+"""
+
+from configs.eisl import invented
 from jaxgen.config import Config
+from jaxgen.data import text
 
 
 def get_config() -> Config:
-    config = multi30k.get_config()
-    config.model.non_autoregressive = True
-    config.noise.levels = (0.0,)
+    config = invented.get_config()
     config.losses = ("ce", "eisl")
+    config.data.update(  # as multi30k.py
+        source="files",
+        path=str(text.data_root() / "multi30k"),
+        train=("train.de.gz", "train.en.gz"),
+        valid=("val.de.gz", "val.en.gz"),
+        test=("test_2016_flickr.de.gz", "test_2016_flickr.en.gz"),
+        limit=0,
+        vocab_size=4000,
+        max_tokens=40,
+        train_tokens=26,
+    )
+    config.model.update(width=192, non_autoregressive=True)
+    config.noise.update(levels=(0.0,), start="clean")
+    config.finetune.steps = 200
+    config.train.steps = 6000
     return config

@@ -1,56 +1,61 @@
-"""DTS-Gate on the standard library's documentation: runs anywhere, minutes on two cores."""
+"""DTS-Gate on the standard library's documentation: runs anywhere.
 
-from configs import common
+    python -m experiments.dts_gate --config=configs/moe/dts.py --workdir=runs/dts
+
+Minutes on two CPU cores.
+"""
+
+from configs import base
 from jaxgen.config import Config
 
 
 def get_config() -> Config:
-    config = common.get_config()
-    config.methods = ("dts", "switch", "gshard", "hash", "dense")
-
-    config.data = Config()
-    config.data.source = "english"  # english, files
-    config.data.path = ""
-    config.data.files = ()
-    config.data.valid_fraction = 0.08
-    config.data.test_fraction = 0.08
-    config.data.tokenizer = "bpe"
-    config.data.vocab_size = 800
-    config.data.context = 64
-
-    config.model = Config()
-    config.model.width = 96
-    config.model.depth = 4
-    config.model.heads = 4
-    config.model.hidden = 192  # of each expert, and of dense feed-forward layers
-    config.model.experts = 8
-    config.model.expert_every = 2
-    config.model.capacity_factor = 0.0  # 0: dropless
-    config.model.receive_capacity_factor = (
-        0.0  # rows a device takes in, times its even share; 0: all that come
+    config = base.config(
+        methods=("dts", "switch", "gshard", "hash", "dense"),
+        data=base.section(
+            source="english",  # english, files
+            path="",
+            files=(),
+            valid_fraction=0.08,
+            test_fraction=0.08,
+            tokenizer="bpe",
+            vocab_size=800,
+            context=64,
+        ),
+        model=base.section(
+            width=96,
+            depth=4,
+            heads=4,
+            hidden=192,  # of each expert, and of dense feed-forward layers
+            experts=8,
+            expert_every=2,
+            capacity_factor=0.0,  # 0: dropless
+            receive_capacity_factor=0.0,  # rows a device takes in, times its even share; 0: all
+            dtype="float32",
+            remat=False,
+            scan=False,
+        ),
+        dts=base.section(
+            start=2.0,  # temperature
+            end=0.3,
+            decay="exponential",  # exponential, linear
+            decay_steps=200,
+            threshold=0.001,
+            noise_free_weights=False,
+            budgets=((0, 8), (60, 4), (120, 2), (200, 1)),  # (from step, experts a token)
+            shared_steps=40,  # of one shared expert, at first
+            mask_rate=0.1,
+        ),
+        train=base.train(
+            steps=400,
+            batch_size=16,
+            learning_rate=3e-3,
+            warmup=50,
+            ema_decay=0.0,
+            save_every=400,
+            log_every=25,
+        ),
     )
-    config.model.dtype = "float32"
-    config.model.remat = False
-    config.model.scan = False
-
-    config.dts = Config()
-    config.dts.start = 2.0  # temperature
-    config.dts.end = 0.3
-    config.dts.decay = "exponential"  # exponential, linear
-    config.dts.decay_steps = 200
-    config.dts.threshold = 0.001
-    config.dts.noise_free_weights = False
-    config.dts.budgets = ((0, 8), (60, 4), (120, 2), (200, 1))  # (from step, experts a token)
-    config.dts.shared_steps = 40  # of one shared expert, at first
-    config.dts.mask_rate = 0.1
-
-    config.train.steps = 400
-    config.train.batch_size = 16
-    config.train.learning_rate = 3e-3
-    config.train.warmup = 50
-    config.train.ema_decay = 0.0
-    config.train.save_every = 400
-    config.train.log_every = 25
     config.train.eval_every = 25
     config.train.eval_windows = 64
     config.train.balance_weight = 0.01

@@ -1,6 +1,6 @@
 """Unsupervised style transfer: EISL or cross-entropy as what keeps the content.
 
-    python -m experiments.style_transfer --config=configs/eisl/transfer.py --workdir=runs/transfer
+    python -m experiments.style_transfer --config=configs/style_transfer/grammar.py --workdir=runs/transfer
 
 There are sentences of two styles and no pairs. An encoder-decoder G(x, s), told the style s by a first
 source token and, in the other style, reading its own output, is trained by three terms (after Hu et al.,

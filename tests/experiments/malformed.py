@@ -139,7 +139,7 @@ def together():
     digits = "--config=configs/eddpm/digits.py"
     proteins = "--config=configs/eddpm/antibody.py"
     invented = "--config=configs/eisl/invented.py"
-    transfer = "--config=configs/eisl/transfer.py"
+    transfer = "--config=configs/style_transfer/grammar.py"
     dts, flexmoe = "--config=configs/moe/dts.py", "--config=configs/moe/flexmoe.py"
     lines = [
         ("eddpm", grammar, "judge.heads=5"),

@@ -33,7 +33,7 @@ LAUNCHES = {
     "eddpm_ablation": ("eddpm/digits", DIGITS),
     "latentops": ("latentops/grammar", test_latentops.TINY),
     "eisl": ("eisl/invented", test_eisl_study.TINY),
-    "style_transfer": ("eisl/transfer", test_style_transfer.TINY),
+    "style_transfer": ("style_transfer/grammar", test_style_transfer.TINY),
     "dts_gate": (
         "moe/dts",
         test_moe_studies.TINY | test_moe_studies.DTS | {"methods": ("dts", "switch")},

@@ -12,9 +12,10 @@ from flax import nnx
 
 from configs.eddpm import digits
 from configs.eddpm import grammar as text_config
-from configs.eisl import invented, transfer
+from configs.eisl import invented
 from configs.latentops import grammar as edit_config
 from configs.moe import dts
+from configs.style_transfer import grammar as transfer_config
 from experiments import (
     attributes,
     eisl,
@@ -141,7 +142,7 @@ def translations(folder):
 
 
 def transfers(folder):
-    config = transfer.get_config()
+    config = transfer_config.get_config()
     config.data.source, config.transfer.content_weights = NAME, (1.0,)
     judges = SimpleNamespace(
         attribute=SimpleNamespace(about=lambda: NAME),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from configs.eisl import transfer, transfer_yelp
+from configs.style_transfer import grammar, yelp
 from experiments import style_transfer
 from experiments.sequence_data import Vocabulary
 from jaxgen.errors import ConfigError
@@ -35,14 +35,14 @@ V = Vocabulary(size=9, source_size=9, length=5, begin=1, end=2, unknown=3, sourc
 
 
 def tiny(**changes):
-    config = transfer.get_config()
+    config = grammar.get_config()
     config.update_from_flattened_dict(TINY | changes)
     style_transfer.validate(config)
     return config
 
 
 def test_shipped_configs_are_valid():
-    for module in (transfer, transfer_yelp):
+    for module in (grammar, yelp):
         style_transfer.validate(module.get_config())
 
 
@@ -112,7 +112,7 @@ def test_the_loss_is_its_three_terms():
     ],
 )
 def test_bad_fields(field, value, message):
-    config = transfer.get_config()
+    config = grammar.get_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ConfigError, match=message):
         style_transfer.validate(config)
