@@ -1,7 +1,7 @@
 """The text autoencoder of a config."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from flax import nnx
 
@@ -120,10 +120,10 @@ def load_pretrained(config: Config) -> Callable[[TextAutoencoder], TextAutoencod
         return None
 
     def load(model: TextAutoencoder) -> TextAutoencoder:
-        if m.encoder_path:
-            model.encoder.bert = hf.load(m.encoder_path, **stack_options(config))
-        if m.decoder_path:
-            model.decoder.gpt = hf.load(m.decoder_path, **stack_options(config))
+        if isinstance(model.encoder, SequenceEncoder) and m.encoder_path:
+            model.encoder.bert = cast(bert.Bert, hf.load(m.encoder_path, **stack_options(config)))
+        if isinstance(model.decoder, LatentGPT) and m.decoder_path:
+            model.decoder.gpt = cast(gpt2.GPT, hf.load(m.decoder_path, **stack_options(config)))
         return model
 
     return load

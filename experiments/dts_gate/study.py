@@ -22,6 +22,7 @@ from jaxgen import config as config_lib
 from jaxgen import mesh as mesh_lib
 from jaxgen.config import Config
 from jaxgen.errors import ConfigError
+from jaxgen.launch import Mode
 from jaxgen.moe import gates
 from jaxgen.moe.init_experts import init_experts
 from jaxgen.moe.layer import Gate, MoEContext
@@ -326,4 +327,4 @@ def compile_moe(config: Config, _: pathlib.Path) -> None:
     )
 
 
-MODES = {"train": train, "eval": evaluate_again, "compile": compile_moe}
+MODES: dict[str, Mode] = {"train": train, "eval": evaluate_again, "compile": compile_moe}

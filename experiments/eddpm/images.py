@@ -168,7 +168,10 @@ class ImageProblem:
     networks: Networks
     judge: ImageClassifier = dataclasses.field(init=False)
 
-    check = staticmethod(image_fields.check)
+    @staticmethod
+    def check(config: Config) -> None:
+        """Raises ConfigError for fields that cannot be, or not together."""
+        image_fields.check(config)
 
     @staticmethod
     def networks_of(config: Config) -> ImageNetworks:
@@ -218,7 +221,7 @@ class ImageProblem:
         samples = generate(system, key, self.config.sample.count)
         features = self.judge.features(samples)
         flat_train, flat_test = z_train.reshape(len(train), -1), z_test.reshape(len(test), -1)
-        labels = (train.label, test.label)
+        labels = (np.asarray(train.label), np.asarray(test.label))
         accuracy, probe = probes.linear_probe(flat_train, labels[0], flat_test, labels[1])
         row = {
             "parameters": trained.parameters,
@@ -236,7 +239,7 @@ class ImageProblem:
     def real_numbers(self) -> dict[str, float]:
         """What the measures give on real images: floors and ceilings."""
         train, test = self.data["train"], self.data["test"]
-        guess = np.asarray(self.judge.classifier(test.image)).argmax(-1)
+        guess = np.asarray(self.judge.classifier(jnp.asarray(test.image))).argmax(-1)
         return {
             "frechet_floor": self.judge.floor,
             "nearest_train_mse": nearest_mse(test.image, train.image),

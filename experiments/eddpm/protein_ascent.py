@@ -112,19 +112,20 @@ def ascend(
       a: `config.ascent`.
     """
     train, test = data["train"], data["test"]
+    train_value, test_value = np.asarray(train.value), np.asarray(test.value)
     z = batched_apply(encode, system, train.x)
-    model = fit_regressor(a, runs, z, train.value, seed)
+    model = fit_regressor(a, runs, z, train_value, seed)
 
     def ranked(ids: np.ndarray) -> np.ndarray:
         latents = batched_apply(encode, system, {"source": ids, "target": ids})
         return batched_apply(_value, model, latents)
 
     guess = batched_apply(_value, model, batched_apply(encode, system, test.x))
-    r2 = 1.0 - float(((guess - test.value) ** 2).mean() / test.value.var())
+    r2 = 1.0 - float(((guess - test_value) ** 2).mean() / test_value.var())
     ids = train.x["target"]
     known = {row.tobytes() for row in ids}
     rng = np.random.default_rng(seed)
-    best = np.flatnonzero(train.value >= np.quantile(train.value, 0.9))
+    best = np.flatnonzero(train_value >= np.quantile(train_value, 0.9))
     start = rng.choice(best, min(a.count, len(best)), replace=False)
 
     def novel(rows: np.ndarray) -> np.ndarray:
@@ -144,7 +145,7 @@ def ascend(
     keep = max(1, round(a.keep * len(start)))
     best_value = judge.predict(ids[best])
     first = ids[start][np.argsort(-ranked(ids[start]))[:keep]]
-    measured = train.value[best].mean()
+    measured = train_value[best].mean()
     # Padding is a letter here, as for the judge.
     same = floors.consensus(ids, np.ones_like(ids, bool))[None]
     lines = [

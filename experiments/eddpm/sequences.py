@@ -123,7 +123,10 @@ class SequenceProblem:
     judge: LanguageModel = dataclasses.field(init=False)
     regressor: ProteinRegressor | None = dataclasses.field(init=False, default=None)
 
-    check = staticmethod(sequence_fields.check)
+    @staticmethod
+    def check(config: Config) -> None:
+        """Raises ConfigError for fields that cannot be, or not together."""
+        sequence_fields.check(config)
 
     @staticmethod
     def networks_of(config: Config) -> SequenceNetworks:
@@ -268,7 +271,7 @@ class SequenceProblem:
             value = float(self.regressor.predict(same[None])[0])
             rows["constant consensus"]["predicted_value"] = value
         if train.label is not None:
-            share = floors.majority_accuracy(train.label, test.label)
+            share = floors.majority_accuracy(train.label, np.asarray(test.label))
             rows["majority class"] = {"probe_accuracy": share}
         return rows
 
@@ -315,10 +318,12 @@ def representation(
     out = {"latent_std": float(z_train.std(0).mean())}
     if train.value is not None:
         out["probe_r2"], out["probe_spearman"], _ = probes.ridge_probe(
-            z_train, train.value, z_test, test.value
+            z_train, train.value, z_test, np.asarray(test.value)
         )
     if train.label is not None:
-        out["probe_accuracy"], _ = probes.linear_probe(z_train, train.label, z_test, test.label)
+        out["probe_accuracy"], _ = probes.linear_probe(
+            z_train, train.label, z_test, np.asarray(test.label)
+        )
     return out
 
 

@@ -13,6 +13,7 @@ from experiments.eddpm import images, sequences, systems
 from experiments.eddpm.systems import Problem, Shown
 from jaxgen import config as config_lib
 from jaxgen.config import Config
+from jaxgen.launch import Mode
 from jaxgen.train.runs import Row
 
 PROBLEMS: dict[str, type[Problem]] = {
@@ -97,4 +98,9 @@ def compile_eddpm(config: Config, _: pathlib.Path) -> None:
     compile_task(config, lambda _: task, networks.batch_shapes())
 
 
-MODES = {"train": train, "eval": evaluate_again, "sample": sample, "compile": compile_eddpm}
+MODES: dict[str, Mode] = {
+    "train": train,
+    "eval": evaluate_again,
+    "sample": sample,
+    "compile": compile_eddpm,
+}

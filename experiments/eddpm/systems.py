@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,6 @@ System = (
     Any  # a pytree of this module or of a kind of data, with `encode`, `sample`, mostly `decode`
 )
 Shown = tuple[System, Mapping[str, Any]]
-Self = TypeVar("Self", bound="Problem")
 
 
 class Networks(Protocol):
@@ -76,9 +75,20 @@ class Trained(NamedTuple):
 class Problem(Protocol):
     """One kind of data: its splits, networks, judges and report."""
 
-    config: Config
-    runs: Runs
-    networks: Networks
+    @property
+    def config(self) -> Config:
+        """Of the launch."""
+        ...
+
+    @property
+    def runs(self) -> Runs:
+        """Of the launch."""
+        ...
+
+    @property
+    def networks(self) -> Networks:
+        """For the data's shapes."""
+        ...
 
     @staticmethod
     def check(config: Config) -> None:
@@ -91,7 +101,7 @@ class Problem(Protocol):
         ...
 
     @classmethod
-    def open(cls: type[Self], config: Config, workdir: pathlib.Path, *, may_train: bool) -> Self:
+    def open(cls, config: Config, workdir: pathlib.Path, *, may_train: bool) -> "Problem":
         """Reads the data."""
         ...
 

@@ -18,6 +18,7 @@ from jaxgen.config import Config
 from jaxgen.data import translation
 from jaxgen.errors import ConfigError
 from jaxgen.evaluators.common import batched_apply
+from jaxgen.launch import Mode
 from jaxgen.metrics import text as text_metrics
 from jaxgen.models.translator import TranslationModel
 from jaxgen.text import noise, tokenizers
@@ -161,4 +162,4 @@ def compile_eisl(config: Config, _: pathlib.Path) -> None:
     compile_task(config, lambda mesh: make(mesh=mesh), batch)
 
 
-MODES = {"train": train, "eval": evaluate_again, "compile": compile_eisl}
+MODES: dict[str, Mode] = {"train": train, "eval": evaluate_again, "compile": compile_eisl}

@@ -19,6 +19,7 @@ from jaxgen import config as config_lib
 from jaxgen.config import Config
 from jaxgen.data import images
 from jaxgen.errors import ConfigError, RunError
+from jaxgen.launch import Mode
 from jaxgen.moe import gates
 from jaxgen.moe.layer import MoEContext, RouterStats
 from jaxgen.moe.placement import migrate, planner, policies, simulator, traffic
@@ -322,4 +323,4 @@ train = functools.partial(run, may_train=True)
 evaluate_again = functools.partial(run, may_train=False)
 
 
-MODES = {"train": train, "eval": evaluate_again}
+MODES: dict[str, Mode] = {"train": train, "eval": evaluate_again}

@@ -123,14 +123,14 @@ def train_space(config: Config, runs: Runs, train: TextSplit, kind: str, seed: i
         z = batched_apply(encode, model, train.x)
         std = np.maximum(z.std(0), 1e-3)
         model = Standardised(model, jnp.asarray(z.mean(0)), jnp.asarray(std))
-    z = jnp.asarray(batched_apply(encode, model, train.x))
-    fit = priors.Gaussian.fit(z)
+    latents = jnp.asarray(batched_apply(encode, model, train.x))
+    fit = priors.Gaussian.fit(latents)
     prior: Any = None
     if kind == "eddpm":
         prior = chain_of(config)
     elif config.prior.kind == "gan":
         gan = jax.jit(lambda u, k: priors.fit_gan(u, k, steps=config.prior.gan_steps)[0])
-        prior = gan(fit.whiten(z), run_key(f"gan-{seed}"))
+        prior = gan(fit.whiten(latents), run_key(f"gan-{seed}"))
     return Space(kind, model, fit, prior, tuple(sampler_of(config).items()))
 
 

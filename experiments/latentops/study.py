@@ -23,6 +23,7 @@ from jaxgen.errors import ConfigError, UsageError
 from jaxgen.evaluators.attributes import LABELS
 from jaxgen.evaluators.common import encode
 from jaxgen.latent_ode import energy
+from jaxgen.launch import Mode
 from jaxgen.models.attribute_heads import Operators
 from jaxgen.train.runs import Row
 
@@ -203,7 +204,7 @@ def _report_failures(config: Config, failed: np.ndarray) -> None:
         )
 
 
-MODES = {
+MODES: dict[str, Mode] = {
     "train": train,
     "train_vae": train_vae,
     "train_operators": train_operators,

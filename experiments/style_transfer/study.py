@@ -20,6 +20,7 @@ from jaxgen.config import Config
 from jaxgen.data.tokens import TextSplit, TokenShape
 from jaxgen.evaluators.attributes import disjoint_halves
 from jaxgen.evaluators.common import batched_apply
+from jaxgen.launch import Mode
 from jaxgen.losses import eisl
 from jaxgen.models.translator import Translator
 from jaxgen.nn import t5, textcnn
@@ -149,8 +150,8 @@ def task(
         if content == "ce":
             kept = eisl.mixed_loss(other, x, ngram_factor=0.0, mask=real).mean()
         else:
-            masks = {"logits_mask": said, "targets_mask": real}
-            kept = eisl.eisl_loss(other, x, ngrams=t.ngrams, **masks).mean()
+            each = eisl.eisl_loss(other, x, ngrams=t.ngrams, logits_mask=said, targets_mask=real)
+            kept = each.mean()
         drawn = gumbel_softmax(other, key_draw, temperature=t.temperature, hard=True)
         judged = extra(drawn, said)
         styled = optax.softmax_cross_entropy_with_integer_labels(judged, 1 - style).mean()
@@ -206,4 +207,4 @@ def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
 train = functools.partial(run, may_train=True)
 evaluate_again = functools.partial(run, may_train=False)
 
-MODES = {"train": train, "eval": evaluate_again}
+MODES: dict[str, Mode] = {"train": train, "eval": evaluate_again}

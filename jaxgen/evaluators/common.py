@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, PyTree
 
 from jaxgen import mesh as mesh_lib
@@ -50,12 +50,13 @@ def batched_apply(
     return np.concatenate(out)
 
 
-def mesh_of(model: PyTree) -> jax.sharding.Mesh | None:
+def mesh_of(model: PyTree) -> Mesh | None:
     """The mesh that a model's parameters are split over; None where they are on one device."""
     for leaf in jax.tree.leaves(model):
         where = getattr(leaf, "sharding", None)
-        if isinstance(where, NamedSharding) and where.mesh.size > 1:
-            return where.mesh
+        mesh = where.mesh if isinstance(where, NamedSharding) else None
+        if isinstance(mesh, Mesh) and mesh.size > 1:
+            return mesh
     return None
 
 

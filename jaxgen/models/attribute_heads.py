@@ -88,7 +88,7 @@ class Operators:
     """
 
     heads: AttributeHeads
-    directions: dict[str, Float[Array, "K D"]]
+    directions: Mapping[str, Float[np.ndarray, "K D"] | Float[Array, "K D"]]
     labels: tuple[tuple[str, tuple[str, ...]], ...]
     words: tuple[str, ...] = ()
 

@@ -193,8 +193,11 @@ class NonAutoregressiveDecoder(nnx.Module):
         """log p(target|z), padding weighted; with `eisl_share`, the mix of EISL and cross-entropy."""
         logits, pad = self(z), target == self.pad
         if self.eisl_share:
-            share = {"ngram_factor": self.eisl_share, "ce_factor": 1.0 - self.eisl_share}
-            return -eisl.mixed_loss(logits, target, ngrams=self.ngrams, **share) * self.length
+            share = self.eisl_share
+            a_token = eisl.mixed_loss(
+                logits, target, ngram_factor=share, ce_factor=1.0 - share, ngrams=self.ngrams
+            )
+            return -a_token * self.length
         nll, _ = text_metrics.nll(logits, target, jnp.ones_like(pad))
         light, _ = text_metrics.nll(logits, target, pad)
         return -nll + (1.0 - self.pad_weight) * light

@@ -67,13 +67,15 @@ def free_running_eisl(
     """
     key_free, key_forced = jax.random.split(key)
     own = jax.lax.stop_gradient(model).translate(source, target.shape[1])
-    masks = {"logits_mask": eos_mask(own, model.end), "targets_mask": eos_mask(target, model.end)}
+    said, real = eos_mask(own, model.end), eos_mask(target, model.end)
     if fused_bytes:
         h = model.teacher_forced_states(source, own, key_free)
 
         def each(pairs: Array, masks: dict[str, Bool[Array, "B T"]]) -> Array:
-            return eisl.eisl_from_pairs(pairs, ngrams=ngrams, **masks)
+            said, real = masks["said"], masks["real"]
+            return eisl.eisl_from_pairs(pairs, ngrams=ngrams, logits_mask=said, targets_mask=real)
 
+        masks = {"said": said, "real": real}
         arguments = (h, model.output_embedding(), target, each, masks)
         if mesh is None or mesh.size == 1:
             matched = fused_linear.fused_loss(*arguments, budget=fused_bytes)
@@ -81,7 +83,10 @@ def free_running_eisl(
             matched = fused_linear.sharded_fused_loss(mesh, *arguments, budget=fused_bytes)
     else:
         logits, _ = model.teacher_forced(source, own, key_free)
-        matched = eisl.eisl_loss(logits, target, ngrams=ngrams, **masks).mean()
+        each_row = eisl.eisl_loss(
+            logits, target, ngrams=ngrams, logits_mask=said, targets_mask=real
+        )
+        matched = each_row.mean()
     total = ngram_factor * matched
     if ce_factor:
         total = total + ce_factor * teacher_forced_loss(model, source, target, key_forced)

@@ -6,6 +6,8 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+from experiments.sequence_data import Vocabulary
+from experiments.study import Study, mesh_shape
 from flax import nnx
 
 from experiments import (
@@ -25,8 +27,6 @@ from experiments import (
     systems,
     translation,
 )
-from experiments.sequence_data import Vocabulary
-from experiments.study import Study, mesh_shape
 from jaxgen import mesh as mesh_lib
 from jaxgen.data.images import Images
 from jaxgen.nn import gpt2, textcnn

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from experiments.sequence_data import Part, Vocabulary
 from flax import nnx
 
 from configs.eddpm import digits
@@ -27,7 +28,6 @@ from experiments import (
     sequence_report,
     style_transfer,
 )
-from experiments.sequence_data import Part, Vocabulary
 from jaxgen.data.images import Images
 from jaxgen.data.translation import Pairs
 from jaxgen.latent_ode import sample as ode

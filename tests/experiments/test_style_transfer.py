@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from experiments.sequence_data import Vocabulary
 from flax import nnx
 
 from configs.style_transfer import grammar, yelp
 from experiments import style_transfer
-from experiments.sequence_data import Vocabulary
 from jaxgen.errors import ConfigError
 
 TINY = {
