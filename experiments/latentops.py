@@ -173,10 +173,10 @@ def move(config: Config, operators: Operators, u: Any) -> tuple[np.ndarray, np.n
     total = energy.compose(parts_of(config, operators))
     o = config.ode
     solve = jax.jit(
-        lambda u: sample.sample(total, u, rtol=o.rtol, atol=o.atol, max_steps=o.max_steps)
+        lambda u: sample.solve(total, u, rtol=o.rtol, atol=o.atol, max_steps=o.max_steps)
     )
     end, stats = solve(u)
-    return np.asarray(end), np.asarray(stats["failed"])
+    return np.asarray(end), np.asarray(stats.failed)
 
 
 def generate(config: Config, workdir: pathlib.Path) -> None:
