@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from experiments import attributes, sequence_study, systems
 from experiments.sequence_data import Part
@@ -18,6 +18,7 @@ from experiments.study import Study
 from jaxgen.config import Config
 from jaxgen.latent_ode import energy
 from jaxgen.losses import vae
+from jaxgen.losses.cross_entropy import mean_cross_entropy
 from jaxgen.nn import mlp, sequence
 from jaxgen.train.state import run_key
 
@@ -157,13 +158,6 @@ class Operators:
         return energy.classifier(net, attributes.LABELS[name], name=name, dim=net.dim)
 
 
-def known_cross_entropy(logits: Float[Array, "B K"], y: Int[Array, " B"]) -> Float[Array, ""]:
-    """Mean over the rows that have a label."""
-    known = y != attributes.UNKNOWN
-    each = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(y, 0))
-    return jnp.where(known, each, 0.0).sum() / jnp.maximum(known.sum(), 1)
-
-
 def train_operators(study: Study, space: Space, seed: int) -> Operators:
     """Trains the heads on noisy latents of the operators' half of the train split.
 
@@ -189,7 +183,7 @@ def train_operators(study: Study, space: Space, seed: int) -> Operators:
                 # Words are rare: the sum over words keeps their gradient in proportion.
                 value = optax.sigmoid_binary_cross_entropy(logits, y).sum(-1).mean()
             else:
-                value = known_cross_entropy(logits, y)
+                value = mean_cross_entropy(logits, y, y != attributes.UNKNOWN)
                 hit = (logits.argmax(-1) == y).sum()
                 aux[f"{name}_accuracy"] = hit / jnp.maximum((y != attributes.UNKNOWN).sum(), 1)
             total = total + value

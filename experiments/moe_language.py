@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
@@ -20,6 +19,7 @@ from jaxgen import mesh as mesh_lib
 from jaxgen.config import Config
 from jaxgen.data import kept, language_model
 from jaxgen.errors import ConfigError
+from jaxgen.losses.cross_entropy import cross_entropy
 from jaxgen.moe.layer import MoEContext, RouterStats
 from jaxgen.nn import gpt2
 from jaxgen.text import tokenizers
@@ -128,8 +128,7 @@ def nll(
 ) -> tuple[Float[Array, ""], RouterStats | None]:
     """Nats a token of tokens 1 to T - 1, and the loads of the mixtures."""
     h, _, loads = model.hidden(tokens[:, :-1], route=route, key=key)
-    each = optax.softmax_cross_entropy_with_integer_labels(model.logits(h), tokens[:, 1:])
-    return each.mean(), loads
+    return cross_entropy(model.logits(h), tokens[:, 1:]).mean(), loads
 
 
 def auxiliary(config: Config, loads: RouterStats | None) -> Float[Array, ""]:

@@ -22,6 +22,7 @@ from experiments import protein_ascent, systems
 from experiments.sequence_data import Part, Vocabulary, take_rows
 from experiments.study import Study
 from jaxgen.data import corpora
+from jaxgen.losses.cross_entropy import sum_cross_entropy
 from jaxgen.metrics import floors, probes
 from jaxgen.metrics import text as text_metrics
 from jaxgen.nn import gpt2, sequence
@@ -45,7 +46,7 @@ def lm_nll(
     """Nats and number of tokens of each row; the end token counts, what follows does not."""
     shifted = sequence.shift_right(targets, v.begin)
     logits, _ = model(shifted, key=key)
-    return text_metrics.nll(logits, targets, real_tokens(targets, v))
+    return sum_cross_entropy(logits, targets, real_tokens(targets, v))
 
 
 _lm_nll = jax.jit(lm_nll, static_argnums=2)

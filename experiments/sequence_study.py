@@ -27,7 +27,7 @@ from jaxgen.config import Config
 from jaxgen.data import proteins, text
 from jaxgen.errors import ConfigError
 from jaxgen.losses import eisl
-from jaxgen.metrics import text as text_metrics
+from jaxgen.losses.cross_entropy import sum_cross_entropy
 from jaxgen.nn import bert, gpt2, hf, sequence
 from jaxgen.nn.transformer import TransformerConfig
 from jaxgen.text import decoding
@@ -229,8 +229,8 @@ def make_domain(config: Config, vocabulary: Vocabulary) -> systems.Domain:
                 share = {"ngram_factor": m.eisl, "ce_factor": 1.0 - m.eisl}
                 a_token = eisl.mixed_loss(logits, x["target"], ngrams=m.eisl_ngrams, **share)
                 return -a_token * v.length
-            nll, _ = text_metrics.nll(logits, x["target"], jnp.ones_like(pad))
-            light, _ = text_metrics.nll(logits, x["target"], pad)
+            nll, _ = sum_cross_entropy(logits, x["target"])
+            light, _ = sum_cross_entropy(logits, x["target"], pad)
             return -nll + (1.0 - m.pad_weight) * light
 
         def autoregressive(x: Any, z: Array) -> Array:
@@ -238,7 +238,7 @@ def make_domain(config: Config, vocabulary: Vocabulary) -> systems.Domain:
             real = sequence.eos_mask(target, v.end)
             options: dict[str, Any] = {"begin": v.begin, "unknown": v.unknown}
             logits = model.decoder(target, z, **options, word_dropout=m.word_dropout, key=key)
-            nll = text_metrics.nll(logits, target, real)[0]
+            nll = sum_cross_entropy(logits, target, real)[0]
             if not m.eisl:
                 return -nll
             # EISL of what the decoder says when it reads its own output: reading the target, it would

@@ -37,10 +37,12 @@ from jaxgen import launch
 from jaxgen.config import Config
 from jaxgen.data import corpora
 from jaxgen.losses import eisl
+from jaxgen.losses.cross_entropy import mean_cross_entropy
 from jaxgen.metrics import floors
 from jaxgen.metrics import text as text_metrics
 from jaxgen.nn import sequence, t5, textcnn
 from jaxgen.text import decoding
+from jaxgen.text.gumbel_softmax import gumbel_softmax
 from jaxgen.train import markup, report
 
 LOSSES = ("ce", "eisl")
@@ -136,13 +138,13 @@ def system(
         x, style = batch["target"], batch["style"]
         real = sequence.eos_mask(x, v.end)
         same = written_logits(model, v, x, x, style, key_same)
-        repeat = eisl.mixed_loss(same, x, ngram_factor=0.0, mask=real).mean()
+        repeat = mean_cross_entropy(same, x, real).mean()
         fixed = jax.lax.stop_gradient(model)
         own = _greedy(fixed, v, x, 1 - style)  # reading x, it would only have to repeat x
         said = sequence.eos_mask(own, v.end)
         other = written_logits(model, v, x, own, 1 - style, key_other)
         if content == "ce":
-            kept = eisl.mixed_loss(other, x, ngram_factor=0.0, mask=real).mean()
+            kept = mean_cross_entropy(other, x, real).mean()
         else:
             masks = {"logits_mask": said, "targets_mask": real}
             kept = eisl.eisl_loss(other, x, ngrams=t.ngrams, **masks).mean()

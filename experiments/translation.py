@@ -21,8 +21,10 @@ from jaxgen.data import kept
 from jaxgen.data import translation as translation_data
 from jaxgen.errors import ConfigError
 from jaxgen.losses import eisl, fused_linear
+from jaxgen.losses.cross_entropy import mean_cross_entropy
 from jaxgen.losses.policy_gradient import policy_gradient_loss
 from jaxgen.metrics import text as text_metrics
+from jaxgen.metrics.sentence_bleu import sentence_bleu
 from jaxgen.nn import nat, sequence, t5
 from jaxgen.text import decoding, noise, tokenizers
 
@@ -221,9 +223,15 @@ def make_loss(
     def real(target: Array) -> Bool[Array, "B T"]:
         return sequence.eos_mask(target, corpus.end)
 
-    def forced(model: Any, source: Array, target: Array, key: Any, **factors: Any) -> Array:
+    def teacher_forced(
+        each_row: Callable[..., Float[Array, " B"]],
+        model: Any,
+        source: Array,
+        target: Array,
+        key: Any,
+    ) -> Array:
         logits, extra = teacher_forced_logits(model, corpus, source, target, key)
-        each = eisl.mixed_loss(logits, target, mask=real(target), **factors)
+        each = each_row(logits, target, mask=real(target))
         return (each + config.model.length_weight * extra).mean()
 
     def free_running_eisl(model: t5.T5, source: Array, target: Array, key: Any) -> Array:
@@ -251,7 +259,7 @@ def make_loss(
             matched = eisl.eisl_loss(logits, target, ngrams=e.ngrams, **masks).mean()
         total = e.ngram_factor * matched
         if e.ce_factor:
-            ce = forced(model, source, target, key_forced, ngram_factor=0.0)
+            ce = teacher_forced(mean_cross_entropy, model, source, target, key_forced)
             total = total + e.ce_factor * ce
         return total
 
@@ -262,14 +270,17 @@ def make_loss(
         drawn = decoding.sample(
             start, key_draw, max_tokens=target.shape[1], eos=corpus.end, pad=corpus.pad
         ).tokens
-        reward = ngrams.sentence_bleu(drawn, target, real(drawn), real(target))
+        reward = sentence_bleu(drawn, target, real(drawn), real(target))
         logits, _ = teacher_forced_logits(model, corpus, source, drawn, key_drop)
         return policy_gradient_loss(logits, drawn, reward, mask=real(drawn)).mean()
 
     rules: dict[str, Callable[..., Float[Array, ""]]] = {
-        "ce": functools.partial(forced, ngram_factor=0.0),
-        "smoothing": functools.partial(forced, ngram_factor=0.0, label_smoothing=config.smoothing),
-        "eisl": functools.partial(forced, **matching)
+        "ce": functools.partial(teacher_forced, mean_cross_entropy),
+        "smoothing": functools.partial(
+            teacher_forced,
+            functools.partial(mean_cross_entropy, label_smoothing=config.smoothing),
+        ),
+        "eisl": functools.partial(teacher_forced, functools.partial(eisl.mixed_loss, **matching))
         if config.model.non_autoregressive
         else free_running_eisl,
         "pg": policy,
@@ -293,7 +304,7 @@ def system(
       start: a trained model to begin from; a fresh one by default.
       mesh: see `make_loss`.
     """
-    mean_loss = rule(config, corpus, name, mesh)
+    mean_loss = make_loss(config, corpus, name, mesh)
 
     def loss(model, extra, batch, key, step):
         return mean_loss(model, batch["source"], batch["target"], key), ({}, extra)
