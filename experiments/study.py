@@ -17,7 +17,7 @@ from jaxgen import mesh as mesh_lib
 from jaxgen.config import Config
 from jaxgen.data import pipeline
 from jaxgen.errors import ConfigError
-from jaxgen.train import loop, state, step
+from jaxgen.train import aot, loop, state, step
 
 
 def mesh_shape(config: Config) -> dict[str, int]:
@@ -146,7 +146,7 @@ def compile_step(
     """
     if not config.mesh.topology:
         raise ConfigError("mesh.topology", "", "a TPU slice such as v5p:4x4x4")
-    devices = mesh_lib.topology_devices(config.mesh.topology)
+    devices = aot.topology_devices(config.mesh.topology)
     mesh = mesh_lib.make_mesh(mesh_shape(config), devices)
     check_batch(config, mesh)
     system, t = make(mesh), config.train
@@ -164,13 +164,13 @@ def compile_step(
     train_step = step.make_step(
         system.loss, tx, ema_decay=t.ema_decay, accumulate=t.accumulate, shardings=where
     )
-    report = mesh_lib.compile_report(train_step.lower(with_sharding, batch))
+    report = aot.compile_report(train_step.lower(with_sharding, batch))
     axes = ", ".join(f"{a} {n}" for a, n in mesh.shape.items() if n > 1)
     print(f"topology {config.mesh.topology}: {len(devices)} chips; mesh {axes}")
     print(f"parameters {state.parameter_count(template.model):,}; batch {t.batch_size}")
     for kind in ("memory", "argument", "temporary"):
         print(f"{kind} per chip: {report[f'{kind}_bytes_per_chip'] / 2**20:,.1f} MiB")
-    flops = mesh_lib.matmul_flops(train_step, with_sharding, batch)
+    flops = aot.matmul_flops(train_step, with_sharding, batch)
     print(
         f"FLOPs per step (matrix products): {flops / len(devices):.4g} per chip, {flops:.4g} in all"
     )
