@@ -2,10 +2,10 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int, Shaped
 from numpy import ndarray
 
 from jaxgen.errors import require
@@ -78,7 +78,7 @@ def token_accuracy(
     return _mean((outputs == targets)[mask])
 
 
-def exact_match(outputs: Sequence[Any], targets: Sequence[Any]) -> float:
+def exact_match(outputs: Sequence[object], targets: Sequence[object]) -> float:
     """Share of outputs that equal their target; NaN of none.
 
     Raises:
@@ -91,7 +91,12 @@ def _mean(same: Bool[ndarray, "..."] | Float[ndarray, "0"]) -> float:
     return float(same.mean()) if same.size else float("nan")
 
 
-def perplexity(score: Callable[[Any], tuple[Any, Any]], rows: Any, *, batch: int = 256) -> float:
+def perplexity(
+    score: Callable[[Shaped[ndarray, "B ..."]], tuple[ArrayLike, ArrayLike]],
+    rows: Shaped[ndarray, "N ..."],
+    *,
+    batch: int = 256,
+) -> float:
     """exp of the mean negative log-likelihood of a token; NaN where there is no token.
 
     Args:

@@ -5,21 +5,7 @@ from typing import TYPE_CHECKING
 from jaxgen import _lazy
 
 if TYPE_CHECKING:
-    from jaxgen.nn import (
-        batch_renorm,
-        bert,
-        conv,
-        gpt2,
-        hf,
-        mlp,
-        nat,
-        sequence,
-        t5,
-        textcnn,
-        transformer,
-        unet,
-        vit,
-    )
+    from jaxgen.nn import batch_renorm, conv, mlp, textcnn, transformer, unet
     from jaxgen.nn.transformer import TransformerConfig
 
 __getattr__, __dir__, __all__ = _lazy.attach(__name__)

@@ -5,18 +5,7 @@ from typing import TYPE_CHECKING
 from jaxgen import _lazy
 
 if TYPE_CHECKING:
-    from jaxgen.train import (
-        aot,
-        checkpoint,
-        lock,
-        loop,
-        markup,
-        preemption,
-        report,
-        state,
-        step,
-        writers,
-    )
+    from jaxgen.train import aot, checkpoint, lock, loop, preemption, state, step, writers
     from jaxgen.train.loop import Adapt, fit
     from jaxgen.train.state import TrainState
     from jaxgen.train.step import make_step, optimizer

@@ -12,10 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import topologies
-from jax.extend.core import Jaxpr, jaxprs_in_params
+from jax.extend.core import jaxprs_in_params
 from jaxtyping import PyTree
 
-from jaxgen.errors import ConfigError
+from jaxgen.errors import ConfigError, RunError
 from jaxgen.mesh import Device
 
 
@@ -117,7 +117,7 @@ def matmul_flops(function: Callable[..., PyTree], *args: PyTree) -> float:
     branches the costliest. Ragged products count all their rows, those of no group too.
     """
 
-    def count(jaxpr: Jaxpr) -> float:
+    def count(jaxpr: Any) -> float:  # a Jaxpr; the types of its values know no shapes
         total = 0.0
         for eqn in jaxpr.eqns:
             if eqn.primitive.name == "dot_general":
@@ -154,13 +154,18 @@ def compile_report(lowered: jax.stages.Lowered) -> dict[str, Any]:
 
     The compiler itself writes the text that collectives are read from: jax cannot print programs whose
     gathers run on a TPU's sparse cores (jaxlib 0.10.2).
+
+    Raises:
+      RunError: the platform's compiler does not count memory.
     """
     with tempfile.TemporaryDirectory() as folder:
-        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        options: dict[str, str | bool] = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
         compiled = lowered.compile(compiler_options=options)
         texts = list(pathlib.Path(folder).glob("*after_optimizations.txt"))
-        hlo = "".join(path.read_text() for path in texts) or compiled.as_text()
+        hlo = "".join(path.read_text() for path in texts) or compiled.as_text() or ""
     memory = compiled.memory_analysis()
+    if memory is None:
+        raise RunError("the compiler of this platform does not tell what a program needs")
     arguments, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes
     peak = arguments + outputs - memory.alias_size_in_bytes + memory.temp_size_in_bytes
     return {

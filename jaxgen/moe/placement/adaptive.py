@@ -19,13 +19,13 @@ with them; see `jaxgen.moe.placement.migrate`.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import ClassVar, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, PyTree
 
 from jaxgen.errors import require
 from jaxgen.moe.expert_parallel import AXIS
@@ -40,7 +40,7 @@ from jaxgen.moe.placement.policies import Placements, Rules
 class State(Protocol):
     """A train state, such as `jaxgen.train.state.TrainState`: a dataclass that is a pytree."""
 
-    __dataclass_fields__: ClassVar[dict[str, Any]]
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]
 
     @property
     def extra(self) -> Mapping[str, Array]:
@@ -96,7 +96,7 @@ class AdaptivePlacement:
         self._placements: list[Placements] = []
         self._now: Placements | None = None
         self._last: Array | None = None  # counts that are on their way to the host
-        self._move: Callable[..., Any] | None = None
+        self._move: Callable[[PyTree, Array], PyTree] | None = None
 
     def slots_of(self, experts: int) -> int:
         """Slots on all devices together: `expert_slots` of the model."""
