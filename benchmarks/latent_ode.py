@@ -71,7 +71,7 @@ def solve(nets, z, *, batched):
         (energy.classifier(net, tuple(map(str, range(k)))), 1, 1.0)
         for net, k in zip(nets, LABELS, strict=False)
     ]
-    return sample.sample(energy.compose(parts), z, rtol=TOL, atol=TOL, batched=batched)
+    return sample.solve(energy.compose(parts), z, rtol=TOL, atol=TOL, batched=batched)
 
 
 def compare(nets: list[Classifier], count: int, rounds: int) -> None:
@@ -88,7 +88,7 @@ def compare(nets: list[Classifier], count: int, rounds: int) -> None:
         times = paired(ours, lambda: torch_solve(theirs, torch_z), rounds, 3 if count < 1000 else 1)
         rows = "one step size" if batched else "a step size a row"
         show(f"{count} samples, {len(nets)} operators, {rows}", *times, other="torchdiffeq")
-        nfe = np.asarray(stats["nfe"])
+        nfe = np.asarray(stats.nfe)
         print(
             f"    evaluations: ours {statistics.mean(nfe.tolist()):.0f} (max {nfe.max()}), "
             f"torchdiffeq {evaluations}; ends agree to {gap:.1e}"

@@ -1,4 +1,4 @@
-"""Records the router traffic that `jaxgen.moe.placement.traffic.recorded` reads: `jaxgen/moe/traffic_gpt.npz`.
+"""Records the router traffic that `jaxgen.moe.placement.traffic.recorded` reads: `jaxgen/moe/placement/traffic_gpt.npz`.
 
     python benchmarks/record_traffic.py
 
@@ -40,7 +40,7 @@ def main() -> None:
         flexmoe.train(config, pathlib.Path(folder))
         with np.load(pathlib.Path(folder) / "traffic" / "static-0.npz") as file:
             counts = file["counts"][::EVERY].astype(np.int32)
-    path = ROOT / "jaxgen" / "moe" / "traffic_gpt.npz"
+    path = ROOT / "jaxgen" / "moe" / "placement" / "traffic_gpt.npz"
     np.savez_compressed(path, counts=counts)
     print(f"{path.name}: {counts.shape} {path.stat().st_size:,} bytes")
 

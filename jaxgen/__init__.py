@@ -1,9 +1,38 @@
-"""jaxgen: generative modelling of text, sequences and images as pure JAX functions."""
+"""jaxgen: generative modelling of text, sequences and images as pure JAX functions.
+
+Subpackages are imported when they are first used: `import jaxgen` is quick, and enough.
+"""
 
 import glob
 import os
+from typing import TYPE_CHECKING
+
+from jaxgen import _lazy
+
+if TYPE_CHECKING:
+    from jaxgen import (  # type: ignore[attr-defined]
+        config,
+        data,
+        diffusion,
+        errors,
+        evaluators,
+        latent_ode,
+        launch,
+        losses,
+        mesh,
+        metrics,
+        models,
+        moe,
+        nn,
+        numerics,
+        ode,
+        peft,
+        text,
+        train,
+    )
 
 __version__ = "0.1.0"
+__getattr__, __dir__, __all__ = _lazy.attach(__name__)
 
 if not (glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")):
     # There is no TPU. An installed libtpu (it compiles for slices that are elsewhere) would ask a metadata

@@ -1,23 +1,23 @@
-"""Device meshes, sharding rules, and ahead-of-time compilation.
+"""Device meshes and sharding rules.
 
 Axes: `data`, `fsdp` and `expert` split the batch; `fsdp`, `model` and `expert` split parameters. One table
 maps parameter names to PartitionSpecs; everything else (optimiser moments, EMA) has the parameter's
 name inside its own and so follows it.
 """
 
-import pathlib
+import collections
+import math
 import re
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import mesh_utils, topologies
-from jax.extend.core import jaxprs_in_params
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.tree_util import KeyPath
 from jaxtyping import PyTree
 
 from jaxgen.errors import ConfigError
@@ -40,6 +40,18 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 )
 
 
+@runtime_checkable
+class Device(Protocol):
+    """What meshes see of a device, be it here or in a slice that is only described."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def platform(self) -> str: ...
+    @property
+    def device_kind(self) -> str: ...
+
+
 def axis_sizes(shape: Mapping[str, int], devices: int) -> dict[str, int]:
     """Sizes of all `AXES`; -1 for one of them means all devices that the others leave.
 
@@ -58,13 +70,40 @@ def axis_sizes(shape: Mapping[str, int], devices: int) -> dict[str, int]:
     return sizes
 
 
-def make_mesh(shape: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh over all devices (or those given) with the four `AXES`."""
+def make_mesh(shape: Mapping[str, int], devices: Sequence[Device] | None = None) -> Mesh:
+    """A mesh over all devices (or those given) with the four `AXES`.
+
+    Where devices belong to several slices, the first axes in the order of `AXES` run across slices as far
+    as they divide: the slow network between slices then carries sums of gradients, and the links inside a
+    slice carry the rest.
+
+    Raises:
+      ConfigError: axis sizes that do not fit the devices, or slices of different sizes.
+    """
     devices = jax.devices() if devices is None else devices
-    sizes = tuple(axis_sizes(shape, len(devices)).values())
-    # A TPU slice is a torus; an axis of 8 on 4x4x4 needs half of a second physical axis.
-    grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    grid = device_grid(tuple(axis_sizes(shape, len(devices)).values()), devices)
     return Mesh(grid, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
+
+
+def device_grid(sizes: Sequence[int], devices: Sequence[Device]) -> np.ndarray:
+    """Devices in the shape of a mesh, near ones along the last axes.
+
+    Raises:
+      ConfigError: slices of different sizes.
+    """
+    # A TPU slice is a torus; an axis of 8 on 4x4x4 needs half of a second physical axis.
+    split = {"allow_split_physical_axes": True}
+    of_slice = collections.Counter(getattr(d, "slice_index", 0) for d in devices)
+    if len(of_slice) == 1:
+        return mesh_utils.create_device_mesh(sizes, devices, **split)
+    if len(set(of_slice.values())) > 1:
+        raise ConfigError("mesh", dict(of_slice), "slices with the same number of devices each")
+    left, across = len(of_slice), []
+    for size in sizes:
+        across.append(math.gcd(size, left))
+        left //= across[-1]
+    inside = [size // n for size, n in zip(sizes, across, strict=True)]
+    return mesh_utils.create_hybrid_device_mesh(inside, across, devices, **split)
 
 
 def batch_divisor(mesh: Mesh) -> int:
@@ -72,7 +111,7 @@ def batch_divisor(mesh: Mesh) -> int:
     return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
 
 
-def path_name(path: tuple[Any, ...]) -> str:
+def path_name(path: KeyPath) -> str:
     """Slash-joined name of a pytree path, without the `.value` of nnx variables."""
     parts = []
     for entry in path:
@@ -113,158 +152,6 @@ def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree.map(
         lambda a: jax.make_array_from_process_local_data(sharding, np.asarray(a)), batch
     )
-
-
-def topology_devices(name: str) -> Sequence[Any]:
-    """Devices of a TPU slice that is not there, to compile for; name such as `v5p:4x4x4`.
-
-    Raises:
-      ConfigError: without libtpu, or for a name that libtpu does not know.
-    """
-    try:
-        import libtpu  # noqa: F401
-    except ImportError as e:
-        raise ConfigError(
-            "mesh.topology", name, "needs libtpu: install the extra `tpu` of jaxgen"
-        ) from e
-    try:
-        return topologies.get_topology_desc(name, platform="tpu").devices
-    except Exception as e:
-        reason = str(e).splitlines()[0]
-        raise ConfigError(
-            "mesh.topology", name, f"a topology such as v5e:4x4, v5p:4x4x4 or v6e:16x16 ({reason})"
-        ) from e
-
-
-COLLECTIVES = (
-    "all-reduce",
-    "all-gather",
-    "reduce-scatter",
-    "all-to-all",
-    "collective-permute",
-    "ragged-all-to-all",
-)
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8}
-
-
-def collectives(hlo: str) -> dict[str, dict[str, int]]:
-    """Counts and result bytes (on one device) of each kind of collective in compiled HLO text.
-
-    What stands in the body of a loop counts as often as the loop turns, where XLA knows that.
-    """
-    found: dict[str, list[tuple[str, int]]] = {}  # computation -> (kind, bytes) of its collectives
-    callers: dict[str, tuple[str, str]] = {}  # computation -> (the one that calls it, that line)
-    limits: dict[str, list[int]] = {}  # integer constants of each computation
-    pattern = re.compile(r" = (.+?) (" + "|".join(COLLECTIVES) + r")(-start)?\(")
-    current = ""
-    for line in hlo.splitlines():
-        head = re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line)
-        if head:
-            current = head.group(1)
-        for called in re.findall(r"(?:body|calls|to_apply)=%?([\w.\-]+)", line):
-            callers[called] = current, line
-        limits.setdefault(current, []).extend(
-            int(n) for n in re.findall(r"= s32\[\]\S* constant\((\d+)\)", line)
-        )
-        match = pattern.search(line)
-        if not match:
-            continue
-        size = 0
-        shapes = re.findall(r"([a-z]+[0-9]*)\[([0-9,]*)\]", match.group(1))
-        # A -start op returns (operand, result, ..); only its result moves.
-        if match.group(3) and len(shapes) > 1:
-            shapes = shapes[len(shapes) // 2 :] if match.group(2) != "all-reduce" else shapes
-        for dtype, dims in shapes:
-            count = int(np.prod([int(d) for d in dims.split(",") if d], dtype=np.int64))
-            size += count * _BYTES.get(dtype, 4)
-        found.setdefault(current, []).append((match.group(2), size))
-
-    def turns_of(computation: str) -> int:
-        if computation not in callers:
-            return 1
-        outer, line = callers[computation]
-        turns = 1
-        if " while(" in line:
-            known = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
-            condition = re.search(r"condition=%?([\w.\-]+)", line)
-            # TPU programs do not say; their conditions compare a counter from 0 with one constant.
-            bounds = limits.get(condition.group(1), []) if condition else []
-            if known:
-                turns = int(known.group(1))
-            elif len(bounds) == 1:
-                turns = bounds[0]
-        return turns * turns_of(outer)
-
-    totals: dict[str, dict[str, int]] = {}
-    for computation, entries in found.items():
-        times = turns_of(computation)
-        for kind, size in entries:
-            entry = totals.setdefault(kind, {"count": 0, "bytes": 0})
-            entry["count"] += times
-            entry["bytes"] += times * size
-    return totals
-
-
-def matmul_flops(function: Callable[..., Any], *args: Any) -> float:
-    """FLOPs of the matrix products and convolutions of one call, before it is split over devices.
-
-    Read off the jaxpr, with a scan's body counted as often as it runs (XLA's own count takes it
-    once); a while loop's body, whose number of turns nobody knows, counts once, and of a conditional's
-    branches the costliest. Ragged products count all their rows, those of no group too.
-    """
-
-    def count(jaxpr: Any) -> float:
-        total = 0.0
-        for eqn in jaxpr.eqns:
-            if eqn.primitive.name == "dot_general":
-                (contract, _), _ = eqn.params["dimension_numbers"]
-                shape = eqn.invars[0].aval.shape
-                total += 2.0 * eqn.outvars[0].aval.size * np.prod([shape[i] for i in contract])
-            elif eqn.primitive.name == "ragged_dot_general":
-                dims = eqn.params["ragged_dot_dimension_numbers"]
-                (contract, _), _ = dims.dot_dimension_numbers
-                lhs, out = eqn.invars[0].aval, eqn.outvars[0].aval
-                each = 2.0 * out.size * np.prod([lhs.shape[i] for i in contract])
-                # Where rows of all groups are contracted, each group sees its own alone.
-                total += each / (out.shape[0] if out.ndim > lhs.ndim else 1)
-            elif eqn.primitive.name == "conv_general_dilated":
-                kernel = eqn.invars[1].aval
-                out_dim = eqn.params["dimension_numbers"].rhs_spec[0]
-                total += 2.0 * eqn.outvars[0].aval.size * kernel.size / kernel.shape[out_dim]
-            times = 1
-            if eqn.primitive.name == "cond":
-                total += max(map(count, jaxprs_in_params(eqn.params)))
-                continue
-            if eqn.primitive.name == "scan":
-                times = eqn.params["length"]
-            elif eqn.primitive.name == "shard_map":  # its body is what each device does
-                times = eqn.params["mesh"].size
-            total += times * sum(map(count, jaxprs_in_params(eqn.params)))
-        return total
-
-    return float(count(jax.make_jaxpr(function)(*args).jaxpr))
-
-
-def compile_report(lowered: Any) -> dict[str, Any]:
-    """Compiles what `jit(f).lower(...)` returned; memory of one chip, and collectives of one step.
-
-    The compiler itself writes the text that collectives are read from: jax cannot print programs whose
-    gathers run on a TPU's sparse cores (jaxlib 0.10.2).
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
-        compiled = lowered.compile(compiler_options=options)
-        texts = list(pathlib.Path(folder).glob("*after_optimizations.txt"))
-        hlo = "".join(path.read_text() for path in texts) or compiled.as_text()
-    memory = compiled.memory_analysis()
-    arguments, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes
-    peak = arguments + outputs - memory.alias_size_in_bytes + memory.temp_size_in_bytes
-    return {
-        "memory_bytes_per_chip": int(peak),
-        "argument_bytes_per_chip": int(arguments),
-        "temporary_bytes_per_chip": int(memory.temp_size_in_bytes),
-        "collectives": collectives(hlo),
-    }
 
 
 def to_host(tree: PyTree) -> PyTree:

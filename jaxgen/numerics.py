@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from jaxgen.errors import require
@@ -14,12 +15,13 @@ from jaxgen.errors import require
 Number = Real[Array, ""] | np.floating | np.integer | float | int
 
 
-def wide(x: Any) -> Any:
+def wide(x: Array | np.ndarray | DTypeLike) -> np.dtype:
     """The dtype to compute in for an array (or a dtype): its own, but float32 at least."""
-    return jnp.promote_types(getattr(x, "dtype", x), jnp.float32)
+    dtype: Any = getattr(x, "dtype", x)
+    return jnp.promote_types(dtype, jnp.float32)
 
 
-def is_zero(x: Any) -> bool:
+def is_zero(x: Number) -> bool:
     """Whether an option is known to be 0, so that its term can be left out; a traced one never is."""
     return not isinstance(x, jax.core.Tracer) and bool(np.all(np.asarray(x) == 0))
 

@@ -18,8 +18,9 @@ from jaxgen.diffusion import eddpm, gaussian, samplers, schedule, timestep_sampl
 from jaxgen.latent_ode import ascent, baselines, energy, priors, sample
 from jaxgen.losses import eisl, fused_linear, vae
 from jaxgen.losses.bag_of_ngrams import bag_of_ngrams_loss
+from jaxgen.losses.cross_entropy import mean_cross_entropy, sum_cross_entropy
 from jaxgen.losses.policy_gradient import policy_gradient_loss
-from jaxgen.metrics import text
+from jaxgen.metrics.sentence_bleu import sentence_bleu
 from jaxgen.moe import gates, init_experts
 from jaxgen.moe import layer as moe_layer
 from jaxgen.nn import batch_renorm, bert, conv, gpt2, mlp, sequence, t5, transformer, unet
@@ -80,10 +81,15 @@ def bag_of_ngrams(a):
 @case("wide")
 def policy_gradient(a):
     x, y = a(3, 5, 7), a.ids(7, 3, 5)
-    rewards = ngrams.sentence_bleu(y, y[::-1], jnp.asarray(MASK), jnp.asarray(MASK))
-    return policy_gradient_loss(x, y, rewards, mask=jnp.asarray(MASK)), text.nll(
-        x, y, jnp.asarray(MASK)
-    )
+    rewards = sentence_bleu(y, y[::-1], jnp.asarray(MASK), jnp.asarray(MASK))
+    return policy_gradient_loss(x, y, rewards, mask=jnp.asarray(MASK))
+
+
+@case("wide")
+def cross_entropy(a):
+    x, y = a(3, 5, 7), a.ids(7, 3, 5)
+    options = {"mask": jnp.asarray(MASK), "label_smoothing": 0.1}
+    return sum_cross_entropy(x, y, **options), mean_cross_entropy(x, y, **options)
 
 
 @case("wide", scale=3)
@@ -178,13 +184,13 @@ def latent_ode(a):
     both = energy.compose(
         [(part, 1.0, 0.5), (energy.classifier(lambda z: z, ["a", "b"]), "b", 1.0)]
     )
-    end, stats = sample.sample(both, z, points=2)
-    assert stats["nfe"].dtype == jnp.int32
-    fixed = sample.sample(
-        bowl, z, steps=10, prior_score=lambda z, t: -z, batched=True, t_start=0.5
-    )[0]
-    kvaerno = sample.sample(bowl, z, solver=diffrax.Kvaerno3())[0]
-    return end, stats["trajectory"], fixed, kvaerno
+    end, stats = sample.solve(both, z, points=2)
+    assert stats.nfe.dtype == jnp.int32
+    fixed = sample.solve(bowl, z, steps=10, prior_score=lambda z, t: -z, batched=True, t_start=0.5)[
+        0
+    ]
+    kvaerno = sample.solve(bowl, z, solver=diffrax.Kvaerno3())[0]
+    return end, stats.trajectory, fixed, kvaerno
 
 
 @case(scale=2, drawn=True)

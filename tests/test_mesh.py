@@ -1,9 +1,9 @@
+import dataclasses
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxgen import mesh as mesh_lib
@@ -55,98 +55,39 @@ def test_put_batch_splits_rows_and_to_host_collects():
     assert np.array_equal(mesh_lib.to_host(batch), x)
 
 
-def test_collectives_are_counted_with_their_bytes():
-    mesh = mesh_lib.make_mesh({"data": 8})
-    rows = NamedSharding(mesh, P("data"))
-    x = jax.ShapeDtypeStruct((16, 32), jnp.float32, sharding=rows)
-    lowered = jax.jit(lambda x: x.sum(0), out_shardings=NamedSharding(mesh, P())).lower(x)
-    report = mesh_lib.compile_report(lowered)
-    assert report["collectives"] == {"all-reduce": {"count": 1, "bytes": 32 * 4}}
-    assert report["argument_bytes_per_chip"] == 2 * 32 * 4
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """As much of a device as meshes look at."""
+
+    id: int
+    slice_index: int
+    platform: str = "cpu"
+    device_kind: str = "cpu"
 
 
-def test_collectives_in_tuples_with_comments():
-    hlo = (
-        "  %all-reduce.3 = (f32[8,16]{1,0}, bf16[4]{0}, /*index=2*/f32[2]{0}) all-reduce(%a, %b)\n"
-        "  %ag = (f32[2,4]{1,0}, f32[16,4]{1,0}) all-gather-start(%c), dimensions={0}\n"
-        "  %done = f32[16,4]{1,0} all-gather-done(%ag)\n"
-    )
-    assert mesh_lib.collectives(hlo) == {
-        "all-reduce": {"count": 1, "bytes": 8 * 16 * 4 + 4 * 2 + 2 * 4},
-        "all-gather": {"count": 1, "bytes": 16 * 4 * 4},
-    }
+@pytest.mark.parametrize(
+    ("sizes", "across"),
+    [((4, 2, 1, 2), (2, 1, 1, 1)), ((1, 8, 1, 2), (1, 2, 1, 1)), ((1, 1, 8, 2), (1, 1, 2, 1))],
+)
+def test_the_first_axes_run_across_slices(sizes, across):
+    """Neighbours along an axis are of one slice, but where that axis is the one between slices."""
+    chips = [Chip(i, slice_index=i % 2) for i in range(16)]
+    slices = np.vectorize(lambda d: d.slice_index)(mesh_lib.device_grid(sizes, chips))
+    assert slices.shape == sizes
+    blocks = slices.reshape([n for s, a in zip(sizes, across, strict=True) for n in (a, s // a)])
+    inside = tuple(range(1, 8, 2))
+    assert np.array_equal(blocks.min(inside), blocks.max(inside))
+    assert sorted(blocks.min(inside).ravel()) == [0, 1]
 
 
-def test_flops_count_every_turn_of_a_scan():
-    w = jnp.ones((7, 16, 16))
-
-    def run(x, w):
-        return jax.lax.scan(lambda h, k: (jax.checkpoint(lambda h: h @ k)(h), None), x, w)[0]
-
-    x = jnp.ones((5, 16))
-    assert mesh_lib.matmul_flops(jax.jit(run), x, w) == 7 * 2 * 5 * 16 * 16
-    kernel, image = jnp.ones((3, 3, 4, 6)), jnp.ones((2, 8, 8, 4))
-
-    def convolve(x, k):
-        return jax.lax.conv_general_dilated(
-            x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-
-    assert mesh_lib.matmul_flops(convolve, image, kernel) == 2 * 2 * 8 * 8 * 6 * 9 * 4
+def test_six_slices_are_shared_out_over_two_axes():
+    chips = [Chip(i, slice_index=i // 4) for i in range(24)]
+    slices = np.vectorize(lambda d: d.slice_index)(mesh_lib.device_grid((2, 6, 1, 2), chips))
+    assert (slices == slices[..., :1]).all()
+    assert {len(set(part.ravel())) for part in slices} == {3}  # three of the six in each half
 
 
-def test_collectives_in_a_loop_count_as_often_as_it_turns():
-    hlo = """
-%body.1 (p: f32[8]) -> f32[8] {
-  %ag = f32[64]{0} all-gather(%p), dimensions={0}
-}
-ENTRY %main (a: f32[8]) -> f32[8] {
-  %w = f32[8] while(%a), condition=%c, body=%body.1, backend_config={"known_trip_count":{"n":"5"}}
-  %ar = (f32[4], f32[4]) all-reduce(%a, %a), to_apply=%add
-}
-"""
-    assert mesh_lib.collectives(hlo) == {
-        "all-gather": {"count": 5, "bytes": 5 * 256},
-        "all-reduce": {"count": 1, "bytes": 32},
-    }
-
-
-def test_loops_without_a_known_count_and_collectives_that_run_beside():
-    """As TPU programs are written: the bound stands in the condition, the collective in a call."""
-    hlo = """
-%cond.2 (p: s32[]) -> pred[] {
-  %constant.7 = s32[]{:T(128)} constant(6)
-  ROOT %lt = pred[] compare(%p, %constant.7), direction=LT
-}
-%async.3 (p: bf16[4,8]) -> bf16[6,8] {
-  ROOT %r = bf16[6,8]{1,0} ragged-all-to-all(%p), channel_id=1
-}
-%body.4 (p: s32[]) -> s32[] {
-  %start = (bf16[4,8], bf16[6,8]) async-start(%p), calls=%async.3
-}
-ENTRY %main (a: s32[]) -> s32[] {
-  %w = s32[] while(%a), condition=%cond.2, body=%body.4
-}
-"""
-    assert mesh_lib.collectives(hlo) == {"ragged-all-to-all": {"count": 6, "bytes": 6 * 96}}
-
-
-def test_flops_of_ragged_products_and_of_a_branch():
-    x, w, sizes = jnp.zeros((10, 4)), jnp.zeros((3, 4, 5)), jnp.array([2, 3, 5])
-    assert mesh_lib.matmul_flops(jax.lax.ragged_dot, x, w, sizes) == 2 * 10 * 4 * 5
-    gradients = jax.grad(lambda x, w: jax.lax.ragged_dot(x, w, sizes).sum(), (0, 1))
-    assert mesh_lib.matmul_flops(gradients, x, w) == 3 * 2 * 10 * 4 * 5
-
-    def either(a, b):
-        return jax.lax.cond(a.sum() > 0, lambda: a @ b, lambda: a[:, :1] @ b[:1])
-
-    assert mesh_lib.matmul_flops(either, jnp.zeros((2, 3)), jnp.zeros((3, 4))) == 2 * 2 * 3 * 4
-
-
-def test_flops_inside_shard_map_are_those_of_all_devices():
-    mesh = mesh_lib.make_mesh({"data": 8})
-    split = jax.shard_map(
-        lambda a, b: a @ b, mesh=mesh, in_specs=(P("data"), P()), out_specs=P("data")
-    )
-    x, w = jnp.zeros((16, 5)), jnp.zeros((5, 3))
-    assert mesh_lib.matmul_flops(split, x, w) == 2 * 16 * 5 * 3
+def test_slices_of_different_sizes():
+    chips = [Chip(i, slice_index=i // 6) for i in range(8)]
+    with pytest.raises(ConfigError, match="slices with the same number of devices"):
+        mesh_lib.device_grid((8, 1, 1, 1), chips)

@@ -7,21 +7,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
-from experiments.kept_tokenizers import check_kind, kept_tokenizer
 from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 from numpy import ndarray
 
+from experiments.common import fields
+from experiments.common.tokenizers import check_kind, kept_tokenizer
 from jaxgen import config as config_lib
-from jaxgen import mesh as mesh_lib
 from jaxgen.config import Config
 from jaxgen.data import kept, language_model
 from jaxgen.errors import ConfigError
+from jaxgen.losses.cross_entropy import cross_entropy
 from jaxgen.moe.layer import MoEContext, RouterStats
 from jaxgen.nn import gpt2
 from jaxgen.text import tokenizers
+from jaxgen.train import aot
 
 NAMES = {
     **fields.NAMES,
@@ -127,8 +128,7 @@ def nll(
 ) -> tuple[Float[Array, ""], RouterStats | None]:
     """Nats a token of tokens 1 to T - 1, and the loads of the mixtures."""
     h, _, loads = model.hidden(tokens[:, :-1], route=route, key=key)
-    each = optax.softmax_cross_entropy_with_integer_labels(model.logits(h), tokens[:, 1:])
-    return each.mean(), loads
+    return cross_entropy(model.logits(h), tokens[:, 1:]).mean(), loads
 
 
 def auxiliary(config: Config, loads: RouterStats | None) -> Float[Array, ""]:
@@ -160,7 +160,7 @@ def flops(config: Config, vocab: int) -> Flops:
     model = jax.eval_shape(lambda: build(config, vocab, 0, nnx.Rngs(0)))
     tokens = jax.ShapeDtypeStruct((batch, context + 1), jnp.int32)
     grad = jax.grad(lambda model, x: nll(model, x, MoEContext(), None)[0])
-    dense = mesh_lib.matmul_flops(grad, model, tokens)
+    dense = aot.matmul_flops(grad, model, tokens)
     layers, count = m.depth // m.expert_every, batch * context
     pair = 12.0 * m.width * m.hidden  # two products, three times over, 2 FLOPs a multiply-add
     router = 6.0 * count * m.width * m.experts

@@ -15,7 +15,7 @@ from jaxgen import launch
 from jaxgen import mesh as mesh_lib
 from jaxgen.config import Config
 from jaxgen.errors import ConfigError
-from jaxgen.train import state, step
+from jaxgen.train import aot, state, step
 from jaxgen.train.runs import Runs, TrainOptions, TrainTask
 
 Data = TypeVar("Data")
@@ -27,7 +27,7 @@ def mesh_of(config: Config, topology: str = "") -> Mesh:
     Raises:
       ConfigError: axes or a batch that do not fit.
     """
-    devices = mesh_lib.topology_devices(topology) if topology else None
+    devices = aot.topology_devices(topology) if topology else None
     mesh = mesh_lib.make_mesh({axis: config.mesh[axis] for axis in mesh_lib.AXES}, devices)
     parts = mesh_lib.batch_divisor(mesh) * config.train.accumulate
     for field in (
@@ -112,13 +112,13 @@ def compile_task(
         accumulate=options.accumulate,
         shardings=where,
     )
-    report = mesh_lib.compile_report(train_step.lower(with_sharding, batch))
+    report = aot.compile_report(train_step.lower(with_sharding, batch))
     axes = ", ".join(f"{a} {n}" for a, n in mesh.shape.items() if n > 1)
     print(f"topology {config.mesh.topology}: {mesh.size} chips; mesh {axes}")
     print(f"parameters {state.parameter_count(template.model):,}; batch {options.batch_size}")
     for kind in ("memory", "argument", "temporary"):
         print(f"{kind} per chip: {report[f'{kind}_bytes_per_chip'] / 2**20:,.1f} MiB")
-    flops = mesh_lib.matmul_flops(train_step, with_sharding, batch)
+    flops = aot.matmul_flops(train_step, with_sharding, batch)
     print(f"FLOPs per step (matrix products): {flops / mesh.size:.4g} per chip, {flops:.4g} in all")
     for kind, entry in sorted(report["collectives"].items()):
         print(f"{kind}: {entry['count']} a step, {entry['bytes'] / 2**20:,.1f} MiB per chip")

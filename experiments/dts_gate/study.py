@@ -26,7 +26,7 @@ from jaxgen.launch import Mode
 from jaxgen.moe import gates
 from jaxgen.moe.init_experts import init_experts
 from jaxgen.moe.layer import Gate, MoEContext
-from jaxgen.train import state, step
+from jaxgen.train import aot, state, step
 from jaxgen.train.runs import TrainTask
 
 METHODS = ("dts", "switch", "gshard", "hash", "dense")
@@ -316,7 +316,7 @@ def compile_moe(config: Config, _: pathlib.Path) -> None:
         {"tokens": jax.ShapeDtypeStruct(shape, jnp.int32)},
     )
     m, experts = config.model, max(config.mesh.expert, 1)
-    chips = len(mesh_lib.topology_devices(config.mesh.topology)) // max(config.mesh.model, 1)
+    chips = len(aot.topology_devices(config.mesh.topology)) // max(config.mesh.model, 1)
     pairs = config.train.batch_size * config.data.context // chips
     # There and back; forward, again where blocks are recomputed, and backward.
     size = pairs * m.width * jnp.dtype(m.dtype).itemsize * (3 if m.remat else 2)

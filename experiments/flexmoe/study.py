@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -18,14 +17,14 @@ from experiments.flexmoe import report
 from jaxgen import config as config_lib
 from jaxgen.config import Config
 from jaxgen.data import images
-from jaxgen.errors import ConfigError, RunError
+from jaxgen.errors import ConfigError
 from jaxgen.launch import Mode
 from jaxgen.moe import gates
 from jaxgen.moe.layer import MoEContext, RouterStats
-from jaxgen.moe.placement import migrate, planner, policies, simulator, traffic
+from jaxgen.moe.placement import planner, policies, simulator
+from jaxgen.moe.placement.adaptive import AdaptivePlacement
 from jaxgen.nn import transformer, vit
 from jaxgen.train.runs import TrainTask
-from jaxgen.train.state import TrainState
 
 TASKS = ("text", "images")
 RUNTIME = fields.RUNTIME
@@ -152,14 +151,11 @@ def task(study: Study, kind: Task, policy: str) -> TrainTask:
     """Training under a policy.
 
     The state carries the placement, so that checkpoints hold it and a resumed run goes on with it on any
-    number of devices, and the counts of the last two steps, which the policy waits for.
+    number of devices, and the counts of the last step, which the policy waits for.
     """
     config, mesh = study.config, study.runs.mesh
-    m, devices = config.model, mesh.shape["expert"]
-    slots = config.placement.slots * devices if policy in policies.SPARE else m.experts
-    layers = m.depth // m.expert_every
+    m, place = config.model, make_placement(study, policy)
     capacity = config.capacity_factor if policy == "capacity" else 0.0
-    begin = planner.initial(m.experts, devices, slots // devices)
 
     def gate(logits: Any, key: Any) -> gates.Routing:
         return gates.top_k(logits, m.k, normalise=m.k > 1)
@@ -173,117 +169,41 @@ def task(study: Study, kind: Task, policy: str) -> TrainTask:
             else MoEContext(gate, mesh, placed, config.model.receive_capacity_factor)
         )
         value, loads = kind.loss(model, batch, route)
-        extra = {
-            "placement": placed,
-            "counts": jnp.stack([extra["counts"][1], loads.counts.astype(jnp.int32)]),
-        }
         metrics = {"task": value, **moe.metrics_of(loads, kind.tokens)}
-        return value + moe.auxiliary(config, loads), (metrics, extra)
-
-    def extra() -> dict[str, Any]:
-        return {
-            "placement": jnp.asarray(np.tile(begin.ravel(), (layers, 1)), jnp.int32),
-            "counts": jnp.zeros((2, layers, m.experts), jnp.int32),
-        }
+        return value + moe.auxiliary(config, loads), (metrics, place.with_counts(extra, loads))
 
     return TrainTask(
         policy,
-        lambda key: kind.build(slots if policy in policies.SPARE else 0, capacity, nnx.Rngs(key)),
+        lambda key: kind.build(place.slots_of(m.experts), capacity, nnx.Rngs(key)),
         loss,
-        extra=extra,
+        extra=lambda: place.init_extra(m.experts, m.depth // m.expert_every),
         key="flexmoe",  # all policies train the same model on the same batches
     )
 
 
-class Placer:
-    """Watches counts, places experts, moves weights; and remembers both for the report (`loop.Adapt`).
+def make_placement(study: Study, policy: str) -> AdaptivePlacement:
+    """Decides whether a change pays off for the machine and the batch that are modelled."""
+    config, rules = study.config, rules_of(study.config)
+    p, devices = config.placement, study.runs.mesh.shape["expert"]
+    return AdaptivePlacement(
+        policy,
+        slots=p.slots,
+        costs=rules.costs,
+        devices=devices,
+        policy=rules.policy,
+        every=rules.every,
+        tokens=p.tokens * devices * config.model.k,
+    )
 
-    It works on the counts of the step before the last one dispatched, which are there already: the device
-    is not waited for.
-    """
 
-    def __init__(self, study: Study, policy: str, run: str):
-        c, self.policy = study.config, policy
-        self.devices = study.runs.mesh.shape["expert"]
-        self.rules = rules_of(c)
-        self.total = c.placement.tokens * self.devices * c.model.k
-        self.path = study.workdir / "traffic" / f"{run}.npz"
-        self.counts: list[np.ndarray] = []
-        self.placements: list[np.ndarray] = []
-        self.pending: Any = None
-        self.slots = np.zeros((0, self.devices, 0), np.int32)  # known from the first step on
-        self._move: Any = None
-
-    def __call__(self, step: int, state: TrainState) -> TrainState:
-        """After every step; see `loop.Adapt`."""
-        if not self.slots.size:
-            self._place(state)
-        last = jnp.copy(state.extra["counts"][1])
-        seen = np.asarray(self.pending) if self.pending is not None else None
-        self.pending = last
-        if seen is not None:
-            self.counts.append(seen)
-            self.placements.append(self.slots)
-        if seen is not None and self.policy in policies.SPARE:
-            # Whether a change pays off is asked for the machine and the batch that are modelled.
-            recent = traffic.scaled(np.stack(self.counts[-self.rules.every :]), self.total)
-            new = policies.following(self.policy, step, self.slots, list(recent), self.rules)
-            if not np.array_equal(new, self.slots):
-                state = self._apply(state, new)
-        return state
-
-    def history(self) -> dict[str, np.ndarray]:
-        """`counts` [steps - 1, layers, experts] and `placements` [steps - 1, layers, devices, slots]."""
-        return {
-            name: np.stack(rows) if rows else np.zeros((0,), np.int32)
-            for name, rows in (("counts", self.counts), ("placements", self.placements))
-        }
-
-    def resume(self, state: TrainState, history: Mapping[str, np.ndarray]) -> None:
-        """What was known before this launch.
-
-        Raises:
-          RunError: a checkpoint of an earlier version, whose history beside it is not whole.
-        """
-        self._place(state)
-        self.pending = jnp.copy(state.extra["counts"][1])
-        known = history if "counts" in history else self._beside(int(state.step) - 1)
-        self.counts, self.placements = (list(known[k]) for k in ("counts", "placements"))
-
-    def _beside(self, rows: int) -> Mapping[str, np.ndarray]:
-        """The history of a checkpoint of an earlier version, which kept it in `traffic/` alone."""
-        try:
-            with np.load(self.path) as file:
-                known = {k: file[k][:rows] for k in ("counts", "placements")}
-        except Exception as e:  # of many kinds, where it is damaged
-            raise RunError(f"{self.path}, which the checkpoint needs, cannot be read ({e})") from e
-        if min(map(len, known.values())) < rows:
-            raise RunError(f"{self.path} has fewer than the {rows} steps that the checkpoint needs")
-        return known
-
-    def _place(self, state: TrainState) -> None:
-        placed = np.asarray(state.extra["placement"])
-        self.slots = placed.reshape(len(placed), self.devices, -1)
-
-    def _apply(self, state: TrainState, new: np.ndarray) -> TrainState:
-        if self._move is None:
-            where = jax.tree.map(lambda a: a.sharding, state)
-            self._move = migrate.make_move(where)
-        source = migrate.sources(self.slots, new)
-        self.slots = new
-        state = self._move(state, jnp.asarray(source))
-        placed = jax.device_put(
-            new.reshape(len(new), -1).astype(np.int32), state.extra["placement"].sharding
-        )
-        return dataclasses.replace(state, extra={**state.extra, "placement": placed})
-
-    def write(self) -> None:
-        """Writes the history, for the report and for replay."""
-        if jax.process_index() == 0:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self.path.with_suffix(".tmp.npz")
-            np.savez_compressed(temporary, **self.history())  # type: ignore[arg-type]
-            temporary.replace(self.path)
+def write_traffic(study: Study, run: str, history: Mapping[str, np.ndarray]) -> None:
+    """Writes counts and placements of a run, for the report and for replay."""
+    if jax.process_index() == 0:
+        path = study.workdir / "traffic" / f"{run}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp.npz")
+        np.savez_compressed(temporary, allow_pickle=False, **history)
+        temporary.replace(path)
 
 
 def shape_of(config: Config) -> simulator.Shape:
@@ -312,9 +232,9 @@ def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
     kind = make_task(study)
     for seed in seeds_of(config):
         for policy in config.policies:
-            placer = Placer(study, policy, f"{policy}-{seed}")
-            study.runs.fit(task(study, kind, policy), seed, kind.arrays, adapt=placer)
-            placer.write()
+            place = make_placement(study, policy)
+            study.runs.fit(task(study, kind, policy), seed, kind.arrays, adapt=place)
+            write_traffic(study, f"{policy}-{seed}", place.history())
     if jax.process_index() == 0:
         print(f"report: {report.write(study, shape_of(config), kind.tokens)}")
 

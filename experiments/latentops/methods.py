@@ -81,8 +81,8 @@ def make_moves(config: Config, *, editing: bool) -> dict[str, Move]:
         return u, ~jnp.isfinite(u).all(-1), jnp.full(u.shape[0], nfe)
 
     def ode(total: energy.Energy, u: Any, key: Any) -> Any:
-        end, stats = sample.sample(total, u, rtol=o.rtol, atol=o.atol, max_steps=o.max_steps)
-        return end, stats["failed"], stats["nfe"]
+        end, stats = sample.solve(total, u, rtol=o.rtol, atol=o.atol, max_steps=o.max_steps)
+        return end, stats.failed, stats.nfe
 
     def sgld(total: energy.Energy, u: Any, key: Any) -> Any:
         steps, noise = (s.edit_steps, s.edit_noise) if editing else (s.steps, s.noise)

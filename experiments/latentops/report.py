@@ -165,8 +165,8 @@ def _pictures(study: Study, space: Space, operators: Operators, test: TextSplit)
     name = attribute_fields.names(study.config)[0]
     u = jnp.asarray(batched_apply(encode, space, test.x))
     total = energy.compose([(operators.get(name), 1, 1.0)])
-    _, stats = jax.jit(lambda u: sample.sample(total, u, points=30))(u)
-    path = np.concatenate([np.asarray(u)[:, None], np.asarray(stats["trajectory"])], 1)
+    _, stats = jax.jit(lambda u: sample.solve(total, u, points=30))(u)
+    path = np.concatenate([np.asarray(u)[:, None], np.asarray(stats.trajectory)], 1)
     values = np.asarray(jax.vmap(jax.vmap(total))(jnp.asarray(path)))
     steps = list(range(path.shape[1]))
     folder = study.workdir / "samples"
@@ -209,10 +209,10 @@ def write_page(study: Study, space: Space, operators: Operators, test: TextSplit
     @jax.jit
     def solve(labels: Any, weights: Any) -> Any:
         total = energy.compose([(op, labels[i], weights[i]) for i, op in enumerate(ops)])
-        _, stats = sample.sample(
+        _, stats = sample.solve(
             total, u, rtol=o.rtol, atol=o.atol, max_steps=o.max_steps, points=PAGE_POINTS
         )
-        return stats["trajectory"], stats["failed"]
+        return stats.trajectory, stats.failed
 
     choices = [(-1, *range(len(LABELS[name]))) for name in names]
     texts: dict[str, list[list[str]]] = {}

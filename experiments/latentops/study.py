@@ -166,10 +166,10 @@ def move(config: Config, operators: Operators, u: Any) -> tuple[np.ndarray, np.n
     @jax.jit
     def solve(operators: Operators, u: Any) -> Any:
         total = energy.compose(parts_of(config, operators))
-        return sample.sample(total, u, rtol=o.rtol, atol=o.atol, max_steps=o.max_steps)
+        return sample.solve(total, u, rtol=o.rtol, atol=o.atol, max_steps=o.max_steps)
 
     end, stats = solve(operators, u)
-    return np.asarray(end), np.asarray(stats["failed"])
+    return np.asarray(end), np.asarray(stats.failed)
 
 
 def generate(config: Config, workdir: pathlib.Path) -> None:

@@ -22,6 +22,7 @@ from jaxgen.evaluators.attributes import disjoint_halves
 from jaxgen.evaluators.common import batched_apply
 from jaxgen.launch import Mode
 from jaxgen.losses import eisl
+from jaxgen.losses.cross_entropy import mean_cross_entropy
 from jaxgen.models.translator import Translator
 from jaxgen.nn import t5, textcnn
 from jaxgen.text.gumbel_softmax import gumbel_softmax
@@ -142,13 +143,13 @@ def task(
         x, style = batch["target"], batch["style"]
         real = eos_mask(x, shape.end)
         same = written_logits(model, shape, x, x, style, key_same)
-        repeat = eisl.mixed_loss(same, x, ngram_factor=0.0, mask=real).mean()
+        repeat = mean_cross_entropy(same, x, real).mean()
         fixed = jax.lax.stop_gradient(model)
         own = write_greedily(fixed, shape, x, 1 - style)  # reading x, it would only repeat x
         said = eos_mask(own, shape.end)
         other = written_logits(model, shape, x, own, 1 - style, key_other)
         if content == "ce":
-            kept = eisl.mixed_loss(other, x, ngram_factor=0.0, mask=real).mean()
+            kept = mean_cross_entropy(other, x, real).mean()
         else:
             each = eisl.eisl_loss(other, x, ngrams=t.ngrams, logits_mask=said, targets_mask=real)
             kept = each.mean()

@@ -1,1 +1,25 @@
 """Data sources and input pipelines."""
+
+from typing import TYPE_CHECKING
+
+from jaxgen import _lazy
+
+if TYPE_CHECKING:
+    from jaxgen.data import (
+        corpora,
+        images,
+        kept,
+        labels,
+        language_model,
+        lines,
+        pipeline,
+        proteins,
+        records,
+        splits,
+        tables,
+        text,
+        tokens,
+        translation,
+    )
+
+__getattr__, __dir__, __all__ = _lazy.attach(__name__)

@@ -15,7 +15,6 @@ import os
 import pathlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -129,7 +128,7 @@ def _folder(name: str, path: str, size: int, channels: int, limit: int) -> Image
     label = _folder_labels(root, files)
     chosen = splits.balanced(len(files), limit, label)
 
-    def read(i: int) -> Any:
+    def read(i: int) -> Float[ndarray, "H W C"]:
         with Image.open(files[i]) as picture:
             return _to_array(picture, size, channels)
 
@@ -157,7 +156,7 @@ def _hf(name: str, path: str, size: int, channels: int, limit: int) -> Images:
     return _from_rows(tables.hub_rows(name, path, LABELS), name, size, channels, limit)
 
 
-def _from_rows(rows: Any, name: str, size: int, channels: int, limit: int) -> Images:
+def _from_rows(rows: tables.DataSource, name: str, size: int, channels: int, limit: int) -> Images:
     """From random-access rows that hold an image and perhaps a label, under their usual names."""
     if not len(rows):
         raise ConfigError("data.name", name, "a data set with at least one row")
@@ -227,7 +226,7 @@ def _pixels_up_to(count: int) -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = before
 
 
-def _to_array(picture: Any, size: int, channels: int) -> Float[ndarray, "H W C"]:
+def _to_array(picture: object, size: int, channels: int) -> Float[ndarray, "H W C"]:
     """Centre crop to a square, resize, scale to [0, 1].
 
     Raises:

@@ -2,14 +2,16 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
 from jaxgen.errors import ConfigError
+
+Label: TypeAlias = str | int | float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Rows:
     """
 
     text: list[str]
-    label: list[Any]
+    label: Sequence[object]
     where: str
     row: Sequence[int]
     classes: int | None = None
@@ -31,7 +33,7 @@ class Rows:
         return f"{self.where} {self.row[i]}"
 
 
-def number(tables: Sequence[Rows]) -> dict[Any, int]:
+def number(tables: Sequence[Rows]) -> dict[Label, int]:
     """{label: its number} over tables that belong together, in sorted order.
 
     Raises:
@@ -45,7 +47,7 @@ def number(tables: Sequence[Rows]) -> dict[Any, int]:
     return {v: i for i, v in enumerate(sorted({plain(v) for t in tables for v in t.label}))}
 
 
-def numbered(tables: Sequence[Rows], numbers: dict[Any, int]) -> Int[ndarray, " N"]:
+def numbered(tables: Sequence[Rows], numbers: Mapping[Label, int]) -> Int[ndarray, " N"]:
     """The labels of all rows by a numbering that `number` made, perhaps of other tables.
 
     Raises:
@@ -65,7 +67,7 @@ def numbered(tables: Sequence[Rows], numbers: dict[Any, int]) -> Int[ndarray, " 
     return np.array(out, np.int32)
 
 
-def typed(cells: Sequence[str]) -> list[Any]:
+def typed(cells: Sequence[str]) -> list[Label]:
     """Labels of a text table: whole numbers if all cells are, or numbers if all are, else words."""
     stripped = [c.strip() for c in cells]
     filled = [c for c in stripped if c]
@@ -77,10 +79,10 @@ def typed(cells: Sequence[str]) -> list[Any]:
         if any("_" in c for c in filled) or not any(map(math.isfinite, values)):
             break  # Python's own notation, or a column of the words nan and inf
         return [kind(c) if c else "" for c in stripped]
-    return stripped
+    return list(stripped)
 
 
-def plain(label: Any) -> Any:
+def plain(label: object) -> Any:
     """A label of numpy or of bytes as a Python value."""
     if isinstance(label, np.generic | ndarray) and label.ndim == 0:
         label = label.item()
@@ -89,11 +91,11 @@ def plain(label: Any) -> Any:
     return label.strip() if isinstance(label, str) else label
 
 
-def _kind(label: Any) -> str:
+def _kind(label: object) -> str:
     return type(label).__name__
 
 
-def _sort(label: Any) -> str:
+def _sort(label: object) -> str:
     """`_kind`, where a column with fractions and one without are both of numbers."""
     return "number" if _kind(label) in ("int", "float") else _kind(label)
 

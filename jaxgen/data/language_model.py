@@ -2,7 +2,6 @@
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -48,7 +47,9 @@ def load(
     return {"train": lines[:cut], "valid": lines[cut : cut + valid], "test": lines[cut + valid :]}
 
 
-def windows(tokenizer: Any, lines: Sequence[str], length: int) -> Int[ndarray, "N T"]:
+def windows(
+    tokenizer: tokenizers.Tokenizer, lines: Sequence[str], length: int
+) -> Int[ndarray, "N T"]:
     """Token ids of all lines, an end token after each, cut into windows of length + 1.
 
     Each window begins with the last token of the one before, so that a model which predicts tokens 1 to

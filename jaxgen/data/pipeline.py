@@ -1,7 +1,6 @@
 """Deterministic, resumable batches from arrays in memory, with grain."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import grain
 import jax
@@ -33,7 +32,7 @@ def batches(
     share = batch_size // count
     rows = slice(index * share, (index + 1) * share)
 
-    def gather(ids: Any) -> dict[str, ndarray]:
+    def gather(ids: Sequence[int] | ndarray) -> dict[str, ndarray]:
         mine = np.asarray(ids)[rows]
         return {name: a[mine] for name, a in arrays.items()}
 

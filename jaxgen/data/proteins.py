@@ -4,7 +4,6 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -31,7 +30,7 @@ class Proteins:
     def __len__(self) -> int:
         return len(self.text)
 
-    def take(self, index: Any) -> "Proteins":
+    def take(self, index: Iterable[int]) -> "Proteins":
         """These rows."""
         index = np.asarray(list(index), np.int64)
         return Proteins([self.text[i] for i in index], self.value[index])

@@ -37,7 +37,7 @@ def read(path: pathlib.Path, text_field: str, label_field: str = "") -> labels.R
     fields = [text_field, label_field] if label_field else [text_field]
     unit = "line"
     if kind in (".csv", ".tsv"):
-        rows: Iterable[tuple[int, Sequence[Any]]] = _csv(path, kind, fields)
+        rows: Iterable[tuple[int, Sequence[object]]] = _csv(path, kind, fields)
     elif kind == ".parquet":
         unit, rows = "row", _parquet(path, fields)
     else:
@@ -56,11 +56,11 @@ def read(path: pathlib.Path, text_field: str, label_field: str = "") -> labels.R
     if not label_field:
         label = []
     elif kind in (".csv", ".tsv"):
-        label = labels.typed(label)
+        label = list(labels.typed([str(cell) for cell in label]))
     return labels.Rows(text, label, f"{path}, {unit}", where)
 
 
-def sentence(value: Any, place: str) -> str:
+def sentence(value: object, place: str) -> str:
     """A cell as a sentence with single spaces; "" for one that is missing.
 
     Raises:
@@ -125,7 +125,7 @@ def csv_rows(path: pathlib.Path, delimiter: str = ",") -> list[tuple[int, list[s
 
 def _csv(
     path: pathlib.Path, kind: str, fields: Sequence[str]
-) -> Iterable[tuple[int, Sequence[Any]]]:
+) -> Iterable[tuple[int, Sequence[object]]]:
     rows = csv_rows(path, "\t" if kind == ".tsv" else ",")
     header = rows[0][1] if rows else []
     where = [column(header, field, str(path)) for field in fields]
@@ -134,7 +134,7 @@ def _csv(
 
 def _json(
     path: pathlib.Path, fields: Sequence[str]
-) -> tuple[str, Iterable[tuple[int, Sequence[Any]]]]:
+) -> tuple[str, Iterable[tuple[int, Sequence[object]]]]:
     """An object a line, or one list of objects."""
     text = lines.read_text(path)
     if text.lstrip().startswith("["):
@@ -161,7 +161,7 @@ def _parse(text: str, place: str) -> Any:
         raise ConfigError("data", place, f"JSON ({e})") from e
 
 
-def _parquet(path: pathlib.Path, fields: Sequence[str]) -> Iterable[tuple[int, Sequence[Any]]]:
+def _parquet(path: pathlib.Path, fields: Sequence[str]) -> Iterable[tuple[int, Sequence[object]]]:
     import pyarrow
     from pyarrow import parquet
 

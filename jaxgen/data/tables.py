@@ -11,15 +11,16 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from jaxgen.errors import ConfigError
 
+DataSource: TypeAlias = Any  # datasets.Dataset, or a source of tfds: `rows[i]`, `len(rows)`
 NO_CLASS = -1  # what both libraries write where a row of a data set with classes has none
 
 
-def hub_rows(name: str, path: str = "", label_fields: Sequence[str] = ()) -> Any:
+def hub_rows(name: str, path: str = "", label_fields: Sequence[str] = ()) -> DataSource:
     """Rows of what `datasets.load_dataset(name, data_dir=path)` finds: a hub name or a local folder.
 
     Splits in which no row has a class are left out where the class is asked for: the first of
@@ -52,7 +53,7 @@ def hub_rows(name: str, path: str = "", label_fields: Sequence[str] = ()) -> Any
         raise ConfigError("data.name", name, f"{where} ({first_line(e)})") from e
 
 
-def tfds_rows(name: str, path: str = "", label_fields: Sequence[str] = ()) -> Any:
+def tfds_rows(name: str, path: str = "", label_fields: Sequence[str] = ()) -> DataSource:
     """Rows of a tfds data set, prepared under `path` (its data_dir); needs no TensorFlow.
 
     Splits in which no row has a class are left out where the class is asked for: the first of
@@ -83,7 +84,7 @@ def tfds_rows(name: str, path: str = "", label_fields: Sequence[str] = ()) -> An
         raise ConfigError("data.name", name, f"{where} ({first_line(e)})") from e
 
 
-def column(rows: Any, field: str) -> Sequence[Any]:
+def column(rows: DataSource, field: str) -> Sequence[object]:
     """One field of all rows; the others, perhaps images, are not decoded."""
     if hasattr(rows, "column_names"):
         return list(rows[field])
@@ -94,17 +95,17 @@ def column(rows: Any, field: str) -> Sequence[Any]:
     return [rows[i][field] for i in range(len(rows))]
 
 
-def fields(rows: Any) -> Any:
+def fields(rows: DataSource) -> Mapping[str, object]:
     """A mapping of names to what the library says of these fields."""
     return rows.features if hasattr(rows, "features") else rows.dataset_info.features
 
 
-def first_of(rows: Any, names: Sequence[str]) -> str:
+def first_of(rows: DataSource, names: Sequence[str]) -> str:
     """The first of these fields that the rows have; "" if they have none."""
     return next((name for name in names if name in fields(rows)), "")
 
 
-def class_count(rows: Any, field: str) -> int | None:
+def class_count(rows: DataSource, field: str) -> int | None:
     """Number of classes that a data set declares of a field; None where it declares none."""
     known = fields(rows)
     return getattr(known[field], "num_classes", None) if field in known else None

@@ -8,8 +8,7 @@ duplicates never straddle two.
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -31,7 +30,7 @@ class Lines:
     def __len__(self) -> int:
         return len(self.text)
 
-    def take(self, index: Any) -> "Lines":
+    def take(self, index: Iterable[int]) -> "Lines":
         """These rows."""
         index = np.asarray(list(index), np.int64)
         label = None if self.label is None else self.label[index]
@@ -97,7 +96,7 @@ def load(
         found = Lines([r.text for r in rows], np.array([r.sentiment for r in rows], np.int32))
         found = found.up_to(max_words)
         return split(found, valid_fraction=valid_fraction, test_fraction=test_fraction)
-    numbers: dict[Any, int] = {}
+    numbers: Mapping[labels.Label, int] = {}
     if source == "english":
         found = Lines(corpora.english())
     elif source == "files":
@@ -174,7 +173,9 @@ def read_tables(
     return [records.read(root / name, text_field, label_field) for name in names]
 
 
-def _from_rows(rows: Any, name: str, text_field: str, label_field: str) -> labels.Rows:
+def _from_rows(
+    rows: tables.DataSource, name: str, text_field: str, label_field: str
+) -> labels.Rows:
     """From random-access rows that are dicts."""
     if not len(rows):
         raise ConfigError("data.name", name, "a data set with at least one row")
@@ -195,7 +196,7 @@ def _from_rows(rows: Any, name: str, text_field: str, label_field: str) -> label
     return labels.Rows(text, label if label_field else [], f"{name}, row", where, classes)
 
 
-def _join(parts: Sequence[labels.Rows], numbers: dict[Any, int]) -> Lines:
+def _join(parts: Sequence[labels.Rows], numbers: Mapping[labels.Label, int]) -> Lines:
     """The rows of all tables, with their labels by a numbering where there is one."""
     text = [line for part in parts for line in part.text]
     return Lines(text, labels.numbered(parts, numbers) if numbers else None)

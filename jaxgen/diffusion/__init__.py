@@ -1,12 +1,18 @@
-"""Gaussian diffusion: schedules, q and p, the EDDPM objective and samplers; loaded when asked for."""
+"""Gaussian diffusion: schedules, q and p, the EDDPM objective and samplers."""
 
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
-__all__ = ["eddpm", "gaussian", "samplers", "schedule", "timesteps"]
+from jaxgen import _lazy
 
+if TYPE_CHECKING:
+    from jaxgen.diffusion import (
+        eddpm,
+        gaussian,
+        samplers,
+        schedule,
+        timestep_sampling,
+    )
+    from jaxgen.diffusion.samplers import ancestral, ddim, ddim_encode, flow_ode
+    from jaxgen.diffusion.schedule import VPSDE, Schedule
 
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, __all__ = _lazy.attach(__name__)

@@ -11,12 +11,11 @@ A discrete chain has steps t = 1..T. Arrays are indexed by t itself and have a s
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxgen.numerics import lookup
@@ -48,7 +47,7 @@ class Schedule:
         """The largest t, as a float: the end of the interval on which `beta_at` is defined."""
         return float(self.num_steps)
 
-    def astype(self, dtype: Any) -> "Schedule":
+    def astype(self, dtype: DTypeLike) -> "Schedule":
         """The same chain in another dtype, that of the latents it is used on."""
         return jax.tree.map(lambda a: a.astype(dtype), self)
 

@@ -1,1 +1,23 @@
 """Trained judges: of text, images and proteins. None of them steers or sees what it judges."""
+
+from typing import TYPE_CHECKING
+
+from jaxgen import _lazy
+
+if TYPE_CHECKING:
+    from jaxgen.evaluators import (
+        attributes,
+        common,
+        controlled_text,
+        image_classifier,
+        language_model,
+        protein_regressor,
+    )
+    from jaxgen.evaluators.attributes import AttributeClassifier
+    from jaxgen.evaluators.common import batched_apply, decode, encode
+    from jaxgen.evaluators.controlled_text import ControlledText
+    from jaxgen.evaluators.image_classifier import ImageClassifier
+    from jaxgen.evaluators.language_model import LanguageModel
+    from jaxgen.evaluators.protein_regressor import ProteinRegressor
+
+__getattr__, __dir__, __all__ = _lazy.attach(__name__)

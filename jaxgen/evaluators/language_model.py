@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from jaxgen.data.tokens import TokenIds, TokenShape
+from jaxgen.losses.cross_entropy import sum_cross_entropy
 from jaxgen.metrics import text as text_metrics
 from jaxgen.nn import gpt2
 from jaxgen.text.masking import eos_mask, shift_right
@@ -42,7 +43,7 @@ def lm_nll(
 ) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
     """Nats and number of tokens of each row; the end token counts, what follows does not."""
     logits, _ = model(shift_right(targets, begin), key=key)
-    return text_metrics.nll(logits, targets, eos_mask(targets, end))
+    return sum_cross_entropy(logits, targets, eos_mask(targets, end))
 
 
 _lm_nll = jax.jit(lm_nll, static_argnums=(2, 3))

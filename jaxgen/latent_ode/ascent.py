@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxgen import ode
 from jaxgen.errors import require
 from jaxgen.numerics import Number, wide
 
@@ -61,38 +62,25 @@ def ascent_ode(
     rtol: float = 1e-3,
     atol: float = 1e-3,
     max_steps: int = 4096,
-) -> tuple[Float[Array, "B D"], dict[str, Int[Array, " B"]]]:
+) -> tuple[Float[Array, "B D"], ode.Stats]:
     """Solves dz/ds = grad J(z) over [0, time], each row with step sizes of its own.
 
     Returns:
-      z at the end, and {"num_steps": [B]}. A row whose solver gives up is NaN.
+      z at the end, and what the solve of each row came to. Rows that failed are NaN.
 
     Raises:
       ValueError: time or a tolerance that is not above 0.
     """
     require("penalty", (penalty > -jnp.inf) & (penalty < jnp.inf), penalty, "finite")
     require("time", (time > 0) & (time < jnp.inf), time, "above 0, finite")
-    if not (rtol > 0 and atol > 0):
-        raise ValueError(f"rtol, atol are {rtol}, {atol}, allowed: above 0")
-    gradient, dtype = _gradient(score, penalty), wide(z)
-
-    def solve(z_0: Array) -> tuple[Array, Array]:
-        solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(lambda s, z, _: gradient(z)),
-            diffrax.Tsit5() if solver is None else solver,
-            t0=jnp.zeros((), dtype),
-            t1=jnp.asarray(time, dtype),
-            dt0=None,
-            y0=z_0,
-            stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
-            max_steps=max_steps,
-            throw=False,
-        )
-        assert solution.ys is not None
-        done = solution.result == diffrax.RESULTS.successful
-        return jnp.where(done, solution.ys[-1], jnp.nan), solution.stats["num_steps"].astype(
-            jnp.int32
-        )
-
-    end, steps = jax.vmap(solve)(z.astype(dtype))
-    return end.astype(z.dtype), {"num_steps": steps}
+    gradient = _gradient(score, penalty)
+    return ode.solve(
+        lambda _, z: gradient(z),
+        z,
+        0.0,
+        time,
+        solver=solver,
+        rtol=rtol,
+        atol=atol,
+        max_steps=max_steps,
+    )

@@ -12,18 +12,21 @@ attribute holds. Operators compose by weighted sums (Liu et al., 2023, LatentOps
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxgen.errors import require
 from jaxgen.numerics import Number
 
 Energy = Callable[[Float[Array, " D"]], Float[Array, ""]]
+# What a user asks for: a label or a word by name or index, several words, a number.
+Target: TypeAlias = ArrayLike | str | Sequence[str | int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +42,12 @@ class Operator:
     """
 
     name: str
-    energy: Callable[[Float[Array, " D"], Any], Float[Array, ""]]
-    resolve: Callable[[Any], Any]
+    energy: Callable[[Float[Array, " D"], ArrayLike], Float[Array, ""]]
+    resolve: Callable[[Target], ArrayLike]
     dim: int | None = None
 
 
-def _index(name: str, what: str, known: Sequence[str], target: Any) -> Any:
+def _index(name: str, what: str, known: Sequence[str], target: Target) -> ArrayLike:
     """Place of a label given by name or by index; a traced array is taken as it is."""
     if isinstance(target, jax.core.Tracer):
         return target
@@ -55,8 +58,11 @@ def _index(name: str, what: str, known: Sequence[str], target: Any) -> Any:
         return target
     if isinstance(target, str) and target in known:
         return known.index(target)
-    whole = isinstance(target, (int, np.integer)) and not isinstance(target, bool)
-    if whole and 0 <= int(target) < len(known):
+    if (
+        isinstance(target, int | np.integer)
+        and not isinstance(target, bool)
+        and 0 <= int(target) < len(known)
+    ):
         return int(target)
     some = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
     raise ValueError(
@@ -73,7 +79,7 @@ def classifier(
 ) -> Operator:
     """-log p(a|z) of any function z -> logits; a constant added to all logits changes nothing."""
 
-    def energy(z: Array, a: Any) -> Array:
+    def energy(z: Array, a: ArrayLike) -> Array:
         f = logits(z)
         # NaN for a traced label that there is not, instead of its neighbour's energy.
         chosen = f.at[a].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
@@ -93,7 +99,7 @@ def without(
     if len(labels) < 2:
         raise ValueError(f"operator {name!r}: labels are {list(labels)}, allowed: at least two")
 
-    def energy(z: Array, a: Any) -> Array:
+    def energy(z: Array, a: ArrayLike) -> Array:
         f = logits(z)
         others = jnp.where(jnp.arange(f.shape[0]) == a, -jnp.inf, f)
         cost = jax.nn.logsumexp(f) - jax.nn.logsumexp(others)
@@ -118,10 +124,10 @@ def regression(
     ok = (sigma > 0) & (sigma < jnp.inf)
     require(f"operator {name!r}: sigma", ok, sigma, "above 0, finite")
 
-    def energy(z: Array, a: Any) -> Array:
+    def energy(z: Array, a: ArrayLike) -> Array:
         return jnp.sum((predict(z) - a) ** 2) / (2.0 * sigma**2)
 
-    def resolve(target: Any) -> Array:
+    def resolve(target: Target) -> Array:
         value = jnp.asarray(target, jnp.float32)
         if not isinstance(value, jax.core.Tracer) and not np.isfinite(np.asarray(value)).all():
             raise ValueError(f"operator {name!r}: target is {target!r}, allowed: finite numbers")
@@ -143,22 +149,24 @@ def keywords(
       logits: z -> one logit of each word of `words`.
     """
 
-    def energy(z: Array, chosen: Any) -> Array:
+    def energy(z: Array, chosen: ArrayLike) -> Array:
         return -jnp.sum(jax.nn.log_sigmoid(logits(z)) * chosen)
 
-    def resolve(target: Any) -> Array:
-        wanted = [target] if isinstance(target, (str, int, np.integer)) else list(target)
+    def resolve(target: Target) -> Array:
+        wanted: list[Target] = [target]
+        if isinstance(target, Iterable) and not isinstance(target, str):
+            wanted = list(target)
         if not wanted:
             raise ValueError(f"operator {name!r}: no word is given, allowed: at least one")
         chosen = np.zeros(len(words), np.float32)
         for word in wanted:
-            chosen[_index(name, "word", tuple(words), word)] = 1.0
+            chosen[np.asarray(_index(name, "word", tuple(words), word))] = 1.0
         return jnp.asarray(chosen)
 
     return Operator(name, energy, resolve, dim)
 
 
-def compose(parts: Sequence[tuple[Operator, Any, float | Array]]) -> Energy:
+def compose(parts: Sequence[tuple[Operator, Target, float | Array]]) -> Energy:
     """The energy sum_i w_i E_i(z, a_i) of (operator, target, weight) triples.
 
     A target and a weight may be traced; neither is checked then (a traced label that there is not gives

@@ -7,13 +7,12 @@ latents come from. The GAN covers what a Gaussian misses (Liu et al., 2023, sect
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
 from jaxgen.diffusion.schedule import VPSDE, Schedule
 from jaxgen.errors import require
@@ -108,7 +107,9 @@ def fit_gan(
     # Adam's first moment is off, as usual for GANs: the other player's last move is old news.
     tx = optax.adam(learning_rate, b1=0.0, b2=0.99)
 
-    def body(carry: Any, key: Key[Array, ""]) -> Any:
+    Players = tuple[MLP, MLP, MLP, PyTree, PyTree]
+
+    def body(carry: Players, key: Key[Array, ""]) -> tuple[Players, tuple[Array, Array]]:
         generator, critic, average, state_g, state_d = carry
         k_real, k_fake, k_next = jax.random.split(key, 3)
         real = z[jax.random.randint(k_real, (batch,), 0, z.shape[0], jnp.int32)]

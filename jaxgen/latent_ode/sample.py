@@ -11,13 +11,13 @@ drift -beta(t)/2 [z + score(z, t) - grad E(z)] is solved in the same clock.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import diffrax
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxgen import ode
 from jaxgen.diffusion.schedule import VPSDE
 from jaxgen.errors import require
 from jaxgen.latent_ode.energy import Energy
@@ -56,7 +56,7 @@ def drift(
     return lambda s, z: z + prior_score(z, time_of(schedule, s)).astype(z.dtype) - gradient(z)
 
 
-def sample(
+def solve(
     energy: Energy,
     z: Float[Array, "B D"],
     *,
@@ -71,112 +71,45 @@ def sample(
     batched: bool = False,
     adjoint: diffrax.AbstractAdjoint | None = None,
     max_steps: int = 1024,
-) -> tuple[Float[Array, "B D"], dict[str, Array]]:
+) -> tuple[Float[Array, "B D"], ode.Stats]:
     """Solves the ODE from each row of z, at t = t_start, to t = 0.
 
     Args:
       energy: of one latent, such as `energy.compose(...)`.
-      z: draws from the prior (generation), or encoded sentences (editing). The ends come back in its
-        dtype; half precision is solved in float32, since step sizes are chosen by small differences.
+      z: draws from the prior (generation), or encoded sentences (editing).
       schedule: the VP-SDE; beta 0.1 to 20 by default.
       prior_score: see `drift`.
       t_start: above 0 and at most 1; may be traced.
       solver: `diffrax.Dopri5()` by default; any Runge-Kutta method of diffrax.
-      rtol: relative tolerance of the adaptive step size.
-      atol: absolute tolerance.
-      steps: takes that many equal steps in s instead of adaptive ones.
       points: also returns that many states at equal distances in s, the last one being the end.
-      batched: one step size for the whole batch instead of one for each row: cheaper for large
-        batches, but rows then depend on their neighbours within the tolerance.
-      adjoint: how gradients go through the solve; `diffrax.RecursiveCheckpointAdjoint()` by default,
-        `diffrax.BacksolveAdjoint()` for constant memory.
-      max_steps: a row that needs more has failed.
+
+    The other arguments are those of `jaxgen.ode.solve`.
 
     Returns:
-      The ends, and stats: `num_steps` [B], `nfe` [B] (evaluations of the drift), `failed` [B], and
-      `trajectory` [B, points, D] where asked for. A row that failed is NaN, never a half-way state.
+      The ends, and `jaxgen.ode.Stats`: steps, evaluations of the drift, which rows failed (they are NaN,
+      never a half-way state), and the trajectory [B, points, D] where asked for.
 
     Raises:
       ValueError: a tolerance, t_start or number of steps that is not allowed; an operator of another
         latent size.
     """
     schedule = VPSDE() if schedule is None else schedule
-    if not (rtol > 0 and atol > 0):
-        raise ValueError(f"rtol, atol are {rtol}, {atol}, allowed: above 0")
     require("t_start", (t_start > 0) & (t_start <= 1), t_start, "above 0 and at most 1")
-    require("steps", steps is None or steps >= 1, steps, "at least 1")
-    require("max_steps", max_steps >= 1, max_steps, "at least 1")
-    require("points", points >= 0, points, "0 or more")
-    solver = diffrax.Dopri5() if solver is None else solver
-    if steps is None and not isinstance(solver, diffrax.AbstractAdaptiveSolver):
-        raise ValueError(f"steps is None, allowed with {type(solver).__name__}: a number of steps")
-    evaluations(solver, jnp.zeros((), jnp.int32))  # refuses before the solve what cannot be counted
-    field, own, dtype = drift(energy, schedule, prior_score), z.dtype, wide(z)
-    z = z.astype(dtype)
-    begin = clock(schedule, jnp.asarray(t_start, dtype)).astype(dtype)
-    end = clock(schedule, jnp.zeros((), dtype)).astype(dtype)
-    controller: Any = diffrax.ConstantStepSize()
-    first = None if steps is None else (end - begin) / steps
-    if steps is None:
-        controller = diffrax.PIDController(rtol=rtol, atol=atol)
-    saved = jnp.linspace(begin, end, points + 1, dtype=dtype)[1:] if points else None
-
-    def solve(z_0: Array, rate: Callable[[Array, Array], Array]) -> tuple[Array, Array, Array]:
-        # Adjoints differentiate through `args` alone, so what the energy closes over goes there.
-        hoisted, consts = jax.closure_convert(rate, begin, z_0)
-        solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(lambda s, z, args: hoisted(s, z, *args)),
-            solver,
-            t0=begin,
-            t1=end,
-            dt0=first,
-            y0=z_0,
-            args=consts,
-            stepsize_controller=controller,
-            saveat=diffrax.SaveAt(t1=True) if saved is None else diffrax.SaveAt(ts=saved),
-            adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
-            max_steps=max_steps if steps is None else steps + 1,
-            throw=False,
-        )
-        assert solution.ys is not None
-        done = solution.result == diffrax.RESULTS.successful
-        return solution.ys, done, solution.stats["num_steps"]
-
-    if batched:
-        path, done, taken = solve(z, jax.vmap(field, in_axes=(None, 0)))
-        path = jnp.moveaxis(path, 0, 1)
-        done, taken = jnp.broadcast_to(done, z.shape[:1]), jnp.broadcast_to(taken, z.shape[:1])
-    else:
-        path, done, taken = jax.vmap(lambda row: solve(row, field))(z)
-    path = jnp.where(done[:, None, None], path, jnp.nan).astype(own)
-    failed = ~jnp.isfinite(path).all((1, 2))
-    stats = {
-        "num_steps": taken.astype(jnp.int32),
-        "nfe": evaluations(solver, taken.astype(jnp.int32)),
-        "failed": failed,
-    }
-    if points:
-        stats["trajectory"] = path
-    return path[:, -1], stats
-
-
-def evaluations(solver: diffrax.AbstractSolver, num_steps: Int[Array, "..."]) -> Int[Array, "..."]:
-    """Evaluations of the drift in that many attempted steps, by the solver's own tableau.
-
-    A method whose last stage is the first of the next step has one less a step, and one in all for the
-    first. What an adaptive solve spends on choosing its first step size (two more) is not counted. An
-    implicit stage counts once, whatever its root finder needs.
-
-    Raises:
-      ValueError: for a solver that is no Runge-Kutta method.
-    """
-    tableau: Any = getattr(solver, "tableau", None)
-    if isinstance(solver, diffrax.Euler | diffrax.ImplicitEuler):
-        return num_steps
-    if not isinstance(tableau, diffrax.ButcherTableau):
-        raise ValueError(f"solver is {type(solver).__name__}, allowed: a Runge-Kutta method")
-    reused = int(tableau.fsal)
-    return (tableau.num_stages - reused) * num_steps + reused
+    field, dtype = drift(energy, schedule, prior_score), wide(z)
+    return ode.solve(
+        jax.vmap(field, in_axes=(None, 0)) if batched else field,
+        z,
+        clock(schedule, jnp.asarray(t_start, dtype)),
+        clock(schedule, jnp.zeros((), dtype)),
+        batched=batched,
+        solver=diffrax.Dopri5() if solver is None else solver,
+        rtol=rtol,
+        atol=atol,
+        steps=steps,
+        points=points,
+        adjoint=adjoint,
+        max_steps=max_steps,
+    )
 
 
 def keep_finished(

@@ -14,7 +14,6 @@ or of the target, are left out exactly.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -172,7 +171,9 @@ def _soft_weights(match: Array, offset: Array, temperature: Array) -> tuple[Arra
     return weight, jnp.where(weight > 0, apart - mean, 0.0), (top + mean)[:, 0]
 
 
-def _soft_average_jvp(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+def _soft_average_jvp(
+    primals: tuple[Array, ...], tangents: tuple[Array | SymbolicZero, ...]
+) -> tuple[Array, Array]:
     match, offset, temperature = primals
     weight, apart, best = _soft_weights(match, offset, temperature)
     t = jnp.maximum(temperature, jnp.finfo(match.dtype).tiny)
@@ -221,7 +222,11 @@ def mixed_loss(
     ce_factor: Number = 1.0,
     label_smoothing: Number = 0.0,
     mask: Bool[Array, "B T"] | None = None,
-    **options: Any,
+    ngrams: Sequence[int] = (2, 3, 4),
+    weights: Sequence[float] | None = None,
+    temperature: Number = 1.0,
+    key: Key[Array, ""] | None = None,
+    clip: Number | None = None,
 ) -> Float[Array, " B"]:
     """ngram_factor EISL + ce_factor CE of each row; outputs and targets stand side by side (T = S).
 
@@ -230,7 +235,8 @@ def mixed_loss(
     Args:
       label_smoothing: the share of the uniform distribution in CE (Szegedy et al., 2016).
       mask: real positions, of output and target alike.
-      options: of `eisl_from_pairs`: ngrams, weights, temperature, key, clip.
+
+    The other arguments are those of `eisl_loss`.
 
     Raises:
       ValueError: as `eisl_loss`; label_smoothing outside [0, 1).
@@ -251,7 +257,16 @@ def mixed_loss(
     if not is_zero(ce_factor):
         loss = loss + jnp.asarray(ce_factor, c.dtype) * _mean_over(each, mask)
     if not is_zero(ngram_factor):
-        matched = eisl_from_pairs(c, logits_mask=mask, targets_mask=mask, **options)
+        matched = eisl_from_pairs(
+            c,
+            ngrams=ngrams,
+            logits_mask=mask,
+            targets_mask=mask,
+            weights=weights,
+            temperature=temperature,
+            key=key,
+            clip=clip,
+        )
         loss = loss + jnp.asarray(ngram_factor, c.dtype) * matched
     return loss
 

@@ -15,7 +15,6 @@ Over a mesh axis that splits the vocabulary, `axis_name` makes every sum over V 
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -141,7 +140,7 @@ def _fused(
     targets: Array,
     rows: PyTree,
 ) -> Array:
-    def tile(total: Array, part: Any) -> tuple[Array, None]:
+    def tile(total: Array, part: PyTree) -> tuple[Array, None]:
         h, y, extra = part
         c, _ = _pairs(h, embedding, y, axis_name)
         return total + loss(c, extra).sum().astype(total.dtype), None
@@ -193,7 +192,7 @@ def _forward(
 ) -> tuple[Array, tuple[Array, Array]]:
     batch = max(hidden.shape[0], 1)
 
-    def tile(carry: tuple[Array, Array], part: Any) -> tuple[tuple[Array, Array], Array]:
+    def tile(carry: tuple[Array, Array], part: PyTree) -> tuple[tuple[Array, Array], Array]:
         total, d_embedding = carry
         h, y, extra = part
         c, (logits, lse, index, here) = _pairs(h, embedding, y, axis_name)

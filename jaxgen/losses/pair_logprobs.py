@@ -7,7 +7,7 @@ second array of the logits' size but the gradient itself: it is the softmax term
 entries of each position are added in place.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,7 @@ def logsumexp(
     """
     x = logits.astype(shift.dtype)
 
-    def over_axis(reduce: Any, value: Array) -> Array:
+    def over_axis(reduce: Callable[[Array, str], Array], value: Array) -> Array:
         return value if axis_name is None else reduce(value, axis_name)
 
     def safe() -> Array:

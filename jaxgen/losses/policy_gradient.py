@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxgen.metrics.text import nll
+from jaxgen.losses.cross_entropy import sum_cross_entropy
 
 
 def policy_gradient_loss(
@@ -27,10 +27,9 @@ def policy_gradient_loss(
 
     The loss is float32, or as wide as the logits; a row without real tokens has 0.
     """
-    real = jnp.ones(samples.shape, bool) if mask is None else mask
     if baseline is None:
         others = jnp.maximum(rewards.shape[0] - 1, 1)
         baseline = (rewards.sum() - rewards) / others
     advantage = jax.lax.stop_gradient(rewards - baseline)
-    cost, _ = nll(logits, samples, real)
+    cost, _ = sum_cross_entropy(logits, samples, mask)
     return advantage.astype(cost.dtype) * cost

@@ -1,1 +1,16 @@
 """Evaluation: pure functions on arrays, plus probes from scikit-learn."""
+
+from typing import TYPE_CHECKING
+
+from jaxgen import _lazy
+
+if TYPE_CHECKING:
+    from jaxgen.metrics import (
+        floors,
+        frechet,
+        probes,
+        sentence_bleu,
+        text,
+    )
+
+__getattr__, __dir__, __all__ = _lazy.attach(__name__)

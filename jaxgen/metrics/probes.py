@@ -1,13 +1,15 @@
 """How much a representation holds: probes fitted on train latents, scored on test latents."""
 
 import warnings
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
 from jaxgen.errors import require
+
+Probe: TypeAlias = Any  # a fitted sklearn.pipeline.Pipeline, which takes a second to import
 
 
 def linear_probe(
@@ -17,7 +19,7 @@ def linear_probe(
     y_test: Int[ndarray, " M"],
     *,
     max_iter: int = 1000,
-) -> tuple[float, Any]:
+) -> tuple[float, Probe]:
     """Accuracy of logistic regression on standardised latents, and the fitted pipeline.
 
     Raises:
@@ -44,7 +46,7 @@ def ridge_probe(
     y_test: Float[ndarray, " M"],
     *,
     alpha: float = 1.0,
-) -> tuple[float, float, Any]:
+) -> tuple[float, float, Probe]:
     """R^2 and Spearman correlation of ridge regression on standardised latents, and the pipeline."""
     from scipy.stats import spearmanr
     from sklearn.linear_model import Ridge
@@ -76,7 +78,7 @@ def knn_accuracy(
     return float(model.score(z_test, y_test))
 
 
-def probe_direction(probe: Any, label: int) -> Float[ndarray, " D"]:
+def probe_direction(probe: Probe, label: int) -> Float[ndarray, " D"]:
     """Unit vector in latent space along which the probe's logit of `label` rises fastest.
 
     Args:

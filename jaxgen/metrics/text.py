@@ -2,16 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int, Shaped
 from numpy import ndarray
 
 from jaxgen.errors import require
-from jaxgen.numerics import wide
 
 
 def bleu(outputs: Sequence[str], references: Sequence[str], *, tokenize: str = "none") -> float:
@@ -81,7 +78,7 @@ def token_accuracy(
     return _mean((outputs == targets)[mask])
 
 
-def exact_match(outputs: Sequence[Any], targets: Sequence[Any]) -> float:
+def exact_match(outputs: Sequence[object], targets: Sequence[object]) -> float:
     """Share of outputs that equal their target; NaN of none.
 
     Raises:
@@ -94,26 +91,17 @@ def _mean(same: Bool[ndarray, "..."] | Float[ndarray, "0"]) -> float:
     return float(same.mean()) if same.size else float("nan")
 
 
-def nll(
-    logits: Float[Array, "B T V"], targets: Int[Array, "B T"], mask: Bool[Array, "B T"]
-) -> tuple[Float[Array, " B"], Int[Array, " B"]]:
-    """Negative log-likelihood of each row in nats, and its number of real tokens.
-
-    In float32 or wider. What stands at other positions reaches neither value nor gradient, be it NaN; a
-    real target outside the vocabulary gives NaN.
-    """
-    x = jnp.where(mask[..., None], logits.astype(wide(logits)), 0.0)
-    known = (targets >= 0) & (targets < x.shape[-1])
-    chosen = jnp.take_along_axis(x, jnp.where(known, targets, 0)[..., None], -1)[..., 0]
-    each = jax.nn.logsumexp(x, -1) - jnp.where(known, chosen, jnp.nan)
-    return jnp.where(mask, each, 0.0).sum(-1), mask.sum(-1, dtype=jnp.int32)
-
-
-def perplexity(score: Callable[[Any], tuple[Any, Any]], rows: Any, *, batch: int = 256) -> float:
+def perplexity(
+    score: Callable[[Shaped[ndarray, "B ..."]], tuple[ArrayLike, ArrayLike]],
+    rows: Shaped[ndarray, "N ..."],
+    *,
+    batch: int = 256,
+) -> float:
     """exp of the mean negative log-likelihood of a token; NaN where there is no token.
 
     Args:
-      score: a batch of rows -> (nll [B], number of tokens [B]), such as a jitted `nll`.
+      score: a batch of rows -> (nll [B], number of tokens [B]), such as a
+        jitted `jaxgen.losses.sum_cross_entropy`.
       rows: an array [N, ...]; the last batch is padded by its last row, which is not counted.
     """
     total, count = 0.0, 0

@@ -1,1 +1,24 @@
 """What is trained: whole models, built from plain arguments."""
+
+from typing import TYPE_CHECKING
+
+from jaxgen import _lazy
+
+if TYPE_CHECKING:
+    from jaxgen.models import (
+        attribute_heads,
+        image_autoencoder,
+        latent,
+        text_autoencoder,
+        text_decoders,
+        translation_losses,
+        translator,
+    )
+    from jaxgen.models.attribute_heads import AttributeHeads, Operators
+    from jaxgen.models.image_autoencoder import ImageAutoencoder
+    from jaxgen.models.latent import LatentModel, Standardised, TwoStage, sample, sample_latents
+    from jaxgen.models.text_autoencoder import SequenceEncoder, TextAutoencoder
+    from jaxgen.models.text_decoders import LatentGPT, NonAutoregressiveDecoder
+    from jaxgen.models.translator import NonAutoregressiveT5, Translator
+
+__getattr__, __dir__, __all__ = _lazy.attach(__name__)

@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.latent_ode import energy
+from jaxgen.losses.cross_entropy import mean_cross_entropy
 from jaxgen.nn import mlp
 from jaxgen.numerics import Number
 
@@ -58,17 +59,10 @@ class AttributeHeads(nnx.Module):
                 # Words are rare: the sum over words keeps their gradient in proportion.
                 total = total + optax.sigmoid_binary_cross_entropy(logits, y).sum(-1).mean()
                 continue
-            total = total + _known_cross_entropy(logits, y)
+            total = total + mean_cross_entropy(logits, y, y != UNKNOWN)
             hit = (logits.argmax(-1) == y).sum()
             accuracy[f"{name}_accuracy"] = hit / jnp.maximum((y != UNKNOWN).sum(), 1)
         return total, accuracy
-
-
-def _known_cross_entropy(logits: Float[Array, "B K"], y: Int[Array, " B"]) -> Float[Array, ""]:
-    """Mean over the rows that have a label."""
-    known = y != UNKNOWN
-    each = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(y, 0))
-    return jnp.where(known, each, 0.0).sum() / jnp.maximum(known.sum(), 1)
 
 
 @functools.partial(

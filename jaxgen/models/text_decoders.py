@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.errors import require
 from jaxgen.losses import eisl
-from jaxgen.metrics import text as text_metrics
+from jaxgen.losses.cross_entropy import sum_cross_entropy
 from jaxgen.nn import gpt2, transformer
 from jaxgen.nn.transformer import Transformer, TransformerConfig
 from jaxgen.numerics import Number, is_zero
@@ -134,7 +134,7 @@ class LatentGPT(nnx.Module):
         """
         real = eos_mask(target, self.end)
         logits = self(target, z, word_dropout=self.word_dropout, key=key)
-        nll = text_metrics.nll(logits, target, real)[0]
+        nll = sum_cross_entropy(logits, target, real)[0]
         if not self.eisl_share:
             return -nll
         own = jax.lax.stop_gradient(self).decode(jax.lax.stop_gradient(z))
@@ -198,6 +198,6 @@ class NonAutoregressiveDecoder(nnx.Module):
                 logits, target, ngram_factor=share, ce_factor=1.0 - share, ngrams=self.ngrams
             )
             return -a_token * self.length
-        nll, _ = text_metrics.nll(logits, target, jnp.ones_like(pad))
-        light, _ = text_metrics.nll(logits, target, pad)
+        nll, _ = sum_cross_entropy(logits, target)
+        light, _ = sum_cross_entropy(logits, target, pad)
         return -nll + (1.0 - self.pad_weight) * light

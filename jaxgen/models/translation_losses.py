@@ -8,9 +8,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen.losses import eisl, fused_linear
+from jaxgen.losses.cross_entropy import mean_cross_entropy
 from jaxgen.losses.policy_gradient import policy_gradient_loss
 from jaxgen.metrics.sentence_bleu import sentence_bleu
 from jaxgen.models.translator import TranslationModel, Translator
+from jaxgen.numerics import is_zero
 from jaxgen.text.masking import eos_mask
 
 
@@ -32,15 +34,19 @@ def teacher_forced_loss(
       length_weight: of what a non-autoregressive model's guess of the length costs.
     """
     logits, length = model.teacher_forced(source, target, key)
-    each = eisl.mixed_loss(
-        logits,
-        target,
-        ngram_factor=ngram_factor,
-        ce_factor=ce_factor,
-        ngrams=ngrams,
-        label_smoothing=label_smoothing,
-        mask=eos_mask(target, model.end),
-    )
+    real = eos_mask(target, model.end)
+    if is_zero(ngram_factor):
+        each = ce_factor * mean_cross_entropy(logits, target, real, label_smoothing=label_smoothing)
+    else:
+        each = eisl.mixed_loss(
+            logits,
+            target,
+            ngram_factor=ngram_factor,
+            ce_factor=ce_factor,
+            ngrams=ngrams,
+            label_smoothing=label_smoothing,
+            mask=real,
+        )
     return (each + length_weight * length).mean()
 
 

@@ -12,7 +12,6 @@ there a padded `all_to_all` does the same.
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -204,7 +203,7 @@ def _on_device(
     ids: Array,
     gains: Array,
     kept: Array,
-    weights: Any,
+    weights: PyTree,
     placement: Array,
     *,
     experts: Callable[..., Array],

@@ -89,7 +89,7 @@ def switch(logits: Float[Array, "N E"]) -> Routing:
     return top_k(logits, 1)
 
 
-def gshard(logits: Float[Array, "N E"], *, key: Key[Array, ""] | None = None) -> Routing:
+def gshard(logits: Float[Array, "N E"], key: Key[Array, ""] | None = None) -> Routing:
     """The two most probable experts, the second one at random.
 
     Args:
@@ -136,13 +136,13 @@ def hash_gate(token_ids: Int[Array, " N"], experts: int) -> Routing:
 
 def dts(
     logits: Float[Array, "N E"],
+    key: Key[Array, ""] | None = None,
     *,
     temperature: Number,
     threshold: Number = 0.001,
     budget: int | None = None,
     hard: bool = False,
     noise_free_weights: bool = False,
-    key: Key[Array, ""] | None = None,
 ) -> Routing:
     """Dense to sparse: experts whose Gumbel-softmax gate is above a threshold.
 
@@ -150,7 +150,10 @@ def dts(
     g_e, never none: the largest always does. At a high temperature all take part, at a low one a single
     one (Nie et al., 2021, section 3.2).
 
+    With its options bound by `functools.partial` it is a gate of `MoEContext`.
+
     Args:
+      key: of the noise; without it (evaluation) there is none.
       temperature: above 0; may be traced, since it changes with the step (see `temperature_at`).
       threshold: in [0, 1]; may be traced.
       budget: at most so many experts a token (shapes are static); E by default. What a token wanted
@@ -158,7 +161,6 @@ def dts(
       hard: one expert, the largest of g, with its noise-free probability as weight: without noise that is
         Switch.
       noise_free_weights: weights are softmax(logits) instead of g.
-      key: of the noise; without it (evaluation) there is none.
 
     Raises:
       ValueError: a threshold, temperature or budget that is not allowed.

@@ -4,10 +4,11 @@ XLA's CPU backend multiplies all rows by the matrices of all groups and masks. T
 group are multiplied one after the other; elsewhere this is `ragged_dot`, for which XLA has kernels.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 _BLOCK = 128  # rows; large enough for a matrix product at full speed, small beside a group
@@ -31,12 +32,14 @@ def grouped_matmul(
     return jax.lax.platform_dependent(x, w, sizes, cpu=on_cpu, default=jax.lax.ragged_dot)
 
 
-def _blocks(sizes: Int[Array, " E"], block: int) -> tuple[Array, Any]:
+def _blocks(
+    sizes: Int[Array, " E"], block: int
+) -> tuple[Array, Callable[[ArrayLike], tuple[Array, Array, Array]]]:
     """The number of blocks, and i -> (group, first row, rows that are its own) of block i."""
     count = -(-sizes // block)
     ends, first = jnp.cumsum(count), jnp.cumsum(sizes) - sizes
 
-    def at(i: Any) -> tuple[Array, Array, Array]:
+    def at(i: ArrayLike) -> tuple[Array, Array, Array]:
         e = jnp.searchsorted(ends, i, side="right")
         done = (i - ends[e] + count[e]) * block
         return e, first[e] + done, jnp.minimum(sizes[e] - done, block)
@@ -55,7 +58,7 @@ def _product(x: Array, w: Array, sizes: Array, transposed: bool) -> Array:
     x = _padded(x, block)
     contract = (((1,), (1 if transposed else 0,)), ((), ()))
 
-    def body(i: Any, y: Array) -> Array:
+    def body(i: Array, y: Array) -> Array:
         e, start, _ = at(i)
         piece = jax.lax.dynamic_slice_in_dim(x, start, block)
         out = jax.lax.dot_general(piece, jax.lax.dynamic_index_in_dim(w, e, 0, False), contract)
@@ -71,17 +74,17 @@ def _blockwise(x: Array, w: Array, sizes: Array) -> Array:
     return _product(x, w, sizes, False)
 
 
-def _forward(x: Array, w: Array, sizes: Array) -> tuple[Array, Any]:
+def _forward(x: Array, w: Array, sizes: Array) -> tuple[Array, tuple[Array, Array, Array]]:
     return _blockwise(x, w, sizes), (x, w, sizes)
 
 
-def _backward(saved: Any, g: Array) -> tuple[Array, Array, None]:
+def _backward(saved: tuple[Array, Array, Array], g: Array) -> tuple[Array, Array, None]:
     x, w, sizes = saved
     block = min(_BLOCK, len(x))
     total, at = _blocks(sizes, block)
     rows, cotangents = _padded(x, block), _padded(g, block)
 
-    def body(i: Any, dw: Array) -> Array:
+    def body(i: Array, dw: Array) -> Array:
         e, start, own = at(i)
         mine = (jnp.arange(block) < own)[:, None]
         a = jnp.where(mine, jax.lax.dynamic_slice_in_dim(rows, start, block), 0.0)

@@ -7,7 +7,6 @@ placement of experts on it) is a `MoEContext`, an argument; the layer holds weig
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen.moe import dispatch, expert_parallel, gates
@@ -75,9 +75,9 @@ class Experts(nnx.Module):
         hidden: int,
         *,
         slots: int = 0,
-        activation: Callable[[Any], Any] = jax.nn.gelu,
+        activation: Callable[[Array], Array] = jax.nn.gelu,
         std: tuple[float, float] | None = None,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
         """Args:
@@ -108,7 +108,7 @@ class Experts(nnx.Module):
         return jnp.einsum("ecf,efd->ecd", h, down)
 
     def on_groups(
-        self, weights: Any, x: Float[Array, "M D"], sizes: Int[Array, " E"]
+        self, weights: tuple[Array, Array], x: Float[Array, "M D"], sizes: Int[Array, " E"]
     ) -> Float[Array, "M D"]:
         """The first sizes[0] rows by expert 0, the next sizes[1] by expert 1, and so on."""
         up, down = weights
@@ -126,8 +126,10 @@ class MoE(nnx.Module):
         *,
         slots: int = 0,
         capacity_factor: float = 0.0,
+        activation: Callable[[Array], Array] = jax.nn.gelu,
+        std: tuple[float, float] | None = None,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
-        **options: Any,
     ):
         """Args:
         experts: E.
@@ -135,7 +137,7 @@ class MoE(nnx.Module):
         hidden: of each expert.
         slots: places for experts' weights, for replicas; E by default.
         capacity_factor: of the buffers (`dispatch.capacity_of`); 0 for dropless.
-        options: of `Experts`.
+        activation: as std and dtype, of `Experts`.
 
         Raises:
           ValueError: fewer slots than experts.
@@ -143,7 +145,16 @@ class MoE(nnx.Module):
         check_slots(slots or experts, experts, 1)
         self.num_experts, self.capacity_factor = experts, capacity_factor
         self.router = nnx.Linear(width, experts, use_bias=False, rngs=rngs)
-        self.experts = Experts(experts, width, hidden, slots=slots, rngs=rngs, **options)
+        self.experts = Experts(
+            experts,
+            width,
+            hidden,
+            slots=slots,
+            activation=activation,
+            std=std,
+            dtype=dtype,
+            rngs=rngs,
+        )
 
     def __call__(
         self,
@@ -191,7 +202,7 @@ class MoE(nnx.Module):
             if placement is None:
                 placement = jnp.arange(slots) % self.num_experts
 
-            def on_device(weights: Any, rows: Array, sizes: Array) -> Array:
+            def on_device(weights: tuple[Array, Array], rows: Array, sizes: Array) -> Array:
                 y = experts.on_groups(weights, rows, sizes)
                 return jax.lax.psum(y, "model")
 

@@ -1,1 +1,11 @@
 """Adapting trained models: low-rank updates."""
+
+from typing import TYPE_CHECKING
+
+from jaxgen import _lazy
+
+if TYPE_CHECKING:
+    from jaxgen.peft import files, lora
+    from jaxgen.peft.lora import LoRALinear
+
+__getattr__, __dir__, __all__ = _lazy.attach(__name__)

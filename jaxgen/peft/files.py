@@ -13,7 +13,7 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from jaxgen.nn import hf, hf_names
 from jaxgen.nn.hf_fields import is_off, read_json, real, whole
 from jaxgen.peft import lora
 
+Config: TypeAlias = Mapping[str, Any]  # of an adapter_config.json
 M = TypeVar("M")
 _PREFIX = "base_model.model."
 _TENSOR = re.compile(
@@ -67,7 +68,7 @@ _REASONS = {
 }
 
 
-def complete(raw: Mapping[str, Any]) -> dict[str, Any]:
+def complete(raw: Config) -> dict[str, Any]:
     """The fields of an adapter_config.json, with defaults.
 
     Raises:
@@ -103,8 +104,10 @@ def complete(raw: Mapping[str, Any]) -> dict[str, Any]:
     return c
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value)
 
 
 def _match(field: str, pattern: str, module: str, *, suffix: bool = False) -> bool:
@@ -116,7 +119,7 @@ def _match(field: str, pattern: str, module: str, *, suffix: bool = False) -> bo
         raise ConfigError(field, pattern, f"a regular expression ({e})") from e
 
 
-def _by_pattern(c: Mapping[str, Any], field: str, module: str, default: Any) -> Any:
+def _by_pattern(c: Config, field: str, module: str, default: Any) -> Any:
     """The value of the first pattern that matches, as peft takes it."""
     for pattern, value in c[field].items():
         if _match(field, pattern, module, suffix=True):
@@ -131,7 +134,7 @@ def _listed(field: str, names: Any, module: str) -> bool:
     return any(module == n or module.endswith(f".{n}") for n in names)
 
 
-def left_out_by(c: Mapping[str, Any], module: str) -> str | None:
+def left_out_by(c: Config, module: str) -> str | None:
     """The field of the config by which a module has no adapter; None where it has one."""
     if c["exclude_modules"] and _listed("exclude_modules", c["exclude_modules"], module):
         return "exclude_modules"
@@ -149,7 +152,9 @@ def left_out_by(c: Mapping[str, Any], module: str) -> str | None:
     return "layers_to_transform"
 
 
-def _check_targets(c: Mapping[str, Any], found: Mapping[str, Any], places: Iterable[str]) -> None:
+def _check_targets(
+    c: Config, found: Mapping[str, Mapping[str, Any]], places: Iterable[str]
+) -> None:
     """Raises where the config and the tensors of the file disagree on which layers have adapters.
 
     Args:
@@ -224,7 +229,7 @@ def load(model: M, folder: str | pathlib.Path) -> M:
     return model
 
 
-def put(c: Mapping[str, Any], row: Mapping[str, Any], parent: Any, name: Any, layer: Any) -> None:
+def put(c: Config, row: Mapping[str, Any], parent: Any, name: Any, layer: Any) -> None:
     """Puts one layer's adapter into the model.
 
     Args:
@@ -254,7 +259,7 @@ def put(c: Mapping[str, Any], row: Mapping[str, Any], parent: Any, name: Any, la
     lora.put(parent, name, new)
 
 
-def save(model: Any, folder: str | pathlib.Path) -> None:
+def save(model: nnx.Module, folder: str | pathlib.Path) -> None:
     """Writes `adapter_config.json` and `adapter_model.safetensors`, as peft loads them.
 
     The model is one that `jaxgen.nn.hf` can name (GPT-2, GPT-Neo, BERT, T5), with wrapped layers. The
@@ -303,7 +308,7 @@ def save(model: Any, folder: str | pathlib.Path) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _targets(model: Any, names: list[str]) -> list[str]:
+def _targets(model: nnx.Module, names: list[str]) -> list[str]:
     """Last parts of the names, where they mean these modules and no others; else the whole names."""
     last = sorted({n.rsplit(".", 1)[-1] for n in names})
     every = [

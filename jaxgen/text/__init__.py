@@ -1,1 +1,17 @@
-"""Text: tokenizers and decoding."""
+"""Text: tokenizers, decoding, noise, and draws of tokens that gradients pass."""
+
+from typing import TYPE_CHECKING
+
+from jaxgen import _lazy
+
+if TYPE_CHECKING:
+    from jaxgen.text import (
+        decoding,
+        gumbel_softmax,
+        merges,
+        noise,
+        tense,
+        tokenizers,
+    )
+
+__getattr__, __dir__, __all__ = _lazy.attach(__name__)

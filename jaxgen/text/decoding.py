@@ -157,7 +157,7 @@ def _decode(
     batch, dtype = start.logits.shape[0], wide(start.logits)
     _check_room(start, max_tokens)
 
-    def body(carry: Any) -> Any:
+    def body(carry: PyTree) -> PyTree:
         i, out, lengths, scores, done, logits, cache = carry
         token = jnp.where(done, pad, choose(logits, i)).astype(jnp.int32)
         x = logits.astype(dtype)
@@ -170,7 +170,7 @@ def _decode(
         logits, cache = start.step(cache, token)
         return i + 1, out, lengths, scores, done, logits, cache
 
-    def unfinished(carry: Any) -> Array:
+    def unfinished(carry: PyTree) -> Array:
         return (carry[0] < max_tokens) & ~carry[4].all()
 
     first = (
@@ -265,7 +265,7 @@ def beam(
     def gather(a: Array, index: Array) -> Array:
         return a[rows, index]
 
-    def body(carry: Any) -> Any:
+    def body(carry: PyTree) -> PyTree:
         i, running, scores, done, done_scores, is_done, open_, logits, cache, _ = carry
         logp = jax.nn.log_softmax(logits.astype(dtype)).reshape(batch, beams, vocab)
         total = (logp + scores[..., None]).reshape(batch, beams * vocab)
@@ -294,7 +294,7 @@ def beam(
         logits, cache = start.step(cache, running[:, :, i].reshape(-1))
         return i + 1, running, going, done, done_scores, is_done, open_, logits, cache, ends.all()
 
-    def unfinished(carry: Any) -> Array:
+    def unfinished(carry: PyTree) -> Array:
         i, open_, all_end = carry[0], carry[6], carry[9]
         return (i < max_tokens) & open_.any() & ~all_end
 

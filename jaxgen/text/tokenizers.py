@@ -12,7 +12,7 @@ import os
 import pathlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Int
@@ -21,6 +21,8 @@ from numpy import ndarray
 from jaxgen.errors import ConfigError
 from jaxgen.text import merges
 
+# transformers.PreTrainedTokenizerBase, a module that takes seconds to import.
+Tokenizer: TypeAlias = Any
 KINDS = ("bpe", "wordpiece", "word")
 # Ids 0 to 3 of trained tokenizers. The spaces keep them apart from every word that a text may hold.
 PAD, UNK, BOS, EOS = "< pad >", "< unk >", "< s >", "< /s >"
@@ -36,7 +38,7 @@ JSON_FILES = ("tokenizer.json", "tokenizer_config.json", "config.json")
 _HIDDEN = "\uffff\ufffe"  # before the name of a special token where text is read
 
 
-def train(lines: Iterable[str], *, kind: str = "bpe", vocab_size: int = 4000) -> Any:
+def train(lines: Iterable[str], *, kind: str = "bpe", vocab_size: int = 4000) -> Tokenizer:
     """Trains a tokenizer; text is split at white space, and decoding joins words by one space.
 
     The same lines, in any order, give the same tokenizer in every process.
@@ -113,7 +115,7 @@ def check_folder(folder: str | pathlib.Path, *, field: str = "tokenizer") -> Non
                 raise ConfigError(field, str(folder), f"a tokenizer's folder ({name}: no object)")
 
 
-def load(folder: str | pathlib.Path, *, field: str = "tokenizer") -> Any:
+def load(folder: str | pathlib.Path, *, field: str = "tokenizer") -> Tokenizer:
     """The tokenizer of a local folder.
 
     Args:
@@ -147,7 +149,7 @@ def load(folder: str | pathlib.Path, *, field: str = "tokenizer") -> Any:
     return tokenizer
 
 
-def special_ids(tokenizer: Any) -> tuple[int, int, int]:
+def special_ids(tokenizer: Tokenizer) -> tuple[int, int, int]:
     """(begin, end, padding): what a tokenizer has, or the nearest it has.
 
     BERT's begin and end are [CLS] and [SEP]; GPT-2 has one token for all three.
@@ -158,7 +160,7 @@ def special_ids(tokenizer: Any) -> tuple[int, int, int]:
     return _special_ids(tokenizer, "tokenizer")
 
 
-def _special_ids(tokenizer: Any, field: str) -> tuple[int, int, int]:
+def _special_ids(tokenizer: Tokenizer, field: str) -> tuple[int, int, int]:
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     pad = tokenizer.pad_token_id
     begin = tokenizer.cls_token_id if begin is None else begin
@@ -170,7 +172,7 @@ def _special_ids(tokenizer: Any, field: str) -> tuple[int, int, int]:
     return end if begin is None else begin, end, end if pad is None else pad
 
 
-def tokens(tokenizer: Any, lines: Sequence[str]) -> list[list[int]]:
+def tokens(tokenizer: Tokenizer, lines: Sequence[str]) -> list[list[int]]:
     """Ids of each line and nothing else; but for the unknown token, none of them is a special one.
 
     Raises:
@@ -200,7 +202,7 @@ def _whole(line: str) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _core(tokenizer: Any, size: int) -> Any:
+def _core(tokenizer: Tokenizer, size: int) -> Any:
     """A copy of the fast tokenizer in which special tokens have names that no text spells.
 
     To read special tokens as text (`split_special_tokens`) is not enough: their names are entries of
@@ -239,7 +241,7 @@ def _core(tokenizer: Any, size: int) -> Any:
 
 
 def encode(
-    tokenizer: Any, lines: Sequence[str], max_tokens: int, *, begin: bool = False
+    tokenizer: Tokenizer, lines: Sequence[str], max_tokens: int, *, begin: bool = False
 ) -> tuple[Int[ndarray, "N T"], Int[ndarray, " N"]]:
     """Ids of each line, then the end token, then padding; and how many are real.
 
@@ -265,7 +267,7 @@ def room(max_tokens: int, *, begin: bool = False) -> int:
 
 
 def pad(
-    tokenizer: Any, ids: Sequence[list[int]], max_tokens: int, *, begin: bool = False
+    tokenizer: Tokenizer, ids: Sequence[list[int]], max_tokens: int, *, begin: bool = False
 ) -> tuple[Int[ndarray, "N T"], Int[ndarray, " N"]]:
     """`encode` of lines whose tokens are known."""
     first, end, padding = special_ids(tokenizer)
@@ -279,7 +281,7 @@ def pad(
     return out, lengths
 
 
-def decode(tokenizer: Any, ids: Int[ndarray, "N T"]) -> list[str]:
+def decode(tokenizer: Tokenizer, ids: Int[ndarray, "N T"]) -> list[str]:
     """Text of each row up to its first end token, special tokens left out."""
     _, end, _ = special_ids(tokenizer)
     rows = []
@@ -293,7 +295,7 @@ def decode(tokenizer: Any, ids: Int[ndarray, "N T"]) -> list[str]:
     return [t.removeprefix(extra) for t in texts]
 
 
-def digest(tokenizer: Any) -> str:
+def digest(tokenizer: Tokenizer) -> str:
     """SHA-256 of all that decides which ids a text has."""
     if tokenizer.is_fast:
         state = json.loads(tokenizer.backend_tokenizer.to_str())

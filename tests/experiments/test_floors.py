@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from experiments.sequence_data import Part, Vocabulary
 
 from configs.eddpm import grammar, peptides
 from configs.moe import dts
 from experiments import flexmoe_report, image_report, latent_methods, moe_report, sequence_judge
-from experiments.sequence_data import Part, Vocabulary
 from jaxgen.data.images import Images
 from jaxgen.train import report
 

@@ -1,13 +1,10 @@
-"""Files under results/ and traffic/ that a launch finds, be they damaged or of somebody else."""
+"""Files under results/ that a launch finds, be they damaged or of somebody else."""
 
 import json
-import types
 
-import numpy as np
 import pytest
 
-from experiments import eddpm, eisl, flexmoe
-from jaxgen.errors import RunError
+from experiments import eddpm, eisl
 
 ROW = {"kind": "blank", "level": 0.5, "seed": 0, "loss": "ce", "bleu": 1.5, "samples": ["a"]}
 FOREIGN = ["[]", "{}", "null", "3", "[3]", '{"loss": 1}', '[{"loss": "ce"}]', "[" * 100_000, "{"]
@@ -33,19 +30,3 @@ def test_numbers_of_a_system_are_read_for_what_they_are_of():
     assert not eddpm.is_result(kept, "EDDPM", 2)
     for other in (None, [], 3, {}, {"sample": {}}, {"row": kept["row"]}, {"sample": 1, "row": [1]}):
         assert not eddpm.is_result(other, "EDDPM", 1)
-
-
-def test_a_checkpoint_that_kept_its_traffic_beside_it_goes_on(tmp_path):
-    placer = object.__new__(flexmoe.Placer)
-    placer.devices, placer.path = 2, tmp_path / "static-0.npz"
-    counts, places = np.arange(24).reshape(6, 2, 2), np.zeros((6, 2, 2, 1), int)
-    extra = {"placement": np.zeros((2, 2), np.int32), "counts": np.zeros((2, 2, 2), np.int32)}
-    state = types.SimpleNamespace(step=5, extra=extra)
-    with pytest.raises(RunError, match=r"static-0\.npz, which the checkpoint needs"):
-        placer.resume(state, {})
-    np.savez(placer.path, counts=counts, placements=places)
-    placer.resume(state, {})
-    assert np.array_equal(placer.counts, counts[:4])
-    state.step = 9
-    with pytest.raises(RunError, match="fewer than the 8 steps"):
-        placer.resume(state, {})

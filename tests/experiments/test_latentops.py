@@ -2,15 +2,13 @@
 
 import json
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from experiments.sequence_data import Part, Vocabulary
 from flax import nnx
 
 from configs.latentops import grammar, yelp, yelp_paper
 from experiments import attributes, latent_methods, latent_space, latentops
-from experiments.sequence_data import Part, Vocabulary
 from jaxgen.data import corpora
 from jaxgen.errors import ConfigError
 
@@ -217,10 +215,3 @@ def test_an_empty_text_is_refused_before_anything_is_trained(tmp_path, monkeypat
     with pytest.raises(ConfigError, match=r"edit.text is '', allowed: at least one word"):
         latentops.edit(tiny(), tmp_path)
     assert not any(tmp_path.iterdir())
-
-
-def test_operators_ignore_rows_without_a_label():
-    """The loss of the heads on labels of which some are unknown, by hand."""
-    logits, y = jnp.asarray([[2.0, 0.0], [0.0, 1.0], [5.0, 5.0]]), jnp.asarray([0, 1, -1])
-    want = -np.mean([jax.nn.log_softmax(logits[i])[y[i]] for i in (0, 1)])
-    assert float(latent_space.known_cross_entropy(logits, y)) == pytest.approx(want, abs=1e-6)

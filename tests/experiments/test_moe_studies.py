@@ -18,6 +18,7 @@ from experiments import dts_gate, moe_language
 from experiments import flexmoe as flexmoe_study
 from jaxgen.errors import ConfigError
 from jaxgen.moe.layer import MoEContext
+from jaxgen.moe.placement.adaptive import AdaptivePlacement
 from jaxgen.train.loop import Preempted
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -148,7 +149,7 @@ def test_every_policy_trains_the_same_model_and_resumes_bit_for_bit(tmp_path, mo
         assert (tmp_path / "a" / "samples" / f"traffic-{policy}.png").exists()
 
     # Stopped after step 5 and launched again.
-    call = flexmoe_study.Placer.__call__
+    call = AdaptivePlacement.__call__
 
     def stop(self, step, state):
         state = call(self, step, state)
@@ -157,7 +158,7 @@ def test_every_policy_trains_the_same_model_and_resumes_bit_for_bit(tmp_path, mo
         return state
 
     resumed = False
-    monkeypatch.setattr(flexmoe_study.Placer, "__call__", stop)
+    monkeypatch.setattr(AdaptivePlacement, "__call__", stop)
     only = configured(flexmoe, TINY, FLEX, {"policies": ("flexmoe",), "mesh.host_devices": 0})
     shutil.copytree(tmp_path / "a" / "tokenizer", tmp_path / "b" / "tokenizer")
     with pytest.raises(Preempted):

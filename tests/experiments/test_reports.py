@@ -30,7 +30,8 @@ from experiments import (
 )
 from jaxgen.data.images import Images
 from jaxgen.data.translation import Pairs
-from jaxgen.latent_ode import sample as ode
+from jaxgen.latent_ode import sample
+from jaxgen.ode import Stats
 from tests.pages import CASES, Page
 
 NAME = "a | b <script>document.title='PWNED'</script> $x ]( `c` \u202e *d*"
@@ -97,7 +98,8 @@ class Sign(nnx.Module):
 def stay(total, u, *, points, **options):
     """In place of the ODE: nothing moves."""
     path = jnp.repeat(u[:, None], points, 1)
-    return u, {"trajectory": path, "failed": jnp.zeros(len(u), bool)}
+    zeros = jnp.zeros(len(u), jnp.int32)
+    return u, Stats(zeros, zeros, zeros > 0, path)
 
 
 def edits(folder):
@@ -125,7 +127,7 @@ def edits(folder):
     shown = {NAME: {"tables": tables, "space": space, "operators": operators}}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(attributes.LABELS, "sentiment", (NAME, "<b>good</b>"))
-        patch.setattr(ode, "sample", stay)
+        patch.setattr(sample, "solve", stay)
         return latentops_report.write(study, judges, rows, shown)
 
 

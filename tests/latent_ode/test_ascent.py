@@ -22,7 +22,7 @@ def test_ode_of_a_linear_property_has_a_closed_form():
     for tol in (1e-2, 1e-4, 1e-6):
         got, stats = ascent.ascent_ode(linear, z, time=time, penalty=p, rtol=tol, atol=tol)
         errors.append(float(jnp.abs(got - want).max()))
-        assert stats["num_steps"].shape == (5,)
+        assert stats.num_steps.shape == (5,)
     assert errors[2] < 1e-5
     assert errors[0] >= errors[1] >= errors[2]
 
@@ -56,9 +56,10 @@ def test_both_raise_the_objective_and_rows_are_independent():
 
 def test_a_row_whose_solver_gives_up_is_marked():
     z = jnp.asarray([[0.1, 0.0, 0.0], [9.0, 0.0, 0.0]])
-    got, _ = ascent.ascent_ode(
+    got, stats = ascent.ascent_ode(
         lambda z: z[0] ** 4, z, time=1.0, max_steps=64, solver=diffrax.Tsit5()
     )
+    assert stats.failed.tolist() == [False, True]
     assert np.isfinite(got[0]).all()
     assert np.isnan(got[1]).all()
 

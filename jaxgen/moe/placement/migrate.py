@@ -5,7 +5,7 @@ buffers are donated. Where slots come from is an argument, so that no placement 
 """
 
 import re
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -53,12 +53,14 @@ def move(tree: PyTree, source: Int[Array | np.ndarray, "L slots"]) -> PyTree:
         raise ValueError(
             f"source has {len(source)} rows, allowed: {len(blocks)}, blocks with experts"
         )
-    leaves: list[Any] = []
+    leaves: list[Array] = []
     for match, (_, leaf) in zip(found, flat, strict=True):
         leaves.append(leaf[source[blocks.index(int(match.group(2)))]] if match else leaf)
     return jax.tree_util.tree_unflatten(treedef, leaves)
 
 
-def make_move(shardings: PyTree) -> Any:
+def make_move(
+    shardings: PyTree,
+) -> Callable[[PyTree, Int[Array | np.ndarray, "L slots"]], PyTree]:
     """`move` under jit, its first argument donated; `shardings` are those of the tree."""
     return jax.jit(move, donate_argnums=0, out_shardings=shardings)
