@@ -6,7 +6,6 @@ duplicates never straddle two.
 """
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from jaxtyping import Int
 from numpy import ndarray
 
 from jaxgen.data import corpora, kept, labels, lines, records, splits, tables
+from jaxgen.data.root import expand
 from jaxgen.errors import ConfigError
 
 SOURCES = ("files", "table", "hf", "tfds", "grammar", "english")
@@ -44,11 +44,6 @@ class Lines:
         short = self.take([i for i, t in enumerate(self.text) if len(t.split()) <= max_words])
         kept.left_out(len(self) - len(short), f"texts of more than {max_words} words")
         return short
-
-
-def data_root() -> pathlib.Path:
-    """Where data sets lie: $JAXGEN_DATA, or ../shared/data beside the checkout."""
-    return pathlib.Path(os.environ.get("JAXGEN_DATA", "../shared/data"))
 
 
 def load(
@@ -91,7 +86,7 @@ def load(
     if source not in SOURCES:
         raise ConfigError("data.source", source, "one of " + ", ".join(SOURCES))
     splits.check_limit(limit)
-    root = pathlib.Path(path)
+    root = pathlib.Path(expand(path))
     if source == "grammar":
         rows = corpora.grammar(limit or 20_000, seed=seed)
         found = Lines([r.text for r in rows], np.array([r.sentiment for r in rows], np.int32))
