@@ -38,9 +38,9 @@ def modules(root: pathlib.Path = ROOT) -> Symbols:
 
 def _public(tree: ast.Module) -> Iterator[str]:
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            if not node.name.startswith("_") and ast.get_docstring(node):
-                yield node.name
+        defined = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        if defined and not node.name.startswith("_") and ast.get_docstring(node):
+            yield node.name
 
 
 def packages(root: pathlib.Path = ROOT) -> dict[str, list[str]]:
@@ -68,7 +68,9 @@ def api_pages(root: pathlib.Path = ROOT) -> dict[str, str]:
     for package, own in packages(root).items():
         blocks = [f"::: {package}\n    options:\n      heading_level: 1\n      members: "]
         blocks[0] += json.dumps(known.get(package, [])) if known.get(package) else "false"
-        pages[page_of(package)] = "\n\n".join([*blocks, *(f"::: {module}" for module in own)]) + "\n"
+        pages[page_of(package)] = (
+            "\n\n".join([*blocks, *(f"::: {module}" for module in own)]) + "\n"
+        )
     return pages
 
 
@@ -155,6 +157,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
     """Equations as MathML, which browsers draw by themselves: no script and no font is loaded."""
+    html = re.sub(r"(?<=\d) ± (?=\d)", "&nbsp;±&nbsp;", html)
     return re.sub(
         r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', _mathml, html, flags=re.DOTALL
     )
@@ -168,6 +171,8 @@ def _mathml(match: re.Match[str]) -> str:
     display = "block" if match[1] == "div" else "inline"
     math = convert(unescape(match[2]).strip(), display=display)
     math = re.sub(r'<mi mathvariant="script">([A-Z])</mi>', _script, math)
+    # A norm's bars would stretch over limits of a sum beside it.
+    math = math.replace("<mo>&#x02016;</mo>", '<mo stretchy="false">&#x02016;</mo>')
     return f'<{match[1]} class="math">{math}</{match[1]}>'
 
 
