@@ -2,12 +2,13 @@
 
 from configs.eddpm import peptides
 from jaxgen.config import Config
+from jaxgen.data import text
 
 
 def get_config() -> Config:
     config = peptides.get_config()
     config.data.source = "csv"
-    config.data.path = "$JAXGEN_DATA/antibody"
+    config.data.path = str(text.data_root() / "antibody")
     config.data.train = ("train.csv",)
     config.data.test = ("test.csv",)
     config.data.text_field = "CDR3"

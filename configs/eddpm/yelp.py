@@ -6,12 +6,13 @@ test files serve as training text and the dev files for evaluation.
 
 from configs.eddpm import grammar
 from jaxgen.config import Config
+from jaxgen.data import text
 
 
 def get_config() -> Config:
     config = grammar.get_config()
     config.data.source = "files"
-    config.data.path = "$JAXGEN_DATA/yelp"
+    config.data.path = str(text.data_root() / "yelp")
     config.data.train = ("sentiment.test.0", "sentiment.test.1")
     config.data.test = ("sentiment.dev.0", "sentiment.dev.1")
     config.data.valid_fraction = 0.02

@@ -2,12 +2,13 @@
 
 from configs.eisl import invented
 from jaxgen.config import Config
+from jaxgen.data import text
 
 
 def get_config() -> Config:
     config = invented.get_config()
     config.data.source = "files"
-    config.data.path = "$JAXGEN_DATA/multi30k"
+    config.data.path = str(text.data_root() / "multi30k")
     config.data.train = ("train.de.gz", "train.en.gz")
     config.data.valid = ("val.de.gz", "val.en.gz")
     config.data.test = ("test_2016_flickr.de.gz", "test_2016_flickr.en.gz")

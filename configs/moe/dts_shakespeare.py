@@ -2,12 +2,13 @@
 
 from configs.moe import dts
 from jaxgen.config import Config
+from jaxgen.data import text
 
 
 def get_config() -> Config:
     config = dts.get_config()
     config.data.source = "files"
-    config.data.path = "$JAXGEN_DATA/shakespeare"
+    config.data.path = str(text.data_root() / "shakespeare")
     config.data.files = ("input.txt",)
     config.data.vocab_size = 1000
     config.dts.decay_steps = 1000

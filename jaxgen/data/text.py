@@ -15,7 +15,7 @@ from jaxtyping import Int
 from numpy import ndarray
 
 from jaxgen.data import corpora, kept, labels, lines, records, splits, tables
-from jaxgen.data.root import expand
+from jaxgen.data.root import VARIABLE, expand
 from jaxgen.errors import ConfigError
 
 SOURCES = ("files", "table", "hf", "tfds", "grammar", "english")
@@ -44,6 +44,11 @@ class Lines:
         short = self.take([i for i, t in enumerate(self.text) if len(t.split()) <= max_words])
         kept.left_out(len(self) - len(short), f"texts of more than {max_words} words")
         return short
+
+
+def data_root() -> pathlib.PurePath:
+    """Where configs say that data lies which is not bundled: `$JAXGEN_DATA`, which `load` expands."""
+    return pathlib.PurePath(f"${VARIABLE}")
 
 
 def load(
