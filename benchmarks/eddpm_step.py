@@ -1,6 +1,6 @@
 """EDDPM's train step and 50-step DDIM sampling, against the same model written in PyTorch.
 
-    pip install -e '.[parity]' && python benchmarks/eddpm_step.py
+    pip install -e '.[parity]' && PYTHONPATH=. python benchmarks/eddpm_step.py
 
 Both sides run in this process, on the digits config, in turns: A B A B .. Before timing, the
 PyTorch model gets our weights and has to reproduce our encoder, noise predictor and decoder. Its step

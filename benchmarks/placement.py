@@ -1,6 +1,6 @@
 """FlexMoE's policy maker: how even the load gets, and how long planning takes, on one core.
 
-    python benchmarks/planner.py
+    python benchmarks/placement.py
 
 64 experts, 256 slots on 32 devices of 8 and on 64 of 4; tokens by Zipf's law with exponents from 0.5 to 1.5,
 and recorded from a router in training (`jaxgen.moe.placement.traffic.recorded`).

@@ -1,6 +1,6 @@
 """Records the router traffic that `jaxgen.moe.placement.traffic.recorded` reads: `jaxgen/moe/placement/traffic_gpt.npz`.
 
-    python benchmarks/record_traffic.py
+    PYTHONPATH=. python benchmarks/record_traffic.py
 
 A GPT with 64 experts in two layers, top 2, learns the standard library's documentation for 300 steps; the
 counts of every fifth step are kept. Other machines and Python versions give other counts.

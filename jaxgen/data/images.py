@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from jaxgen.data import labels, splits, tables
+from jaxgen.data.root import expand
 from jaxgen.errors import ConfigError
 
 SOURCES = ("digits", "folder", "tfds", "hf")
@@ -117,7 +118,7 @@ def _digits() -> Images:
 def _folder(name: str, path: str, size: int, channels: int, limit: int) -> Images:
     from PIL import Image
 
-    root = pathlib.Path(path)
+    root = pathlib.Path(expand(path))
     if not path or not os.path.isdir(root):
         raise ConfigError("data.path", path, "an existing folder of images")
     files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir())

@@ -8,6 +8,7 @@ from jaxtyping import Int
 from numpy import ndarray
 
 from jaxgen.data import kept, text
+from jaxgen.data.root import expand
 from jaxgen.errors import ConfigError
 from jaxgen.text import tokenizers
 
@@ -39,7 +40,7 @@ def load(
         return {name: part.text for name, part in parts.items()}
     if not files:
         raise ConfigError("data.files", tuple(files), "at least one file name")
-    lines = text.read_files(pathlib.Path(path), files).text
+    lines = text.read_files(pathlib.Path(expand(path)), files).text
     valid, test = (int(len(lines) * share) for share in (valid_fraction, test_fraction))
     cut = len(lines) - valid - test
     if min(cut, valid, test) < 1:

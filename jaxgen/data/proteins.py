@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from jaxgen.data import kept, records, splits
+from jaxgen.data.root import expand
 from jaxgen.errors import ConfigError
 
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
@@ -108,8 +109,9 @@ def load(
     columns = {"sequence_field": sequence_field, "value_field": value_field, "alphabet": alphabet}
     held = None
     if source == "csv":
-        rows = read_csv(pathlib.Path(path) / train, **columns)
-        held = read_csv(pathlib.Path(path) / test, **columns) if test else None
+        folder = pathlib.Path(expand(path))
+        rows = read_csv(folder / train, **columns)
+        held = read_csv(folder / test, **columns) if test else None
     else:
         rows = _from_modlamp(source)
     found = len(rows)

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from jaxgen.data.root import expand
 from jaxgen.errors import ConfigError
 
 DataSource: TypeAlias = Any  # datasets.Dataset, or a source of tfds: `rows[i]`, `len(rows)`
@@ -37,12 +38,13 @@ def hub_rows(name: str, path: str = "", label_fields: Sequence[str] = ()) -> Dat
     local = name in PACKAGED or os.path.exists(name)
     if not name:
         raise ConfigError("data.name", name, where)
+    folder = expand(path) or None
     try:
         with contextlib.nullcontext() if local else _no_retries(datasets.config.HF_ENDPOINT):
-            builder = datasets.load_dataset_builder(name, data_dir=path or None)
+            builder = datasets.load_dataset_builder(name, data_dir=folder)
             # Without this, pandas takes the sentences `null`, `NA`, `None` and `nan` for missing ones.
             options = {"keep_default_na": False} if isinstance(builder, Csv) else {}
-            loaded = datasets.load_dataset(name, data_dir=path or None, **options)
+            loaded = datasets.load_dataset(name, data_dir=folder, **options)
         parts = [loaded[k] for k in sorted(loaded)]
         label = first_of(parts[0], label_fields)
         if class_count(parts[0], label) is not None:
@@ -65,8 +67,9 @@ def tfds_rows(name: str, path: str = "", label_fields: Sequence[str] = ()) -> Da
     import tensorflow_datasets as tfds
 
     where = "a data set that tfds can prepare"
+    folder = expand(path) or None
     try:
-        builder = tfds.builder(name, data_dir=path or None, file_format="array_record")
+        builder = tfds.builder(name, data_dir=folder, file_format="array_record")
         needed = [] if builder.data_path.exists() else list(builder.url_infos)
         if needed and not reachable(needed[0]):
             raise OSError(f"{urllib.parse.urlsplit(needed[0]).netloc} cannot be reached")

@@ -6,7 +6,6 @@ duplicates never straddle two.
 """
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -15,6 +14,7 @@ from jaxtyping import Int
 from numpy import ndarray
 
 from jaxgen.data import corpora, kept, labels, lines, records, splits, tables
+from jaxgen.data.root import VARIABLE, expand
 from jaxgen.errors import ConfigError
 
 SOURCES = ("files", "table", "hf", "tfds", "grammar", "english")
@@ -45,9 +45,9 @@ class Lines:
         return short
 
 
-def data_root() -> pathlib.Path:
-    """Where data sets lie: $JAXGEN_DATA, or ../shared/data beside the checkout."""
-    return pathlib.Path(os.environ.get("JAXGEN_DATA", "../shared/data"))
+def data_root() -> pathlib.PurePath:
+    """Where configs say that data lies which is not bundled: `$JAXGEN_DATA`, which `load` expands."""
+    return pathlib.PurePath(f"${VARIABLE}")
 
 
 def load(
@@ -90,7 +90,7 @@ def load(
     if source not in SOURCES:
         raise ConfigError("data.source", source, "one of " + ", ".join(SOURCES))
     splits.check_limit(limit)
-    root = pathlib.Path(path)
+    root = pathlib.Path(expand(path))
     if source == "grammar":
         rows = corpora.grammar(limit or 20_000, seed=seed)
         found = Lines([r.text for r in rows], np.array([r.sentiment for r in rows], np.int32))

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Sequence
 
 from jaxgen.data import corpora, kept, lines
+from jaxgen.data.root import expand
 from jaxgen.data.splits import check_limit, split_by_hash
 from jaxgen.errors import ConfigError
 
@@ -56,11 +57,11 @@ def load(
             name: Pairs([invented(target[i]) for i in rows], [target[i] for i in rows])
             for name, rows in parts.items()
         }
-    out = {}
+    folder, out = pathlib.Path(expand(path)), {}
     for name, files in (("train", train), ("valid", valid), ("test", test)):
         if len(files) != 2:
             raise ConfigError(f"data.{name}", tuple(files), "two file names, source and target")
-        out[name] = read_pairs(pathlib.Path(path) / files[0], pathlib.Path(path) / files[1])
+        out[name] = read_pairs(folder / files[0], folder / files[1])
     if limit:
         kept.left_out(max(len(out["train"]) - limit, 0), "pairs beyond data.limit")
         out["train"] = Pairs(out["train"].source[:limit], out["train"].target[:limit])

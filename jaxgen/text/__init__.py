@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from jaxgen.text import (
         decoding,
         gumbel_softmax,
+        masking,
         merges,
         noise,
         tense,

@@ -1,3 +1,4 @@
+import os
 import pathlib
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgen.data import proteins, text
+from jaxgen.data import proteins
 from jaxgen.errors import ConfigError
 
 
@@ -112,10 +113,10 @@ def test_bundled_peptides():
 
 
 def test_antibody_file():
-    folder = text.data_root() / "antibody"
-    if not pathlib.Path(folder).is_dir():
+    folder = "$JAXGEN_DATA/antibody"
+    if not pathlib.Path(os.environ.get("JAXGEN_DATA", ""), "antibody").is_dir():
         pytest.skip("needs the antibody data: set JAXGEN_DATA")
-    parts = proteins.load("csv", path=str(folder), train="train.csv", test="test.csv", limit=500)
+    parts = proteins.load("csv", path=folder, train="train.csv", test="test.csv", limit=500)
     assert len(parts["test"]) > 20_000
     assert {len(t) for t in parts["train"].text} == {20}
     assert set(parts["train"].text[0]) <= set(proteins.LETTERS)
