@@ -21,7 +21,7 @@ from experiments.sequence_data import Part
 from experiments.study import Study
 from jaxgen.metrics import floors
 from jaxgen.nn import mlp
-from jaxgen.train import report
+from jaxgen.train import tables
 from jaxgen.train.state import run_key
 
 
@@ -158,7 +158,7 @@ def ascend(
         "Distance: letters that differ from the nearest train sequence. Constant consensus: the most frequent "
         "letter of each position in the train split.\n\n"
     )
-    return about + report.markdown_table(header, lines), numbers
+    return about + tables.markdown_table(header, lines), numbers
 
 
 def _line(
