@@ -4,6 +4,7 @@ A column's title says by its arrow which way is better, `Fréchet to test ↓`; 
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -112,7 +113,8 @@ def markdown_table(
     cells = [list(map(markup.cell, row)) for row in rows]
     for i, j in best:
         cells[i][j] = f"**{cells[i][j]}**"
-    lines = ["| " + " | ".join(row) + " |" for row in (list(map(markup.cell, header)), *cells)]
+    titles = [re.sub(" (?=[↑↓]$)", "\u00a0", markup.cell(title)) for title in header]  # on one line
+    lines = ["| " + " | ".join(row) + " |" for row in (titles, *cells)]
     lines.insert(1, "|" + " --- |" * len(header))
     return "\n".join(lines) + "\n"
 
@@ -157,7 +159,7 @@ def comparison_table(
             if metric not in values:
                 return NONE
             value = values[metric]
-            found = Number(*value) if isinstance(value, tuple) else Number(value)
+            found = Number(*value) if isinstance(value, tuple) else Number(float(value))
             return f"{found.mean:,.0f}" if metric == "parameters" else found
 
         return [*map(cell, ranked), *([rank] if ranked else []), *map(cell, others)]
