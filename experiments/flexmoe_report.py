@@ -97,16 +97,16 @@ def write(study: Study, shape: simulator.Shape, tokens: int) -> pathlib.Path:
     if config.task == "text":
         page.text(study.data.about_cuts())  # type: ignore[attr-defined]
     page.section("Results")
-    lines = []
+    table = []
     for policy in config.policies:
         mine = [r for r in rows if r["system"] == policy]
         cells: dict[str, tables.Number | str] = {
             m: tables.number(r[m] * SCALES.get(m, 1.0) for r in mine if m in r) for m in COLUMNS
         }
         cells["loss_difference"] = f"{max(r.get('loss_difference', 0.0) for r in mine):.1e}"
-        lines.append([TITLES[policy], *cells.values()])
+        table.append([TITLES[policy], *cells.values()])
     no_policy = [rule, tables.Number(loss), *[tables.NONE] * (len(COLUMNS) - 1)]
-    page.table(["policy", *COLUMNS.values()], lines, [no_policy])
+    page.table(["policy", *COLUMNS.values()], table, [no_policy])
     page.columns |= {m: f"{m} ↓" for m in ("loss", "balance", "dropped", "step_seconds")}
     folder = study.workdir / "samples"
     shown = {}

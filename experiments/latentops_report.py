@@ -76,10 +76,9 @@ def write(
     for combination in combinations:
         for task, title in (("edit", "Before and after"), ("generate", "Generated")):
             page.section(f"{title} ({first}): {combination}")
-            methods = {
-                m: t for (name, c, m), t in tables.items() if (name, c) == (task, combination)
-            }
-            page.texts(side_by_side(methods, SHOWN if task == "edit" else 12))
+            asked = (task, combination)
+            made = {method: t for (*cell, method), t in tables.items() if tuple(cell) == asked}
+            page.texts(side_by_side(made, SHOWN if task == "edit" else 12))
     space, operators = shown[first]["space"], shown[first]["operators"]
     test = take_rows(data["test"], PAGE_ROWS)
     page.section("Along the way")
