@@ -87,10 +87,12 @@ class Page(html.parser.HTMLParser):
         wrong = [
             t for t in self.tags if t in ("script", "iframe", "object", "embed", "svg", "base")
         ]
+        # The contents list leads to headings of the page itself, which loads nothing.
+        anchors = [f"#{a['id']}" for t, a in self.elements if t == "h2" and "id" in a]
         for tag, attributes in self.elements:
             for name, value in attributes.items():
                 picture = tag == "img" and name == "src" and value.startswith("data:image/png;")
-                own = tag == "a" and name == "href" and value in links
+                own = tag == "a" and name == "href" and value in (*links, *anchors)
                 leads = name in ("src", "href", "action", "srcset") and not (picture or own)
                 if leads or name == "style" or name.startswith("on"):
                     wrong.append((tag, name, value))

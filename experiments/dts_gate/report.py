@@ -1,6 +1,5 @@
 """Tables and pictures of the DTS-Gate study."""
 
-import math
 import pathlib
 from typing import Any
 
@@ -10,7 +9,7 @@ from experiments.common import moe
 from experiments.common.moe import Corpus
 from experiments.common.runs import Study
 from jaxgen.metrics import floors
-from jaxgen.train import markup, report, writers
+from jaxgen.train import markup, plots, report, tables, writers
 
 TITLES = {
     "dts": "DTS",
@@ -19,6 +18,8 @@ TITLES = {
     "hash": "hash",
     "dense": "dense",
 }
+COLUMNS = {"valid_perplexity": "valid perplexity ↓", "test_perplexity": "test perplexity ↓"}
+AXES = {"steps": 1.0, "flops": 1e-12, "seconds": 1.0}  # of a curve, and their scale in reports
 
 
 def write(
@@ -49,37 +50,34 @@ def write(
     table = []
     results: list[dict[str, Any]] = []
     for method in config.methods:
-        final, reached = [], []
+        mine = []
         for s in seeds:
-            mine = curves[method, s]
-            target = curves[goal, s]["valid"][-1]
-            hit = np.flatnonzero(mine["valid"] <= target)
-            final.append(float(np.exp(mine["valid"][-1])))
-            if len(hit):
-                reached.append([float(mine[k][hit[0]]) for k in ("steps", "flops", "seconds")])
+            run, target = curves[method, s], curves[goal, s]["valid"][-1]
+            hit = np.flatnonzero(run["valid"] <= target)
             test = next(r["nll"] for r in rows if (r["system"], r["seed"]) == (method, s))
-            results.append(
+            reached = [float(run[k][hit[0]]) for k in AXES] if len(hit) else None
+            mine.append(
                 {
                     "system": method,
                     "seed": s,
-                    "valid_perplexity": final[-1],
+                    "valid_perplexity": float(np.exp(run["valid"][-1])),
                     "test_perplexity": float(np.exp(test)),
-                    "to_target": reached[-1] if len(hit) else None,
-                    "lost": mine["lost"],
+                    "to_target": reached,
+                    "lost": run["lost"],
                 }
             )
-        tests = [r["test_perplexity"] for r in results if r["system"] == method]
-        cells = [str(len(reached))]
-        for i, scale in enumerate((1.0, 1e-12, 1.0)):
-            values = [r[i] * scale for r in reached]
-            cells.append(report.format_value(*report.mean_and_spread(values)) if values else "–")
+        results += mine
+        there = [r["to_target"] for r in mine if r["to_target"]]
         table.append(
             [
                 TITLES[method],
-                report.format_value(*report.mean_and_spread(final)),
-                report.format_value(*report.mean_and_spread(tests)),
-                *cells,
-                str(sum(r["lost"] for r in results if r["system"] == method)),
+                *(tables.number(r[m] for r in mine) for m in COLUMNS),
+                str(len(there)),
+                *(
+                    tables.number(r[i] * scale for r in there)
+                    for i, scale in enumerate(AXES.values())
+                ),
+                str(sum(r["lost"] for r in mine)),
             ]
         )
     unigram = {
@@ -88,9 +86,8 @@ def write(
         ),
         "test_perplexity": unigram_perplexity(config, corpus, corpus.parts["test"]),
     }
-    floor = [report.format_value(value, math.nan) for value in unigram.values()]
-    table.append(["unigram", *floor, *["–"] * 5])
-    body = [
+    page = report.Report("DTS-Gate", study.workdir, config)
+    page.text(
         f"Text: {markup.literal(config.data.source)}, {len(corpus.parts['train']):,} windows of "
         f"{config.data.context} tokens, vocabulary {corpus.vocab}. GPT of width {config.model.width}, "
         f"depth {config.model.depth}, {config.model.experts} experts in each "
@@ -99,57 +96,40 @@ def write(
         f"{TITLES[goal]} ends at, seed by seed; FLOPs are those of matrix products, experts counted by the "
         "pairs of token and expert that were kept; seconds are steps times the measured time of a step of "
         "their kind, measured in turns on one machine. Lost: choices beyond a budget or a buffer in the "
-        "logged steps. *Unigram* is no method but the token frequencies of the train part.\n",
-        report.markdown_table(
-            [
-                "method",
-                "valid perplexity",
-                "test perplexity",
-                "seeds at target",
-                "steps",
-                "TFLOPs",
-                "seconds",
-                "lost",
-            ],
-            table,
-        ),
-        "Seconds of a step: "
-        + ", ".join(f"{markup.literal(name)} {value:.3f}" for name, value in seconds.items())
-        + ".\n",
-    ]
-    body.append(corpus.about_cuts())
-    folder = study.workdir / "samples"
-    for axis, scale in (("steps", 1.0), ("flops", 1e-12), ("seconds", 1.0)):
-        lines = {}
-        for method in config.methods:
-            mine = curves[method, config.seed]
-            lines[TITLES[method]] = (mine[axis] * scale, np.exp(mine["valid"]))
+        "logged steps. *Unigram* is no method but the token frequencies of the train part.\n\n"
+        + corpus.about_cuts()
+    )
+    page.section("Results")
+    page.columns |= COLUMNS
+    header = [*COLUMNS.values(), "seeds at target", "steps ↓", "TFLOPs ↓", "seconds ↓", "lost"]
+    floor = ["unigram", *map(tables.Number, unigram.values()), *[tables.NONE] * 5]
+    page.table(["method", *header], table, [floor])
+    each = ", ".join(f"{markup.literal(name)} {value:.3f}" for name, value in seconds.items())
+    page.text(f"Seconds of a step: {each}.\n")
+    drawn = {}
+    for axis, scale in AXES.items():
+        lines = {
+            TITLES[m]: (
+                curves[m, config.seed][axis] * scale,
+                np.exp(curves[m, config.seed]["valid"]),
+            )
+            for m in config.methods
+        }
         label = "TFLOPs" if axis == "flops" else axis
-        report.plot_curves(
-            folder / f"perplexity-{axis}.png", lines, x=label, y="valid perplexity", log_y=True
-        )
-        body.append(
-            markup.image(f"Perplexity over {label}", f"samples/perplexity-{axis}.png") + "\n"
-        )
-    body.append("## Experts\n")
+        drawn[f"Perplexity over {label}"] = path = f"samples/perplexity-{axis}.png"
+        plots.plot_curves(study.workdir / path, lines, x=label, y="valid perplexity", log_y=True)
+    page.grid(drawn, plots=True)
+    maps = {}
     for method in config.methods:
         loads = utilisation(logged, method, config.seed)
         if loads is not None:
-            heat_map(folder / f"experts-{method}.png", *loads, title=TITLES[method])
-            body.append(
-                markup.image(f"Experts of {TITLES[method]}", f"samples/experts-{method}.png") + "\n"
-            )
-    return report.write(
-        study.workdir,
-        "DTS-Gate",
-        "\n".join(body),
-        {
-            "systems": results,
-            "floors": {"unigram": unigram},
-            "seconds": seconds,
-            "config": config.to_dict(),
-        },
-    )
+            maps[f"Experts of {TITLES[method]}"] = path = f"samples/experts-{method}.png"
+            heat_map(study.workdir / path, *loads, title=TITLES[method])
+    if maps:
+        page.section("Experts")
+        page.grid(maps, plots=True)
+    page.curves()
+    return page.write({"systems": results, "floors": {"unigram": unigram}, "seconds": seconds})
 
 
 def unigram_perplexity(config: Any, corpus: Corpus, part: np.ndarray) -> float:

@@ -62,12 +62,13 @@ def train(config: Config, workdir: pathlib.Path) -> None:
                 numbers, _ = problem.evaluate(trained._replace(label=label), seed)
                 rows.append({"system": label, "seed": seed, **numbers})
     floors = image_report.floor_rows(problem.data, problem.judge, problem.real_numbers())
-    table, ranks = report.comparison_table(rows, image_report.RANKED, image_report.OTHERS, floors)
-    body = f"Fréchet distance between the real splits: {problem.judge.floor:.3g}.\n\n{table}\n"
-    results = {"systems": rows, "mean_rank": ranks, "floors": floors}
-    path = report.write(workdir, "EDDPM: ablation", body + image_report.FLOORS, results)
-    print(table)
-    print(f"report: {path}")
+    page = report.Report("EDDPM: ablation", workdir, config)
+    page.text(f"Fréchet distance between the real splits: {problem.judge.floor:.3g}.\n")
+    page.section("Results")
+    ranks = page.comparison(rows, image_report.COLUMNS, ranked=image_report.RANKED, rules=floors)
+    page.text(image_report.FLOORS)
+    page.curves({label: workdir / f"variant-{i}" for i, label in enumerate(VARIANTS)})
+    print(f"report: {page.write({'systems': rows, 'mean_rank': ranks, 'floors': floors})}")
 
 
 if __name__ == "__main__":

@@ -16,23 +16,20 @@ from jaxgen.diffusion import gaussian
 from jaxgen.evaluators.common import batched_apply, decode, encode
 from jaxgen.metrics import floors as floor_metrics
 from jaxgen.metrics import frechet, probes
-from jaxgen.train import markup, report, writers
+from jaxgen.train import markup, plots, report, writers
 from jaxgen.train.state import run_key
 
-# Metric: (column title, higher is better). The first three decide the mean rank.
-RANKED = {
-    "reconstruction_mse": ("reconstruction MSE ↓", False),
-    "frechet_test": ("Fréchet to test ↓", False),
-    "probe_accuracy": ("linear probe ↑", True),
-}
-OTHERS = {
+COLUMNS = {
+    "reconstruction_mse": "reconstruction MSE ↓",
+    "frechet_test": "Fréchet to test ↓",
+    "probe_accuracy": "linear probe ↑",
     "frechet_train": "Fréchet to train ↓",
     "knn_accuracy": "5-NN ↑",
     "nearest_train_mse": "nearest train MSE",
     "latent_std": "latent std",
     "parameters": "parameters",
 }
-
+RANKED = ("reconstruction_mse", "frechet_test", "probe_accuracy")  # decide the mean rank
 FLOORS = (
     "The last rows are no systems. *Mean image*: the mean train image as every reconstruction and every "
     "sample; *majority class*: the most frequent class of the train split for every test image; *data*: real "
@@ -57,16 +54,21 @@ def write(
       real: measured on real images alone: the floor of the Frechet distance, and so on.
       floors: what rules without a model score.
     """
-    pictures = workdir / "samples"
-    text, ranks = report.comparison_table(rows, RANKED, OTHERS, floors)
+    page = report.Report("EDDPM on images", workdir, config)
     test = data["test"]
-    body = [
+    most = config.data.get("limit", 0)
+    kept = f"at most {most:,} of them (data.limit)" if most else "none left out"
+    size = f"{test.image.shape[1]}x{test.image.shape[2]}"
+    page.text(
         f"Data: {markup.literal(config.data.source)}; "
         + ", ".join(f"{len(part):,} {markup.literal(name)}" for name, part in data.items())
-        + f" images of {test.image.shape[1]}x{test.image.shape[2]}. "
+        + f" images of {size}, {kept}. "
         f"{config.train.steps:,} steps of batch {config.train.batch_size} for every system, "
-        f"{config.seeds} seed(s); ± is the standard deviation over seeds.\n",
-        text,
+        f"{config.seeds} seed(s); ± is the standard deviation over seeds.\n"
+    )
+    page.section("Results")
+    ranks = page.comparison(rows, COLUMNS, ranked=RANKED, rules=floors)
+    page.text(
         "Reconstruction and probes are on the test split. "
         f"Fréchet distance: {config.sample.count:,} "
         "samples in the features of a classifier trained on the train split "
@@ -75,38 +77,36 @@ def write(
         f"{real['nearest_train_mse']:.4f}; samples far below it would be copies. The two-stage model "
         "has this many steps in each of its stages. The pixel DDPM is reconstructed by DDIM inversion "
         f"and represented by x_T, which is as large as the image; the others keep "
-        f"{config.model.latent_dim} numbers. Mean rank is over the first three columns.\n",
-        FLOORS,
-    ]
+        f"{config.model.latent_dim} numbers. Mean rank is over the first three columns.\n\n"
+        + FLOORS
+    )
+    samples, restored = {}, {}
     for label, (_, artefacts) in shown.items():
-        stem = markup.file_stem(label)
-        writers.save_png(
-            pictures / f"{stem}-samples.png", writers.image_grid(artefacts["samples"][:100], 10)
-        )
+        stem = f"samples/{markup.file_stem(label)}"
+        samples[f"{label} samples"] = f"{stem}-samples.png"
+        restored[f"{label} reconstructions"] = f"{stem}-reconstructions.png"
+        grid = writers.image_grid(artefacts["samples"][:100], 10)
+        writers.save_png(workdir / f"{stem}-samples.png", grid)
         pairs = np.stack([test.image[:24], artefacts["restored"][:24]], 1)
-        strip = pairs.reshape(2, 12, 2, *test.image.shape[1:]).swapaxes(1, 2)
-        writers.save_png(
-            pictures / f"{stem}-reconstructions.png",
-            writers.image_grid(strip.reshape(-1, *test.image.shape[1:]), 12),
-        )
-        body.append(
-            f"## {markup.literal(label)}\n\nSamples\n\n"
-            + markup.image(f"{label} samples", f"samples/{stem}-samples.png")
-            + "\n\nTest images (rows 1, 3) above their reconstructions (rows 2, 4)\n\n"
-            + markup.image(f"{label} reconstructions", f"samples/{stem}-reconstructions.png")
-            + "\n"
-        )
+        strip = pairs.reshape(-1, 6, 2, *test.image.shape[1:]).swapaxes(1, 2)
+        grid = writers.image_grid(strip.reshape(-1, *test.image.shape[1:]), 6)
+        writers.save_png(workdir / f"{stem}-reconstructions.png", grid)
+    page.section("Samples")
+    page.grid(samples)
+    page.section("Reconstructions")
+    page.text("Test images (odd rows) above their reconstructions (even rows).\n")
+    page.grid(restored)
     if "EDDPM" in shown:
-        body += eddpm_pictures(config, pictures, data, *shown["EDDPM"])
-    body.append(curves(workdir))
-    results = {
-        "systems": [dict(row) for row in rows],
-        "mean_rank": ranks,
-        "real": dict(real),
-        "floors": {rule: dict(row) for rule, row in (floors or {}).items()},
-        "config": config.to_dict(),
-    }
-    return report.write(workdir, "EDDPM on images", "\n".join(body), results)
+        eddpm_pictures(config, page, data, *shown["EDDPM"])
+    page.curves()
+    return page.write(
+        {
+            "systems": [dict(row) for row in rows],
+            "mean_rank": ranks,
+            "real": dict(real),
+            "floors": {rule: dict(row) for rule, row in (floors or {}).items()},
+        }
+    )
 
 
 def floor_rows(
@@ -140,11 +140,11 @@ def floor_rows(
 
 def eddpm_pictures(
     config: Config,
-    pictures: pathlib.Path,
+    page: report.Report,
     data: Mapping[str, Images],
     trained: System,
     artefacts: Mapping[str, Any],
-) -> list[str]:
+) -> None:
     """Interpolations, a denoising strip, a map of the latents and an attribute edit."""
     train, test = data["train"], data["test"]
     from jaxgen.diffusion import samplers
@@ -152,7 +152,7 @@ def eddpm_pictures(
     chain = chain_of(config)
     steps = min(config.sample.steps, chain.num_steps)
     denoise = trained.denoise
-    body = []
+    pictures = page.workdir / "samples"
 
     z = jnp.asarray(encode(trained, test.image[:16]))
     a, b = z[:8], z[8:]
@@ -164,10 +164,13 @@ def eddpm_pictures(
     flat = slerp.reshape(-1, slerp.shape[-1])
     back = samplers.ddim(denoise, flat, chain, num_steps=steps).reshape(slerp.shape)
     _save_paths(pictures / "EDDPM-interpolation-zT.png", trained, back)
-    body.append(
-        "## EDDPM: interpolation\n\nBetween pairs of test images, straight in z_0:\n\n"
-        "![z0](samples/EDDPM-interpolation-z0.png)\n\nand on the sphere in z_T (DDIM there and "
-        "back):\n\n![zT](samples/EDDPM-interpolation-zT.png)\n"
+    page.section("EDDPM: interpolation")
+    page.text("Between pairs of test images.\n")
+    page.grid(
+        {
+            "straight in z_0": "samples/EDDPM-interpolation-z0.png",
+            "on the sphere in z_T (DDIM there and back)": "samples/EDDPM-interpolation-zT.png",
+        }
     )
 
     start = jax.random.normal(run_key(f"denoising-{config.seed}"), (8, z.shape[-1]))
@@ -179,10 +182,9 @@ def eddpm_pictures(
         t = jnp.full((8,), taus[i - 1])
         guesses.append(gaussian.predict_z0(path[i - 1], t, denoise(path[i - 1], t), chain))
     _save_paths(pictures / "EDDPM-denoising.png", trained, jnp.stack(guesses[1:]))
-    body.append(
-        "## EDDPM: denoising\n\nThe decoded guess of z_0 along DDIM, from noise (left) to sample:\n\n"
-        "![denoising](samples/EDDPM-denoising.png)\n"
-    )
+    page.section("EDDPM: denoising")
+    page.text("The decoded guess of z_0 along DDIM, from noise (left) to sample.\n")
+    page.picture("denoising", "samples/EDDPM-denoising.png")
 
     if train.label is not None:
         from sklearn.decomposition import PCA
@@ -192,20 +194,16 @@ def eddpm_pictures(
         points = TSNE(random_state=0, init="pca", perplexity=min(30, keep // 4)).fit_transform(
             PCA(min(30, z.shape[-1])).fit_transform(artefacts["z_train"][:keep])
         )
-        report.plot_scatter(
+        plots.plot_scatter(
             pictures / "EDDPM-latents.png", points, train.label[:keep], title="t-SNE of mu(x)"
         )
-        body.append(
-            "## EDDPM: latents\n\nt-SNE of train latents, coloured by class (which training never "
-            "saw):\n\n![latents](samples/EDDPM-latents.png)\n"
-        )
-        body.append(edit(pictures, test, trained, artefacts))
-    return body
+        page.section("EDDPM: latents")
+        page.text("t-SNE of train latents, coloured by class (which training never saw).\n")
+        page.plot("latents", "samples/EDDPM-latents.png")
+        edit(page, test, trained, artefacts)
 
 
-def edit(
-    pictures: pathlib.Path, test: Images, trained: System, artefacts: Mapping[str, Any]
-) -> str:
+def edit(page: report.Report, test: Images, trained: System, artefacts: Mapping[str, Any]) -> None:
     """Moves test images towards another class along the probe's direction; states how many flip."""
     assert test.label is not None
     probe = artefacts["probe"]
@@ -220,18 +218,19 @@ def edit(
     z = np.asarray(encode(trained, test.image[chosen]))
     strengths = np.linspace(0.0, 4.0, 9)
     path = z[None] + strengths[:, None, None] * direction
-    _save_paths(pictures / "EDDPM-edit.png", trained, path[:, :8])
+    _save_paths(page.workdir / "samples" / "EDDPM-edit.png", trained, path[:, :8])
     again = batched_apply(
         encode, trained, batched_apply(decode, trained, path.reshape(-1, z.shape[-1]))
     )
     verdict = (probe.predict(again) == target).reshape(len(strengths), -1).mean(1)
     shares = ", ".join(f"{s:g}: {v:.0%}" for s, v in zip(strengths, verdict, strict=True))
-    return (
-        f"## EDDPM: attribute edit\n\nTest images of class {source}, moved along the linear probe's "
-        f"direction from class {source} to class {target} by 0 to 4 standard deviations:\n\n"
-        "![edit](samples/EDDPM-edit.png)\n\nShare whose decoded and re-encoded image the probe calls "
-        f"{target}, by strength: {shares}.\n"
+    page.section("EDDPM: attribute edit")
+    page.text(
+        f"Test images of class {source}, moved along the linear probe's direction from class {source} to "
+        f"class {target} by 0 to 4 standard deviations. Share whose decoded and re-encoded image the probe "
+        f"calls {target}, by strength: {shares}.\n"
     )
+    page.picture("edit", "samples/EDDPM-edit.png")
 
 
 def spherical(a: jax.Array, b: jax.Array, weight: Any) -> jax.Array:
@@ -240,24 +239,6 @@ def spherical(a: jax.Array, b: jax.Array, weight: Any) -> jax.Array:
     cosine = jnp.clip((a * b).sum(-1) / (norm_a * norm_b), -1.0, 1.0)
     angle = jnp.maximum(jnp.arccos(cosine), 1e-4)[:, None]
     return (jnp.sin((1 - weight) * angle) * a + jnp.sin(weight * angle) * b) / jnp.sin(angle)
-
-
-def curves(workdir: pathlib.Path) -> str:
-    """Training curves of the noise predictors and of reconstruction, from metrics.jsonl."""
-    rows = writers.read_metrics(workdir)
-    body = ["## Training\n"]
-    for metric in ("eps_mse", "reconstruction"):
-        lines = {}
-        for run in dict.fromkeys(r["run"] for r in rows):
-            points = [(r["step"], r[metric]) for r in rows if r["run"] == run and metric in r]
-            if points:
-                lines[run] = ([s for s, _ in points], [v for _, v in points])
-        if lines:
-            report.plot_curves(
-                workdir / "samples" / f"curve-{metric}.png", lines, x="step", y=metric
-            )
-            body.append(markup.image(metric, f"samples/curve-{metric}.png") + "\n")
-    return "\n".join(body)
 
 
 def _save_paths(path: pathlib.Path, trained: System, latents: Any) -> None:

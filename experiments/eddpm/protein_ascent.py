@@ -24,7 +24,7 @@ from jaxgen.evaluators.common import batched_apply, decode, encode
 from jaxgen.evaluators.protein_regressor import ProteinRegressor
 from jaxgen.metrics import floors
 from jaxgen.nn import mlp
-from jaxgen.train import report
+from jaxgen.train import tables
 from jaxgen.train.runs import Runs, TrainTask
 from jaxgen.train.state import run_key
 
@@ -175,7 +175,7 @@ def ascend(
         "Distance: letters that differ from the nearest train sequence. Constant consensus: the most frequent "
         "letter of each position in the train split.\n\n"
     )
-    return about + report.markdown_table(header, lines), numbers
+    return about + tables.markdown_table(header, lines), numbers
 
 
 def _line(

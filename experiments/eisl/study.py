@@ -138,7 +138,7 @@ def run(config: Config, workdir: pathlib.Path, *, reuse: bool) -> None:
         start = start_of(*((config.noise.kinds[0], 0.0) if clean else cell[:2]), seed)
         model = start if cell.loss == "start" else train_cell(study, cell, seed, start)
         score, texts = bleu(model, study.data, "test")
-        return [{**cell._asdict(), "bleu": score, "samples": texts[:5]}]
+        return [{**cell._asdict(), "bleu": score, "samples": texts[: report.SHOWN]}]
 
     rows = study.runs.rows(
         seeds_of(config),

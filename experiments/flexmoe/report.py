@@ -10,7 +10,7 @@ from experiments.common.runs import Study
 from jaxgen.metrics import floors
 from jaxgen.moe.placement import cost, planner, policies, simulator
 from jaxgen.moe.placement import traffic as traffic_lib
-from jaxgen.train import markup, report, writers
+from jaxgen.train import markup, plots, report, tables, writers
 
 TITLES = {
     "capacity": "static, capacity",
@@ -19,6 +19,21 @@ TITLES = {
     "eplb": "EPLB-like",
     "flexmoe": "FlexMoE",
 }
+COLUMNS = {
+    "loss": "loss ↓",
+    "loss_difference": "loss difference",
+    "balance": "balance ↓",
+    "bound": "bound",
+    "dropped": "dropped % ↓",
+    "placements": "placements",
+    "step_seconds": "step (ms) ↓",
+    "ideal_seconds": "ideal (ms)",
+}
+SCALES = {
+    "dropped": 100.0,
+    "step_seconds": 1e3,
+    "ideal_seconds": 1e3,
+}  # of results.json in the table
 
 
 def write(study: Study, shape: simulator.Shape, tokens: int) -> pathlib.Path:
@@ -64,34 +79,10 @@ def write(study: Study, shape: simulator.Shape, tokens: int) -> pathlib.Path:
                 gap = max((abs(losses[policy][i] - static[i]) for i in both), default=np.nan)
                 row["loss_difference"] = float(gap)
             rows.append(row)
-    table = []
-    for policy in config.policies:
-        mine = [r for r in rows if r["system"] == policy]
-
-        def cell(name: str, scale: float = 1.0, mine: Any = mine) -> str:
-            values = [r[name] * scale for r in mine if name in r]
-            if not values:
-                return "–"
-            return report.format_value(*report.mean_and_spread(values))
-
-        biggest = max((r.get("loss_difference", 0.0) for r in mine), default=0.0)
-        table.append(
-            [
-                TITLES[policy],
-                cell("loss"),
-                f"{biggest:.1e}",
-                cell("balance"),
-                cell("bound"),
-                cell("dropped", 100.0),
-                cell("placements"),
-                cell("step_seconds", 1e3),
-                cell("ideal_seconds", 1e3),
-            ]
-        )
     rule, loss = frequencies(study)
-    table.append([rule, report.format_value(loss, math.nan), *["–"] * 7])
     p = config.placement
-    body = [
+    page = report.Report("FlexMoE", study.workdir, config)
+    page.text(
         f"Task: {markup.literal(config.task)}; {config.model.experts} experts in {config.model.depth // config.model.expert_every} "
         f"layers on {devices} devices, top {config.model.k}, {p.slots} slots a device where a policy has "
         f"spare ones; {config.train.steps:,} steps of batch {config.train.batch_size}, {config.seeds} "
@@ -101,39 +92,39 @@ def write(study: Study, shape: simulator.Shape, tokens: int) -> pathlib.Path:
         f"{rule} of the train split, the same for every prediction. Milliseconds are modelled, not "
         f"measured: {markup.literal(p.device)} ({device.flops:.3g} FLOP/s at {device.utilisation:.0%}, "
         f"{device.bandwidth:.3g} B/s, {device.latency:.1g} s), width {p.width}, hidden {p.hidden}, "
-        f"{p.tokens:,} tokens a device.\n",
-        report.markdown_table(
-            [
-                "policy",
-                "loss",
-                "loss difference",
-                "balance",
-                "bound",
-                "dropped %",
-                "placements",
-                "step (ms)",
-                "ideal (ms)",
-            ],
-            table,
-        ),
-    ]
+        f"{p.tokens:,} tokens a device.\n"
+    )
     if config.task == "text":
-        body.append(study.data.about_cuts())  # type: ignore[attr-defined]
+        page.text(study.data.about_cuts())  # type: ignore[attr-defined]
+    page.section("Results")
+    table = []
+    for policy in config.policies:
+        mine = [r for r in rows if r["system"] == policy]
+        cells: dict[str, tables.Number | str] = {
+            m: tables.number(r[m] * SCALES.get(m, 1.0) for r in mine if m in r) for m in COLUMNS
+        }
+        cells["loss_difference"] = f"{max(r.get('loss_difference', 0.0) for r in mine):.1e}"
+        table.append([TITLES[policy], *cells.values()])
+    no_policy = [rule, tables.Number(loss), *[tables.NONE] * (len(COLUMNS) - 1)]
+    page.table(["policy", *COLUMNS.values()], table, [no_policy])
+    page.columns |= {m: f"{m} ↓" for m in ("loss", "balance", "dropped", "step_seconds")}
     folder = study.workdir / "samples"
+    shown = {}
     for name, label in (("balance", "balance ratio"), ("seconds", "modelled step (s)")):
         lines = {TITLES[q]: (np.arange(len(d[name])), _smooth(d[name])) for q, d in drawn.items()}
         best = next(iter(drawn.values()))
         floor = "bound" if name == "balance" else "ideal"
         low = min(drawn.values(), key=lambda d: d[floor].mean()) if name == "balance" else best
         lines["bound"] = (np.arange(len(low[floor])), _smooth(low[floor]))
-        report.plot_curves(folder / f"{name}.png", lines, x="step", y=label)
-        body.append(markup.image(label, f"samples/{name}.png") + "\n")
+        plots.plot_curves(folder / f"{name}.png", lines, x="step", y=label)
+        shown[label] = f"samples/{name}.png"
+    page.grid(shown, plots=True)
+    page.section("Loads and placements")
     for policy, found in drawn.items():
         picture(folder / f"traffic-{policy}.png", found["counts"], found["places"], TITLES[policy])
-        text = f"Loads and placements, {TITLES[policy]}"
-        body.append(markup.image(text, f"samples/traffic-{policy}.png") + "\n")
-    results = {"systems": rows, "floors": {rule: {"loss": loss}}, "config": config.to_dict()}
-    return report.write(study.workdir, "FlexMoE", "\n".join(body), results)
+    page.grid({TITLES[q]: f"samples/traffic-{q}.png" for q in drawn}, plots=True)
+    page.curves()
+    return page.write({"systems": rows, "floors": {rule: {"loss": loss}}})
 
 
 def frequencies(study: Study) -> tuple[str, float]:

@@ -12,7 +12,6 @@ import numpy as np
 
 from experiments.common import attributes as attribute_fields
 from experiments.common.runs import Study
-from experiments.eddpm.image_report import curves
 from experiments.latentops.methods import GRIDS
 from experiments.latentops.space import Space
 from jaxgen.data.tokens import TextSplit, about_cuts
@@ -21,7 +20,8 @@ from jaxgen.evaluators.common import batched_apply, encode
 from jaxgen.evaluators.controlled_text import ControlledText
 from jaxgen.latent_ode import energy
 from jaxgen.models.attribute_heads import Operators
-from jaxgen.train import markup, report
+from jaxgen.train import markup, plots, report
+from jaxgen.train.tables import summarise
 from jaxgen.train.writers import write_atomic
 
 EDIT = {
@@ -62,44 +62,40 @@ def write(
       shown: of each space, what `methods.evaluate` returned beside its rows.
     """
     config, data = study.config, study.data
-    body = [_about(study, judges), about_cuts(data)]
+    page = report.Report("LatentOps", study.workdir, config)
+    page.text(f"{_about(study, judges)}\n{about_cuts(data)}")
+    combinations = [" + ".join(names) for names in config.evaluate.combinations]
     for task, columns in (("edit", EDIT), ("generate", GENERATE)):
         title = "Editing" if task == "edit" else "Generation"
         for space in shown:
-            for names in config.evaluate.combinations:
-                combination = " + ".join(names)
-                mine = [
-                    r
-                    for r in rows
-                    if (r["task"], r["space"], r["attributes"]) == (task, space, combination)
-                ]
-                body.append(
-                    f"## {title} in the latent space of {markup.literal(f'{space}: {combination}')}\n"
-                )
-                body.append(table(mine, columns))
+            for combination in combinations:
+                wanted = (task, space, combination)
+                mine = [r for r in rows if (r["task"], r["space"], r["attributes"]) == wanted]
+                page.section(f"{title} in the latent space of {space}: {combination}")
+                methods = [r for r in mine if not r.get("floor")]
+                rules = summarise([r for r in mine if r.get("floor")], list(columns))
+                page.comparison(methods, columns, rules=rules, label="method")
     first = next(iter(shown))
-    for names in config.evaluate.combinations:
-        combination = " + ".join(names)
-        task, texts, index = shown[first]["tables"]["edit", combination, "ODE"]
-        body.append(
-            f"## Before and after ({markup.literal(first)}, ODE): {markup.literal(combination)}\n"
-        )
-        body.append(before_and_after(task, texts, index, SHOWN))
-        task, texts, index = shown[first]["tables"]["generate", combination, "ODE"]
-        body.append(f"Generated ({markup.literal(first)}, ODE): {markup.literal(combination)}\n")
-        body.append(generated(task, texts, index, 12))
+    tables = shown[first]["tables"]
+    for combination in combinations:
+        for task, title in (("edit", "Before and after"), ("generate", "Generated")):
+            page.section(f"{title} ({first}): {combination}")
+            asked = (task, combination)
+            made = {method: t for (*cell, method), t in tables.items() if tuple(cell) == asked}
+            page.texts(side_by_side(made, SHOWN if task == "edit" else 12))
     space, operators = shown[first]["space"], shown[first]["operators"]
     test = data["test"].take(PAGE_ROWS)
-    body.append("## Along the way\n\n" + _pictures(study, space, operators, test))
+    page.section("Along the way")
+    _pictures(page, study, space, operators, test)
     write_page(study, space, operators, test)
-    body.append("Pick operators and strengths yourself: [page.html](page.html).\n")
-    body.append(curves(study.workdir))
-    results = {
-        "systems": [dict(row) for row in rows if not row.get("floor")],
-        "floors": [dict(row) for row in rows if row.get("floor")],
-        "config": config.to_dict(),
-    }
-    return report.write(study.workdir, "LatentOps", "\n".join(body), results)
+    page.text("Pick operators and strengths yourself: [page.html](page.html).\n")
+    page.curves()
+    return page.write(
+        {
+            "systems": [dict(row) for row in rows if not row.get("floor")],
+            "floors": [dict(row) for row in rows if row.get("floor")],
+        }
+    )
 
 
 def _about(study: Study, judges: ControlledText) -> str:
@@ -126,39 +122,33 @@ def _about(study: Study, judges: ControlledText) -> str:
     )
 
 
-def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
-    """One line a method, and below them one a rule."""
-    rows = sorted(rows, key=lambda row: bool(row.get("floor")))
-    summary = report.summarise(rows, list(columns))
-    lines = [
-        [name, *(report.format_value(*values[m]) if m in values else "–" for m in columns)]
-        for name, values in summary.items()
-    ]
-    return report.markdown_table(["method", *columns.values()], lines)
-
-
 def _asked(targets: Mapping[str, np.ndarray], row: int) -> str:
     return ", ".join(LABELS[name][int(label[row])] for name, label in targets.items())
 
 
-def before_and_after(task: Any, texts: Sequence[str], index: np.ndarray, count: int) -> str:
-    """Sentences at even distances, what was asked, and what came of it."""
-    pairs = list(zip(index.tolist(), texts, strict=True))
-    places = np.linspace(0, len(pairs) - 1, min(count, len(pairs))).round().astype(int)
-    lines = [
-        [task.sources[i], _asked(task.targets, i), text] for i, text in (pairs[p] for p in places)
-    ]
-    return report.markdown_table(["before", "asked", "after"], lines)
+def side_by_side(
+    methods: Mapping[str, tuple[Any, Sequence[str], np.ndarray]], count: int
+) -> dict[str, list[str]]:
+    """Columns: sentences before (of edits), what was asked, and what each method made of it.
+
+    Args:
+      methods: method -> (task, texts, the task's rows that they come from); a row without text was not solved.
+      count: of rows, at even distances.
+    """
+    task = next(iter(methods.values()))[0]
+    total = len(next(iter(task.targets.values())))
+    chosen = np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()
+    columns = {} if task.sources is None else {"before": [task.sources[i] for i in chosen]}
+    columns["asked"] = [_asked(task.targets, i) for i in chosen]
+    for name, (_, texts, index) in methods.items():
+        found = dict(zip(index.tolist(), texts, strict=True))
+        columns[name] = [found.get(i, "(not solved)") for i in chosen]
+    return columns
 
 
-def generated(task: Any, texts: Sequence[str], index: np.ndarray, count: int) -> str:
-    """New sentences beside what was asked; `index` are the rows that they come from."""
-    pairs = list(zip(index.tolist(), texts, strict=True))[:count]
-    lines = [[_asked(task.targets, i), text] for i, text in pairs]
-    return report.markdown_table(["asked", "sentence"], lines)
-
-
-def _pictures(study: Study, space: Space, operators: Operators, test: TextSplit) -> str:
+def _pictures(
+    page: report.Report, study: Study, space: Space, operators: Operators, test: TextSplit
+) -> None:
     """Energy along the solve of each row, and the paths in the plane of two principal axes."""
     from jaxgen.latent_ode import sample
 
@@ -171,7 +161,7 @@ def _pictures(study: Study, space: Space, operators: Operators, test: TextSplit)
     steps = list(range(path.shape[1]))
     folder = study.workdir / "samples"
     label = LABELS[name][1]
-    report.plot_curves(
+    plots.plot_curves(
         folder / "energy.png",
         {f"sentence {i + 1}": (steps, v.tolist()) for i, v in enumerate(values[:8])},
         x="place on the path (30 equal parts)",
@@ -179,7 +169,7 @@ def _pictures(study: Study, space: Space, operators: Operators, test: TextSplit)
     )
     axes = np.linalg.svd(path.reshape(-1, path.shape[-1]), full_matrices=False)[2][:2]
     plane = path @ axes.T
-    report.plot_curves(
+    plots.plot_curves(
         folder / "paths.png",
         {
             f"sentence {i + 1}": (p[:, 0].tolist(), p[:, 1].tolist())
@@ -188,10 +178,8 @@ def _pictures(study: Study, space: Space, operators: Operators, test: TextSplit)
         x="first principal axis",
         y="second",
     )
-    return (
-        f"Energy of {markup.literal(label)} along the path of eight test sentences, and the paths themselves.\n\n"
-        "![energy](samples/energy.png)\n\n![paths](samples/paths.png)\n"
-    )
+    page.text(f"Energy of {markup.literal(label)} along the path of eight test sentences.\n")
+    page.grid({"energy": "samples/energy.png", "paths": "samples/paths.png"}, plots=True)
 
 
 def write_page(study: Study, space: Space, operators: Operators, test: TextSplit) -> pathlib.Path:
@@ -237,8 +225,9 @@ def write_page(study: Study, space: Space, operators: Operators, test: TextSplit
     }
     path = study.workdir / "page.html"
     shown = json.dumps(_visible(data)).replace("<", "\\u003c")  # nothing in it ends the script
-    script = _SCRIPT.replace("DATA", shown)
-    write_atomic(path, markup.page("LatentOps", _BODY, style=_STYLE, script=script))
+    script = markup.asset("paths.js").replace("DATA", shown)
+    body, style = markup.asset("paths.html"), markup.asset("paths.css")
+    write_atomic(path, markup.page("LatentOps", body, style=style, script=script))
     return path
 
 
@@ -249,43 +238,3 @@ def _visible(data: Any) -> Any:
     if isinstance(data, str):
         return markup.visible(data)
     return [_visible(v) for v in data]
-
-
-_STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:820px;margin:2em auto;padding:0 1em}
-select{font:inherit;margin:0 1em .5em .3em;max-width:100%}label{white-space:nowrap}
-ol{list-style:none;padding:0}li{border-left:4px solid #ccc;margin:.3em 0;padding:.1em .8em}
-li:last-child{border-color:#2a6;font-weight:600}mark{background:#fe9}li{overflow-wrap:break-word}
-"""
-_BODY = """<h1>LatentOps</h1>
-<p>Pick a sentence, operators and a strength; below, the sentence at equal distances along the path of the
-ODE through latent space, decoded. What differs from the sentence before it is marked.</p>
-<div><label>sentence <select id=source></select></label></div><div id=picks></div><ol id=path></ol>
-"""
-_SCRIPT = """
-const d = DATA, at = i => document.getElementById(i);
-const add = (s, text, value) => s.add(new Option(text, value));
-d.sources.forEach((t, i) => add(at("source"), t, i));
-d.names.forEach((name, k) => {
-  const label = document.createElement("label"), s = document.createElement("select");
-  label.textContent = name + " "; s.id = "pick" + k; add(s, "(as it is)", -1);
-  d.labels[k].forEach((t, i) => add(s, t, i)); label.append(s); at("picks").append(label);
-});
-const label = document.createElement("label"), s = document.createElement("select");
-label.textContent = "strength "; s.id = "strength"; d.strengths.forEach(t => add(s, t, t));
-s.value = "1"; label.append(s); at("picks").append(label);
-at("pick0").value = "1";
-function show() {
-  const row = +at("source").value, pick = d.names.map((_, k) => at("pick" + k).value);
-  const lines = pick.every(v => v < 0) ? [] : d.texts[pick.join(",") + "@" + at("strength").value][row];
-  at("path").replaceChildren(); let last = new Set(d.sources[row].split(" "));
-  [d.sources[row], ...lines].forEach(t => {
-    const li = document.createElement("li");
-    t.split(" ").forEach(w => {
-      const e = document.createElement(last.has(w) ? "span" : "mark"); e.textContent = w; li.append(e, " ");
-    });
-    at("path").append(li); last = new Set(t.split(" "));
-  });
-}
-document.querySelectorAll("select").forEach(s => s.onchange = show); show();
-"""

@@ -1,19 +1,17 @@
 """The trade-off between style and content, as a table, a curve and sentences."""
 
-import math
 import pathlib
 from typing import Any
 
 import numpy as np
 
 from experiments.common.runs import Study
-from experiments.eddpm.image_report import curves
 from jaxgen.data import corpora
 from jaxgen.data.tokens import TextSplit, about_cuts
 from jaxgen.evaluators.controlled_text import ControlledText
 from jaxgen.metrics import floors
 from jaxgen.metrics import text as text_metrics
-from jaxgen.train import markup, report
+from jaxgen.train import markup, plots, report, tables
 
 COLUMNS = {
     "accuracy": "accuracy ↑",
@@ -39,48 +37,51 @@ def evaluate(
 def write(
     study: Study[dict[str, TextSplit]],
     judges: ControlledText,
-    rows: list[dict[str, Any]],
+    rows: list[Row],
     shown: dict[Any, list[str]],
     test: TextSplit,
     asked: np.ndarray,
 ) -> pathlib.Path:
     """The table, the trade-off between style and content, and sentences; returns the report's path."""
     config = study.config
-    body = [
+    page = report.Report("Style transfer", study.workdir, config)
+    page.text(
         f"Data: {markup.literal(config.data.source)}. Every model: {config.train.steps:,} steps of batch "
         f"{config.train.batch_size}, {config.seeds} seed(s); ± is the standard deviation over seeds. "
         f"{len(test):,} test sentences moved to the other sentiment. Accuracy: {markup.literal(judges.attributes.about())}. "
         f"PPL under a language model of real sentences (which are at {judges.real_ppl:.1f}), "
         "geometric mean over accuracy, input-BLEU / 100 and min(1, PPL of real / PPL). The last rows are no "
         "models: *copy of the input* leaves sentences as they are, *majority class* always writes the style "
-        "that is asked most often.\n"
-    ]
-    lines: list[list[str]] = []
+        f"that is asked most often.\n\n{about_cuts(study.data)}"
+    )
+    lines: list[list[Any]] = []
     drawn: dict[str, Any] = {}
-    body.append(about_cuts(study.data))
     for content in config.losses:
         points = []
         for weight in config.transfer.content_weights:
             mine = [r for r in rows if (r["loss"], r["weight"]) == (content, weight)]
-            each = {k: report.mean_and_spread([r[k] for r in mine]) for k in COLUMNS}
-            lines.append(
-                [content.upper(), f"{weight:g}", *(report.format_value(*p) for p in each.values())]
-            )
-            points.append((each["accuracy"][0], each["bleu"][0]))
+            each = {
+                k: tables.Number(*tables.mean_and_spread([r[k] for r in mine])) for k in COLUMNS
+            }
+            lines.append([content.upper(), f"{weight:g}", *each.values()])
+            points.append((each["accuracy"].mean, each["bleu"].mean))
         drawn[content.upper()] = tuple(zip(*sorted(points), strict=True))
     unchanged = evaluate(judges, test.text, test, asked)
     rules = {
         "copy of the input": unchanged,
         "majority class": {"accuracy": floors.majority_accuracy(asked, asked)},
     }
-    for rule, values in rules.items():
-        cells = (report.format_value(values[k], math.nan) if k in values else "–" for k in COLUMNS)
-        lines.append([rule, "–", *cells])
-    body.append(report.markdown_table(["content loss", "weight", *COLUMNS.values()], lines))
-    report.plot_curves(
+    below = [
+        [rule, tables.NONE, *(tables.number([values[k]] if k in values else []) for k in COLUMNS)]
+        for rule, values in rules.items()
+    ]
+    page.section("Results")
+    page.columns |= COLUMNS
+    page.table(["content loss", "weight", *COLUMNS.values()], lines, below)
+    plots.plot_curves(
         study.workdir / "samples" / "tradeoff.png", drawn, x="accuracy", y="input-BLEU"
     )
-    body.append("![Content over style](samples/tradeoff.png)\n")
+    page.plot("Content over style", "samples/tradeoff.png")
     best = {
         content: max(
             (r for r in rows if r["loss"] == content and r["seed"] == config.seed),
@@ -88,21 +89,14 @@ def write(
         )["weight"]
         for content in config.losses
     }
-    body.append("## Sentences\n")
-    titles = [f"{content.upper()}, weight {weight:g}" for content, weight in best.items()]
-    body.append(
-        report.markdown_table(
-            ["before", "asked", *titles],
-            [
-                [
-                    test.text[i],
-                    corpora.SENTIMENTS[asked[i]],
-                    *(shown[k, w][i] for k, w in best.items()),
-                ]
-                for i in range(min(40, len(test)))
-            ],
-        )
+    page.section("Sentences")
+    most = min(40, len(test))
+    page.texts(
+        {
+            "before": test.text[:most],
+            "asked": [corpora.SENTIMENTS[style] for style in asked[:most]],
+            **{f"{k.upper()}, weight {w:g}": shown[k, w][:most] for k, w in best.items()},
+        }
     )
-    body.append(curves(study.workdir))
-    results = {"systems": rows, "unchanged": unchanged, "floors": rules, "config": config.to_dict()}
-    return report.write(study.workdir, "Style transfer", "\n".join(body), results)
+    page.curves()
+    return page.write({"systems": rows, "unchanged": unchanged, "floors": rules})

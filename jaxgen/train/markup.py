@@ -22,6 +22,7 @@ _NO_LINK = "<!---->"  # GitHub makes a link of an address even where its @ is an
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, formats (direction), line ends
 _JOINERS = "\u200c\u200d"  # formats, but parts of words and of emoji
 _PNG = b"\x89PNG\r\n\x1a\n"
+_PAGES = pathlib.Path(__file__).with_name("pages")
 
 
 def visible(text: str) -> str:
@@ -67,6 +68,11 @@ def image(text: str, path: str) -> str:
     return f"![{cell(text)}]({quote(path)})"
 
 
+def slug(title: str) -> str:
+    """The anchor that GitHub gives a heading; letters, digits, `_` and `-`."""
+    return re.sub(r"[^\w\- ]", "", visible(title).lower()).replace(" ", "-")
+
+
 def file_stem(name: str) -> str:
     """The name as a part of a file's name: letters, digits, `.`, `_` and `-`, without brackets."""
     return re.sub(r"[^\w.-]", "_", re.sub(r"[()]", "", visible(name)))[:100]
@@ -106,19 +112,43 @@ def _own_file(url: str, folder: pathlib.Path) -> pathlib.Path | None:
 
 
 def _inline(element: Element, folder: pathlib.Path) -> None:
-    source, text = element.get("src", ""), element.get("alt", "")
-    path = _own_file(source, folder)
-    data = b"" if path is None else path.read_bytes()
-    if data.startswith(_PNG):
-        element.set("src", "data:image/png;base64," + base64.b64encode(data).decode())
+    source = element.get("src", "")
+    data = _data_url(source, folder)
+    if data is None:
+        _replace(element, _missing(element.get("alt", ""), source))
     else:
-        _replace(element, f"{text} (no picture {unquote(source)})")
+        element.set("src", data)
+
+
+def _data_url(url: str, folder: pathlib.Path) -> str | None:
+    path = _own_file(url, folder)
+    data = b"" if path is None else path.read_bytes()
+    if not data.startswith(_PNG):
+        return None
+    return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+def _missing(text: str, url: str) -> str:
+    return f"{text} (no picture {unquote(url)})"
+
+
+def figure(text: str, path: str, folder: pathlib.Path) -> str:
+    """HTML of `image` with its text below; a missing picture is a line that says so."""
+    data, name = _data_url(quote(path), folder), html.escape(visible(text))
+    if data is None:
+        return f"<p>{html.escape(_missing(visible(text), quote(path)))}</p>"
+    return f'<figure><img alt="{name}" src="{data}"><figcaption>{name}</figcaption></figure>'
 
 
 def _replace(element: Element, text: str | None) -> None:
     """Leaves nothing of an element but its text, what stands in it and what follows it."""
     element.tag, element.text = "span", text
     element.attrib.clear()
+
+
+def asset(name: str) -> str:
+    """Text of a file of `pages/`: styles, markup and scripts that data never enter."""
+    return (_PAGES / name).read_text(encoding="utf-8")
 
 
 def page(title: str, body: str, *, style: str, script: str = "") -> str:
@@ -141,6 +171,7 @@ def page(title: str, body: str, *, style: str, script: str = "") -> str:
         "<!doctype html><html lang=en><head><meta charset=utf-8>"
         f'<meta http-equiv=Content-Security-Policy content="{policy}">'
         "<meta name=referrer content=no-referrer>"
+        '<meta name=viewport content="width=device-width,initial-scale=1">'
         f"<title>{html.escape(visible(title))}</title><style>{style}</style></head>"
         f"<body>{body}{end}</body></html>\n"
     )

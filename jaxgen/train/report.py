@@ -1,193 +1,228 @@
-"""The report of an experiment: results.json, report.md, and report.html with everything inlined."""
+"""One report for all studies: report.md, report.html with everything inlined, and results.json.
 
+    page = Report("EDDPM on images", workdir, config)
+    page.section("Results")
+    page.comparison(rows, {"bleu": "BLEU ↑"}, ranked=["bleu"])
+    page.grid({"EDDPM": "samples/eddpm.png", "VAE": "samples/vae.png"})
+    page.curves()
+    page.write({"systems": rows})
+
+A report begins with the command that made it and its contents, and ends with config, machine and wall times.
+"""
+
+import html
+import itertools
 import json
-import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
+from jaxgen import config as config_lib
+from jaxgen.config import Config
+from jaxgen.train import markup, provenance, tables
+from jaxgen.train import plots as plots_lib
+from jaxgen.train.writers import read_metrics, write_atomic
 
-from jaxgen.train import markup
-from jaxgen.train.writers import write_atomic
-
-STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:980px;margin:2em auto;padding:0 1em;"
-    "overflow-wrap:break-word}"
-    "table{border-collapse:collapse}"
-    "td,th{border:1px solid #ccc;padding:.3em .7em}td{max-width:28em;white-space:pre-wrap}"
-    "img{max-width:100%;image-rendering:pixelated}"
-    "pre{background:#f3f3f3;padding:.5em;white-space:pre-wrap}"
-)
+GRID_COLUMNS = 4  # of report.md; the page has as many as fit
 
 
-def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation over seeds; the spread of one value is NaN."""
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-    return float(np.mean(values)), spread
+class Report:
+    """Collects the blocks of a report in order; each is kept as Markdown and as HTML.
 
+    Text that comes from data goes in as data (titles, names, cells, captions, listings) or through
+    `markup.literal`; see `jaxgen.train.markup`.
 
-def summarise(
-    rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]
-) -> dict[str, dict[str, tuple[float, float]]]:
-    """{system: {metric: (mean, spread)}} from one row a system and seed, systems in first order."""
-    systems = list(dict.fromkeys(r["system"] for r in rows))
-    return {
-        s: {
-            m: mean_and_spread([float(r[m]) for r in rows if r["system"] == s and m in r])
-            for m in metrics
-            if any(r["system"] == s and m in r for r in rows)
-        }
-        for s in systems
-    }
-
-
-def mean_ranks(
-    summary: Mapping[str, Mapping[str, tuple[float, float]]], higher_is_better: Mapping[str, bool]
-) -> dict[str, float]:
-    """Mean over the named metrics of each system's rank (1 is best; ties share their mean rank).
-
-    Systems that lack one of the metrics are left out.
+    Attributes:
+      columns: metric of `results.json` -> its title, whose arrow says which way is better. `comparison`
+        adds its own; `jaxgen.report` reads them.
     """
-    from scipy.stats import rankdata
 
-    systems = [s for s, v in summary.items() if all(m in v for m in higher_is_better)]
-    ranks = np.zeros(len(systems))
-    for metric, higher in higher_is_better.items():
-        values = np.array([summary[s][metric][0] for s in systems])
-        ranks += rankdata(-values if higher else values)
-    return dict(zip(systems, (ranks / len(higher_is_better)).tolist(), strict=True))
+    def __init__(
+        self,
+        title: str,
+        workdir: pathlib.Path,
+        config: Config | None = None,
+        *,
+        name: str = "report",
+    ):
+        """Args:
+        title: of the page.
+        workdir: where the files go, and what paths of pictures are relative to.
+        config: of the launch.
+        name: of the files, without suffix.
+        """
+        self.title, self.workdir, self.config, self.name = title, workdir, config, name
+        self.columns: dict[str, str] = {}
+        self._blocks: list[tuple[str, str]] = []
+        self._sections: list[tuple[str, str]] = []
+
+    def section(self, title: str) -> None:
+        """Begins a section, which the contents list names. The title is text, not markup."""
+        same = markup.slug(title)
+        taken = {anchor for _, anchor in self._sections}
+        numbered = (f"{same}-{i}" for i in itertools.count(1))
+        anchor = next(a for a in itertools.chain([same], numbered) if a not in taken)
+        self._sections.append((title, anchor))
+        name = _escape(title)
+        self._add(f"## {markup.literal(title)}\n", f'<h2 id="{anchor}">{name}</h2>')
+
+    def text(self, markdown: str) -> None:
+        """Paragraphs of Markdown, in which data went through `markup.literal`."""
+        self._add(markdown, self._html(markdown))
+
+    def listing(self, lines: Sequence[str]) -> None:
+        """Lines as they are."""
+        self.text(markup.listing(lines))
+
+    def table(
+        self,
+        header: Sequence[Any],
+        rows: Sequence[Sequence[Any]],
+        rules: Sequence[Sequence[Any]] = (),
+    ) -> None:
+        """See `tables.number_table`: the best `Number` of a column with an arrow is marked."""
+        self.numbers(tables.number_table(header, rows, rules))
+
+    def comparison(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        columns: Mapping[str, str],
+        *,
+        ranked: Sequence[str] = (),
+        rules: Mapping[str, Mapping[str, float | tuple[float, float]]] | None = None,
+        label: str = "system",
+    ) -> dict[str, float]:
+        """The table of systems; returns their mean ranks. See `tables.comparison_table`."""
+        text, ranks = tables.comparison_table(
+            rows, columns, ranked=ranked, rules=rules, label=label
+        )
+        self.columns |= columns
+        self.numbers(text)
+        return ranks
+
+    def numbers(self, markdown: str) -> None:
+        """A table that scrolls in a box of its own, and whose first column stays in sight."""
+        self._scroll(markdown, "scroll numbers")
+
+    def texts(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Texts side by side: one column a system, one row for each that all of them have."""
+        rows = list(zip(*columns.values(), strict=False))
+        self._scroll(tables.markdown_table(list(columns), rows), "scroll")
+
+    def grid(self, pictures: Mapping[str, str], *, plots: bool = False) -> None:
+        """Pictures side by side.
+
+        Args:
+          pictures: caption -> path, relative to the workdir.
+          plots: they are plots on white, which a dark page inverts; else photographs and the like.
+        """
+        kind = "grid plots" if plots else "grid"
+        figures = "".join(markup.figure(c, p, self.workdir) for c, p in pictures.items())
+        cells = [markup.image(caption, path) for caption, path in pictures.items()]
+        markdown = "\n".join(
+            _picture_table(list(pictures)[i : i + GRID_COLUMNS], cells[i : i + GRID_COLUMNS])
+            for i in range(0, len(cells), GRID_COLUMNS)
+        )
+        alone = cells[0] + "\n" if len(cells) == 1 else markdown
+        self._add(alone, f'<div class="{kind}">{figures}</div>')
+
+    def picture(self, text: str, path: str) -> None:
+        """One picture; see `grid`."""
+        self.grid({text: path})
+
+    def plot(self, text: str, path: str) -> None:
+        """One plot; see `grid`."""
+        self.grid({text: path}, plots=True)
+
+    def fold(self, title: str, markdown: str) -> None:
+        """A block that is closed until it is clicked on. The title is text, not markup."""
+        name = _escape(title)
+        self._add(
+            f"<details><summary>{name}</summary>\n\n{markdown}\n</details>\n",
+            f"<details><summary>{name}</summary>{self._html(markdown)}</details>",
+        )
+
+    def curves(
+        self,
+        workdirs: Mapping[str, pathlib.Path] | None = None,
+        *,
+        folder: str = "samples",
+        metrics: Sequence[str] = plots_lib.CURVES,
+    ) -> None:
+        """A section of training curves, of what `metrics.jsonl` has; none without.
+
+        Args:
+          workdirs: name -> workdir, several on one plot; this one alone by default.
+          folder: of the pictures, in the workdir.
+        """
+        found = plots_lib.plot_training(
+            self.workdir / folder, workdirs or {"": self.workdir}, metrics=metrics
+        )
+        if found:
+            self.section("Training")
+            self.grid({m: f"{folder}/{path.name}" for m, path in found.items()}, plots=True)
+
+    def write(self, results: Mapping[str, Any] | None = None) -> pathlib.Path:
+        """Writes report.md, report.html and results.json; returns the path of the page.
+
+        Args:
+          results: what results.json holds beside `columns`, `config`, `command` and `versions`, which are
+            added. None where the page is of no launch: no results.json, and nothing about a machine.
+        """
+        top = ""
+        if results is not None:
+            command, versions = provenance.command(), provenance.versions()
+            config = {} if self.config is None else {"config": self.config.to_dict()}
+            made = {"columns": self.columns, **config, "command": command, "versions": versions}
+            text = json.dumps({**results, **made}, indent=2)
+            write_atomic(self.workdir / "results.json", text + "\n")
+            self._how_it_was_made(versions)
+            top = markup.listing([command]) if command else ""
+        lines = [f"- [{markup.cell(title)}](#{anchor})" for title, anchor in self._sections]
+        head = [f"# {markup.literal(self.title)}\n", top, *lines, ""]
+        text = "\n".join([*head, *(markdown for markdown, _ in self._blocks)])
+        write_atomic(self.workdir / f"{self.name}.md", text)
+        links = "".join(
+            f'<li><a href="#{anchor}">{_escape(title)}</a></li>' for title, anchor in self._sections
+        )
+        nav = f'<nav aria-label="Contents"><ul>{links}</ul></nav>' if links else ""
+        head = [f"<h1>{_escape(self.title)}</h1>", self._html(top), nav]
+        body = "\n".join([*head, *(block for _, block in self._blocks)])
+        page = markup.page(self.title, body, style=markup.asset("report.css"))
+        write_atomic(self.workdir / f"{self.name}.html", page)
+        return self.workdir / f"{self.name}.html"
+
+    def _how_it_was_made(self, versions: Mapping[str, str]) -> None:
+        self.section("How it was made")
+        table = tables.markdown_table(list(versions), [list(versions.values())])
+        self._scroll(table, "scroll")
+        times = provenance.run_times(read_metrics(self.workdir))
+        if times:
+            whole = provenance.duration(sum(seconds for _, seconds in times.values()))
+            rows = [
+                [run, f"{steps:,}", provenance.duration(seconds)]
+                for run, (steps, seconds) in times.items()
+            ]
+            about = f"Training of {len(times)} runs: {whole}, compilation included"
+            self.fold(about, tables.markdown_table(["run", "steps", "wall time"], rows))
+        if self.config is not None:
+            lines = config_lib.to_json(self.config).splitlines()
+            self.fold("Config", markup.listing(lines))
+
+    def _html(self, markdown: str) -> str:
+        return markup.to_html(markdown, self.workdir)
+
+    def _scroll(self, table: str, kind: str) -> None:
+        self._add(table, f'<div class="{kind}" tabindex="0">{self._html(table)}</div>')
+
+    def _add(self, markdown: str, block: str) -> None:
+        self._blocks.append((markdown, block))
 
 
-def format_value(mean: float, spread: float, digits: int = 3) -> str:
-    """`mean ± spread`, with as many decimals as `digits` significant figures of the mean need."""
-    if not math.isfinite(mean):
-        return str(mean)
-    if abs(mean) < 0.5e-6:  # nothing of it would be seen
-        mean = 0.0
-    decimals = digits - 1 - (math.floor(math.log10(abs(mean))) if mean else 0)
-    decimals = min(max(decimals, 0), 6)
-    text = f"{mean:.{decimals}f}"
-    return text if math.isnan(spread) else f"{text} ± {spread:.{decimals}f}"
+def _escape(text: str) -> str:
+    return html.escape(markup.visible(text))
 
 
-def markdown_table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
-    """A table in pipe syntax. Header and cells are text, not markup: see `markup.literal`."""
-    lines = ["| " + " | ".join(map(markup.cell, row)) + " |" for row in (header, *rows)]
-    lines.insert(1, "|" + " --- |" * len(header))
-    return "\n".join(lines) + "\n"
-
-
-def comparison_table(
-    rows: Sequence[Mapping[str, Any]],
-    ranked: Mapping[str, tuple[str, bool]],
-    others: Mapping[str, str],
-    floors: Mapping[str, Mapping[str, float]] | None = None,
-) -> tuple[str, dict[str, float]]:
-    """Markdown table, one line a system, and the mean ranks of systems that have all ranked metrics.
-
-    Args:
-      rows: one a system and seed.
-      ranked: metric -> (column title, higher is better); these decide the mean rank.
-      others: metric -> column title, shown after it. `parameters` is shown as a whole number, a
-        metric that a system lacks as a dash, and one that no system has not at all.
-      floors: rule -> its metrics, shown below the systems; a rule has no rank.
-    """
-    there = {m for row in rows for m in row}
-    ranked = {m: v for m, v in ranked.items() if m in there}
-    others = {m: title for m, title in others.items() if m in there and m not in ranked}
-    summary = summarise(rows, [*ranked, *others])
-    ranks = mean_ranks(summary, {m: higher for m, (_, higher) in ranked.items()})
-    lines = []
-    for system, values in summary.items():
-
-        def cell(m: str, values: Any = values) -> str:
-            if m not in values:
-                return "–"
-            return f"{values[m][0]:,.0f}" if m == "parameters" else format_value(*values[m])
-
-        rank = f"{ranks[system]:.2f}" if system in ranks else "–"
-        lines.append([system, *map(cell, ranked), rank, *map(cell, others)])
-    for rule, scores in (floors or {}).items():
-        each = [
-            format_value(scores[m], math.nan) if m in scores else "–" for m in [*ranked, *others]
-        ]
-        if set(each) != {"–"}:
-            lines.append([rule, *each[: len(ranked)], "–", *each[len(ranked) :]])
-    header = ["system", *(t for t, _ in ranked.values()), "mean rank ↓", *others.values()]
-    return markdown_table(header, lines), ranks
-
-
-def write(workdir: pathlib.Path, title: str, body: str, results: Mapping[str, Any]) -> pathlib.Path:
-    """Writes `results.json`, `report.md` and `report.html`; returns the path of the last.
-
-    Args:
-      body: markdown, in which data went through `markup.literal`; pictures are those of `markup.image`.
-        The HTML holds them itself, so that the one file can be sent to somebody.
-    """
-    write_atomic(workdir / "results.json", json.dumps(results, indent=2) + "\n")
-    text = f"# {markup.literal(title)}\n\n{body}"
-    write_atomic(workdir / "report.md", text)
-    page = markup.page(title, markup.to_html(text, workdir), style=STYLE)
-    write_atomic(workdir / "report.html", page)
-    return workdir / "report.html"
-
-
-def plot_curves(
-    path: pathlib.Path,
-    curves: Mapping[str, tuple[Any, Any]],
-    *,
-    x: str,
-    y: str,
-    log_y: bool = False,
-) -> None:
-    """One line for each named (xs, ys), two sequences of numbers."""
-    plot_panels(path, {"": curves}, x=x, y=y, log_y=log_y)
-
-
-def plot_panels(
-    path: pathlib.Path,
-    panels: Mapping[str, Mapping[str, tuple[Any, Any]]],
-    *,
-    x: str,
-    y: str,
-    log_y: bool = False,
-    marker: str = "",
-) -> None:
-    """`plot_curves` of each title side by side, on one y axis.
-
-    Args:
-      marker: of single points, as matplotlib has them; "" for none.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3 + 4 * len(panels), 4), layout="constrained")
-    every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axes, (title, curves) in zip(every, panels.items(), strict=True):
-        for xs, ys in curves.values():
-            axes.plot(xs, ys, label="-", linewidth=1.2, marker=marker, markersize=4)
-        axes.set_title(markup.visible(title), parse_math=False)
-        axes.set_xlabel(markup.visible(x), parse_math=False)
-        if log_y:
-            axes.set_yscale("log")
-        axes.grid(alpha=0.3)
-    every[0].set_ylabel(markup.visible(y), parse_math=False)
-    legend = every[-1].legend(fontsize="small")
-    for entry, name in zip(legend.get_texts(), curves, strict=True):  # whatever a name holds
-        entry.set_text(markup.visible(name))
-        entry.set_parse_math(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-
-
-def plot_scatter(path: pathlib.Path, points: Any, labels: Any, *, title: str) -> None:
-    """2-D points [N, 2] coloured by integer label [N]."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 5), layout="constrained")
-    axes = figure.subplots()
-    image = axes.scatter(points[:, 0], points[:, 1], c=labels, cmap="tab10", s=8)
-    figure.colorbar(image, ax=axes, label="class")
-    axes.set_title(markup.visible(title), parse_math=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+def _picture_table(header: Sequence[str], pictures: Sequence[str]) -> str:
+    lines = [map(markup.cell, header), ["---"] * len(header), pictures]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

@@ -11,7 +11,7 @@ from configs.eddpm import grammar, peptides
 from configs.moe import dts
 from experiments import flexmoe_report, image_report, latent_methods, moe_report, sequence_judge
 from jaxgen.data.images import Images
-from jaxgen.train import report
+from jaxgen.train import tables
 
 
 def test_rules_stand_below_the_systems_and_have_no_rank():
@@ -19,10 +19,11 @@ def test_rules_stand_below_the_systems_and_have_no_rank():
         {"system": s, "seed": 0, "x": v, "y": 1.0, "z": 3.0} for s, v in (("a", 2.0), ("b", 1.0))
     ]
     floors = {"constant": {"x": 0.5, "y": 2.0, "unseen": 1.0}, "nothing seen": {"unseen": 1.0}}
-    table, ranks = report.comparison_table(rows, {"x": ("X", True)}, {"y": "Y", "z": "Z"}, floors)
+    columns = {"x": "X ↑", "y": "Y", "z": "Z"}
+    table, ranks = tables.comparison_table(rows, columns, ranked=["x"], rules=floors)
     assert ranks == {"a": 1.0, "b": 2.0}  # as without the rules
     assert table.splitlines()[2:] == [
-        "| a | 2.00 | 1.00 | 1.00 | 3.00 |",
+        "| a | **2.00** | **1.00** | 1.00 | 3.00 |",  # the best of columns with an arrow
         "| b | 1.00 | 2.00 | 1.00 | 3.00 |",
         "| constant | 0.500 | – | 2.00 | – |",
     ]

@@ -72,7 +72,9 @@ def rows(workdir):
             row = json.loads(line)
             del row["steps_per_second"]
             found[path.relative_to(workdir), row["run"], row["step"]] = row
-    return found, untimed(json.loads((workdir / "results.json").read_text()))
+    results = json.loads((workdir / "results.json").read_text())
+    del results["command"]  # it names the workdir
+    return found, untimed(results)
 
 
 def untimed(value):

@@ -7,7 +7,7 @@ from configs.eddpm import celeba64, digits
 from experiments import eddpm as study
 from experiments import image_report, image_study, systems
 from jaxgen.errors import ConfigError
-from jaxgen.train import report
+from jaxgen.train import tables
 from jaxgen.train.state import parameter_count
 
 SHAPE = (8, 8, 1)
@@ -105,10 +105,10 @@ def test_mean_ranks_and_spread():
         {"system": "a", "x": 3.0, "y": 5.0},
         {"system": "b", "x": 4.0, "y": 5.0},
     ]
-    summary = report.summarise(rows, ["x", "y"])
+    summary = tables.summarise(rows, ["x", "y"])
     assert summary["a"]["x"] == (2.0, pytest.approx(np.sqrt(2)))
     assert np.isnan(summary["b"]["x"][1])
-    assert report.mean_ranks(summary, {"x": False, "y": True}) == {"a": 1.25, "b": 1.75}
-    assert report.format_value(0.00123456, 0.0001) == "0.00123 ± 0.00010"
-    assert report.format_value(12345.6, float("nan")) == "12346"
-    assert report.format_value(3e-9, float("nan")) == "0.00"
+    assert tables.mean_ranks(summary, {"x": False, "y": True}) == {"a": 1.25, "b": 1.75}
+    assert tables.format_value(0.00123456, 0.0001) == "0.00123 ± 0.00010"
+    assert tables.format_value(12345.6, float("nan")) == "12346"
+    assert tables.format_value(3e-9, float("nan")) == "0.00"

@@ -4,7 +4,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from jaxgen.train import markup, report
+from jaxgen.train import markup, plots, report, tables
 from tests.pages import CASES, Page
 
 
@@ -17,7 +17,7 @@ def test_text_is_read_as_it_is_wherever_it_stands(text, seen, tmp_path):
     assert paragraph.text == {"p": [seen, f"Data: {seen}."]}
     heading = page(f"## {markup.literal(text)}\n")
     assert heading.text == {"h2": [seen]}
-    table = page(report.markdown_table([text, "b"], [["x", text], [text, 1.5]]))
+    table = page(tables.markdown_table([text, "b"], [["x", text], [text, 1.5]]))
     assert table.tags == ["table", "thead", "tr", "th", "th", "tbody", *["tr", "td", "td"] * 2]
     assert table.text["th"] == [seen, "b"]
     assert table.text["td"] == ["x", seen, seen, "1.5"]
@@ -88,7 +88,9 @@ def test_only_the_workdirs_own_files_are_shown(tmp_path):
 
 
 def test_the_written_page_allows_nothing_but_itself(tmp_path):
-    path = report.write(tmp_path, "a </title><b>", "text <script>alert(1)</script>\n", {})
+    written = report.Report("a </title><b>", tmp_path)
+    written.text("text <script>alert(1)</script>\n")
+    path = written.write({})
     page = Page(path.read_text())
     assert page.text["title"] == ["a </title><b>"]
     assert not {"script", "b"} & set(page.tags)
@@ -102,8 +104,13 @@ def test_the_written_page_allows_nothing_but_itself(tmp_path):
 
 
 def test_a_missing_picture_does_not_end_the_report(tmp_path):
-    path = report.write(tmp_path, "t", markup.image("lost", "samples/lost.png") + "\n", {})
-    assert "lost (no picture samples/lost.png)" in path.read_text()
+    written = report.Report("t", tmp_path)
+    written.text(markup.image("lost", "samples/lost.png") + "\n")
+    written.grid({"lost <b>": "samples/lost too.png", "there": "../outside.png"})
+    text = written.write({}).read_text()
+    assert "lost (no picture samples/lost.png)" in text
+    assert "lost &lt;b&gt; (no picture samples/lost too.png)" in text
+    assert "there (no picture ../outside.png)" in text
 
 
 def test_names_in_plots_are_text(tmp_path, monkeypatch):
@@ -118,7 +125,7 @@ def test_names_in_plots_are_text(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Figure, "savefig", keep)
     curves = {name: ([0, 1], [0, 1]) for name in names}
-    report.plot_panels(tmp_path / "x.png", {"$\\bad{": curves}, x="$x", y="a$b$")
+    plots.plot_panels(tmp_path / "x.png", {"$\\bad{": curves}, x="$x", y="a$b$")
     axes = figures[0].axes[0]
     assert [t.get_text() for t in axes.get_legend().get_texts()] == [
         *names[:2],

@@ -1,0 +1,167 @@
+"""Plots of reports as PNG files; names are shown as they are, whatever they hold."""
+
+import pathlib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from jaxgen.train import markup
+from jaxgen.train.writers import read_metrics
+
+CURVES = ("loss", "valid_nll", "reconstruction", "eps_mse")
+_DASHES = ("-", "--", ":", "-.")
+_MOST_NAMES = 24  # of a legend
+
+
+def plot_curves(
+    path: pathlib.Path,
+    curves: Mapping[str, tuple[Any, Any]],
+    *,
+    x: str,
+    y: str,
+    log_y: bool = False,
+) -> None:
+    """One line for each named (xs, ys), two sequences of numbers."""
+    plot_panels(path, {"": curves}, x=x, y=y, log_y=log_y)
+
+
+def plot_panels(
+    path: pathlib.Path,
+    panels: Mapping[str, Mapping[str, tuple[Any, Any]]],
+    *,
+    x: str,
+    y: str,
+    log_y: bool = False,
+    marker: str = "",
+) -> None:
+    """`plot_curves` of each title side by side, on one y axis.
+
+    Args:
+      marker: of single points, as matplotlib has them; "" for none.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3 + 4 * len(panels), 4), layout="constrained")
+    every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, curves) in zip(every, panels.items(), strict=True):
+        for xs, ys in curves.values():
+            axes.plot(xs, ys, label="-", linewidth=1.2, marker=marker, markersize=4)
+        _label(axes, title, x, y if axes is every[0] else "", log_y)
+    _name(every[-1].legend(fontsize="small"), curves)
+    _save(figure, path)
+
+
+def plot_scatter(path: pathlib.Path, points: Any, labels: Any, *, title: str) -> None:
+    """2-D points [N, 2] coloured by integer label [N]."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots()
+    image = axes.scatter(points[:, 0], points[:, 1], c=labels, cmap="tab10", s=8)
+    figure.colorbar(image, ax=axes, label="class")
+    axes.set_title(markup.visible(title), parse_math=False)
+    _save(figure, path)
+
+
+def plot_training(
+    folder: pathlib.Path,
+    workdirs: Mapping[str, pathlib.Path],
+    metrics: Iterable[str] = CURVES,
+) -> dict[str, pathlib.Path]:
+    """Training curves of workdirs, a picture for each metric that their `metrics.jsonl` have.
+
+    A run's seeds are lines of one colour; the same run of another workdir has the colour too, but other dashes.
+
+    Args:
+      folder: where the pictures go, as `curve-METRIC.png`.
+      workdirs: what a workdir is called -> its folder.
+
+    Returns:
+      metric -> picture.
+    """
+    from matplotlib import colormaps
+
+    rows = {name: read_metrics(path) for name, path in workdirs.items()}
+    runs = list(dict.fromkeys(_system(r["run"]) for each in rows.values() for r in each))
+    palette = colormaps["tab10" if len(runs) <= 10 else "turbo"]
+    colours = (
+        palette(range(10))
+        if len(runs) <= 10
+        else palette([i / len(runs) for i in range(len(runs))])
+    )
+    drawn = {}
+    for metric in metrics:
+        lines: dict[tuple[str, str, str], tuple[list[int], list[float]]] = {}
+        for name, each in rows.items():
+            for row in each:
+                if metric in row:
+                    xs, ys = lines.setdefault((name, _system(row["run"]), row["run"]), ([], []))
+                    xs.append(row["step"])
+                    ys.append(row[metric])
+        if lines:
+            drawn[metric] = folder / f"curve-{metric}.png"
+            styles = {
+                key: (colours[runs.index(key[1])], _DASHES[list(rows).index(key[0]) % len(_DASHES)])
+                for key in lines
+            }
+            _draw_training(drawn[metric], metric, lines, styles)
+    return drawn
+
+
+def _draw_training(
+    path: pathlib.Path,
+    metric: str,
+    lines: Mapping[tuple[str, str, str], tuple[list[int], list[float]]],
+    styles: Mapping[tuple[str, str, str], tuple[Any, str]],
+) -> None:
+    from matplotlib.figure import Figure
+
+    named: dict[str, Any] = {}
+    below = min(len({key[:2] for key in lines}), _MOST_NAMES)
+    figure = Figure(figsize=(7, 4 + 0.2 * (below // 3)), layout="constrained")
+    axes = figure.subplots()
+    for key, (xs, ys) in lines.items():
+        colour, dashes = styles[key]
+        marker = "." if len(xs) < 3 else ""  # a line of one point is not seen
+        (line,) = axes.plot(
+            xs, ys, color=colour, linestyle=dashes, linewidth=1.2, marker=marker, label="-"
+        )
+        named.setdefault(": ".join(filter(None, key[:2])), line)
+    values = [v for _, ys in lines.values() for v in ys]
+    _label(axes, "", "step", metric, min(values) > 0 and max(values) > 30 * min(values))
+    shown = dict(list(named.items())[:_MOST_NAMES])
+    legend = figure.legend(
+        shown.values(), ["-"] * len(shown), loc="outside lower center", ncols=3, fontsize="small"
+    )
+    _name(legend, shown)
+    if len(named) > len(shown):
+        axes.set_title(
+            f"{len(named) - len(shown)} more runs without a name below", fontsize="small"
+        )
+    _save(figure, path)
+
+
+def _system(run: str) -> str:
+    """Name of a run without its seed."""
+    return re.sub(r"-\d+\Z", "", run)
+
+
+def _label(axes: Any, title: str, x: str, y: str, log_y: bool) -> None:
+    axes.set_title(markup.visible(title), parse_math=False)
+    axes.set_xlabel(markup.visible(x), parse_math=False)
+    axes.set_ylabel(markup.visible(y), parse_math=False)
+    if log_y:
+        axes.set_yscale("log")
+    axes.grid(alpha=0.3)
+
+
+def _name(legend: Any, names: Iterable[str]) -> None:
+    """Sets what matplotlib would hide (a leading `_`) or read as mathematics (`$`)."""
+    for entry, name in zip(legend.get_texts(), names, strict=True):
+        entry.set_text(markup.visible(name))
+        entry.set_parse_math(False)
+
+
+def _save(figure: Any, path: pathlib.Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
