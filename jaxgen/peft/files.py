@@ -105,7 +105,7 @@ def complete(raw: Config) -> dict[str, Any]:
 
 
 def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
 
 
 def _match(field: str, pattern: str, module: str, *, suffix: bool = False) -> bool:
