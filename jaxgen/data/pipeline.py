@@ -1,6 +1,7 @@
 """Deterministic, resumable batches from arrays in memory, with grain."""
 
 from collections.abc import Mapping, Sequence
+from typing import SupportsIndex
 
 import grain
 import jax
@@ -32,7 +33,7 @@ def batches(
     share = batch_size // count
     rows = slice(index * share, (index + 1) * share)
 
-    def gather(ids: Sequence[int] | ndarray) -> dict[str, ndarray]:
+    def gather(ids: Sequence[SupportsIndex] | ndarray) -> dict[str, ndarray]:
         mine = np.asarray(ids)[rows]
         return {name: a[mine] for name, a in arrays.items()}
 

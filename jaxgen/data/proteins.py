@@ -31,7 +31,7 @@ class Proteins:
     def __len__(self) -> int:
         return len(self.text)
 
-    def take(self, index: Iterable[int]) -> "Proteins":
+    def take(self, index: Iterable[int] | ndarray) -> "Proteins":
         """These rows."""
         index = np.asarray(list(index), np.int64)
         return Proteins([self.text[i] for i in index], self.value[index])

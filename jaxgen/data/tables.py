@@ -11,7 +11,7 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 from jaxgen.data.root import expand
@@ -98,7 +98,7 @@ def column(rows: DataSource, field: str) -> Sequence[object]:
     return [rows[i][field] for i in range(len(rows))]
 
 
-def fields(rows: DataSource) -> Mapping[str, object]:
+def fields(rows: DataSource) -> Any:
     """A mapping of names to what the library says of these fields."""
     return rows.features if hasattr(rows, "features") else rows.dataset_info.features
 

@@ -30,7 +30,7 @@ class Lines:
     def __len__(self) -> int:
         return len(self.text)
 
-    def take(self, index: Iterable[int]) -> "Lines":
+    def take(self, index: Iterable[int] | ndarray) -> "Lines":
         """These rows."""
         index = np.asarray(list(index), np.int64)
         label = None if self.label is None else self.label[index]

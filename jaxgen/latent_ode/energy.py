@@ -26,7 +26,7 @@ from jaxgen.numerics import Number
 
 Energy = Callable[[Float[Array, " D"]], Float[Array, ""]]
 # What a user asks for: a label or a word by name or index, several words, a number.
-Target: TypeAlias = ArrayLike | str | Sequence[str | int]
+Target: TypeAlias = ArrayLike | str | Sequence[str | int | np.integer]
 
 
 @dataclasses.dataclass(frozen=True)

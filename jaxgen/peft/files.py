@@ -105,9 +105,7 @@ def complete(raw: Config) -> dict[str, Any]:
 
 
 def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value)
+    return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
 
 
 def _match(field: str, pattern: str, module: str, *, suffix: bool = False) -> bool:
