@@ -30,10 +30,10 @@ from jaxgen import mesh as mesh_lib
 from jaxgen.config import Config
 from jaxgen.data import images
 from jaxgen.errors import ConfigError, RunError
+from jaxgen.models import vit
 from jaxgen.moe import gates
 from jaxgen.moe.layer import MoEContext, RouterStats
 from jaxgen.moe.placement import migrate, planner, policies, simulator, traffic
-from jaxgen.nn import transformer, vit
 from jaxgen.train.state import TrainState
 
 TASKS = ("text", "images")
@@ -126,13 +126,15 @@ def make_task(study: Study) -> Task:
     train = data["train"]
 
     def build_vit(slots: int, capacity: float, rngs: nnx.Rngs) -> vit.ViT:
-        stack = transformer.TransformerConfig(
+        shape = vit.config(
+            train.image.shape[1],
+            patch=m.patch,
+            channels=1,
+            classes=10,
             width=m.width,
             depth=m.depth,
             heads=m.heads,
-            head_dim=m.width // m.heads,
             mlp_width=m.hidden,
-            causal=False,
             mlp_bias=False,
             experts=m.experts,
             expert_every=m.expert_every,
@@ -140,8 +142,7 @@ def make_task(study: Study) -> Task:
             capacity_factor=capacity,
             dtype=m.dtype,
         )
-        size = train.image.shape[1]
-        return vit.ViT(vit.ViTConfig(size, m.patch, 1, 10, stack), rngs=rngs)
+        return vit.ViT(shape, rngs=rngs)
 
     def loss(model: Any, batch: Any, route: MoEContext) -> tuple[Any, RouterStats]:
         logits, loads = model(batch["image"], route=route)

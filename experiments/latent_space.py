@@ -18,7 +18,8 @@ from experiments.study import Study
 from jaxgen.config import Config
 from jaxgen.latent_ode import energy
 from jaxgen.losses import vae
-from jaxgen.nn import mlp, sequence
+from jaxgen.nn import mlp
+from jaxgen.text import masking
 from jaxgen.train.state import run_key
 
 KINDS = ("vae", "eddpm")
@@ -37,7 +38,7 @@ def vae_system(config: Config, domain: systems.Domain, pad: int) -> systems.Syst
 
         def posterior(x):
             if c.token_deletion_rate:
-                source = sequence.delete_tokens(
+                source = masking.delete_tokens(
                     x["source"], key_delete, rate=c.token_deletion_rate, pad=pad
                 )
                 x = x | {"source": source}

@@ -24,7 +24,8 @@ from experiments.study import Study
 from jaxgen.data import corpora
 from jaxgen.metrics import floors, probes
 from jaxgen.metrics import text as text_metrics
-from jaxgen.nn import gpt2, sequence
+from jaxgen.models import gpt2
+from jaxgen.text import masking
 from jaxgen.train.state import parameter_count, run_key
 
 
@@ -43,7 +44,7 @@ def lm_nll(
     model: gpt2.GPT, targets: Array, v: Vocabulary, key: Key[Array, ""] | None = None
 ) -> tuple[Array, Array]:
     """Nats and number of tokens of each row; the end token counts, what follows does not."""
-    shifted = sequence.shift_right(targets, v.begin)
+    shifted = masking.shift_right(targets, v.begin)
     logits, _ = model(shifted, key=key)
     return text_metrics.nll(logits, targets, real_tokens(targets, v))
 
@@ -53,7 +54,7 @@ _lm_nll = jax.jit(lm_nll, static_argnums=2)
 
 def real_tokens(targets: Array, v: Vocabulary) -> Array:
     """Positions that count: up to the end token (text), or up to the first padding (proteins)."""
-    return sequence.eos_mask(targets, v.end)
+    return masking.eos_mask(targets, v.end)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +104,7 @@ def fit_judge_lm(
 ) -> gpt2.GPT:
     """A language model of `config.judge`'s size on the given sequences."""
     j, v = study.config.judge, study.data["train"].vocabulary
-    spec = gpt2.spec(
+    spec = gpt2.config(
         v.size, width=j.width, depth=j.depth, heads=j.heads, max_positions=v.length + 1, dropout=0.1
     )
     system = lm_system(name, spec, v)

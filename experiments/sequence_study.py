@@ -28,9 +28,10 @@ from jaxgen.data import proteins, text
 from jaxgen.errors import ConfigError
 from jaxgen.losses import eisl
 from jaxgen.metrics import text as text_metrics
-from jaxgen.nn import bert, gpt2, hf, sequence
+from jaxgen.models import bert, gpt2, hf
+from jaxgen.nn import sequence
 from jaxgen.nn.transformer import TransformerConfig
-from jaxgen.text import decoding
+from jaxgen.text import decoding, masking
 
 __all__ = ["Judge", "evaluate", "load"]  # parts of what `experiments.eddpm` asks of a kind of data
 
@@ -156,9 +157,9 @@ class Autoencoder(nnx.Module):
         m, v = config.model, vocabulary
         options = _options(config)
         read = (
-            hf.read_spec(m.encoder_path, **options)
+            hf.read_config(m.encoder_path, **options)
             if m.encoder_path
-            else bert.spec(
+            else bert.config(
                 v.source_size,
                 width=m.encoder_width,
                 depth=m.encoder_depth,
@@ -182,8 +183,6 @@ class Autoencoder(nnx.Module):
                 width=m.decoder_width,
                 depth=m.decoder_depth,
                 heads=m.decoder_heads,
-                head_dim=m.decoder_width // m.decoder_heads,
-                mlp_width=4 * m.decoder_width,
                 causal=False,
                 **options,
             )
@@ -207,8 +206,8 @@ def gpt_spec(config: Config, v: Vocabulary, *, depth: int) -> Any:
     """Of the autoregressive decoder, and of the language-model baseline."""
     m = config.model
     if m.decoder_path:
-        return hf.read_spec(m.decoder_path, **_options(config))
-    return gpt2.spec(
+        return hf.read_config(m.decoder_path, **_options(config))
+    return gpt2.config(
         v.size,
         width=m.decoder_width,
         depth=depth,
@@ -235,7 +234,7 @@ def make_domain(config: Config, vocabulary: Vocabulary) -> systems.Domain:
 
         def autoregressive(x: Any, z: Array) -> Array:
             target = x["target"]
-            real = sequence.eos_mask(target, v.end)
+            real = masking.eos_mask(target, v.end)
             options: dict[str, Any] = {"begin": v.begin, "unknown": v.unknown}
             logits = model.decoder(target, z, **options, word_dropout=m.word_dropout, key=key)
             nll = text_metrics.nll(logits, target, real)[0]
@@ -248,7 +247,7 @@ def make_domain(config: Config, vocabulary: Vocabulary) -> systems.Domain:
                 model.decoder(own, z, **options),
                 target,
                 ngrams=m.eisl_ngrams,
-                logits_mask=sequence.eos_mask(own, v.end),
+                logits_mask=masking.eos_mask(own, v.end),
                 targets_mask=real,
             )
             return -(1.0 - m.eisl) * nll - m.eisl * a_token * real.sum(-1)
@@ -306,7 +305,7 @@ def train_baseline(study: Study, name: str, seed: int) -> list[tuple[str, Any, s
 
     def sample(key: Key[Array, ""], n: int) -> Array:
         begin = jnp.full((n, 1), v.begin, jnp.int32)
-        start = decoding.prompt(model, begin, max_tokens=v.length)
+        start = model.start(begin, max_tokens=v.length)
         return decoding.sample(start, key, max_tokens=v.length, eos=v.end, pad=v.end).tokens
 
     def encode(x: Any) -> Array:

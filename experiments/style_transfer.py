@@ -39,8 +39,9 @@ from jaxgen.data import corpora
 from jaxgen.losses import eisl
 from jaxgen.metrics import floors
 from jaxgen.metrics import text as text_metrics
-from jaxgen.nn import sequence, t5, textcnn
-from jaxgen.text import decoding
+from jaxgen.models import t5
+from jaxgen.nn import textcnn
+from jaxgen.text import decoding, masking
 from jaxgen.train import markup, report
 
 LOSSES = ("ce", "eisl")
@@ -84,7 +85,7 @@ def prepend_style_token(source: Int[Array, "B T"], style: Int[Array, " B"], v: V
 def build(config: Config, v: Vocabulary, rngs: nnx.Rngs) -> t5.T5:
     """The encoder-decoder, with two tokens more than the vocabulary."""
     m = config.model
-    spec = t5.fresh_spec(
+    spec = t5.fresh_config(
         v.size + 2,
         width=m.decoder_width,
         depth=m.decoder_depth,
@@ -104,7 +105,7 @@ def written_logits(
 ) -> Array:
     """Logits, over the vocabulary, of G(x, style) at each token of `written` given those before it."""
     source = prepend_style_token(x, style, v)
-    shifted = sequence.shift_right(written, v.begin)
+    shifted = masking.shift_right(written, v.begin)
     return model(source, shifted, source_mask=source != v.source_pad, key=key)[..., : v.size]
 
 
@@ -114,7 +115,7 @@ def classifier_system(config: Config, v: Vocabulary) -> systems.System:
     def loss(model, extra, batch, key, step):
         x, style = batch["target"], batch["style"]
         seen = jax.random.bernoulli(key, 1.0 - config.classifier.word_dropout, x.shape)
-        logits = model(x, sequence.eos_mask(x, v.end) & seen)
+        logits = model(x, masking.eos_mask(x, v.end) & seen)
         each = optax.softmax_cross_entropy_with_integer_labels(logits, style)
         accuracy = (logits.argmax(-1) == style).mean()
         return each.mean(), ({"accuracy": accuracy}, extra)
@@ -134,12 +135,12 @@ def system(
     def loss(model, extra, batch, key, step):
         key_same, key_other, key_draw = jax.random.split(key, 3)
         x, style = batch["target"], batch["style"]
-        real = sequence.eos_mask(x, v.end)
+        real = masking.eos_mask(x, v.end)
         same = written_logits(model, v, x, x, style, key_same)
         repeat = eisl.mixed_loss(same, x, ngram_factor=0.0, mask=real).mean()
         fixed = jax.lax.stop_gradient(model)
         own = _greedy(fixed, v, x, 1 - style)  # reading x, it would only have to repeat x
-        said = sequence.eos_mask(own, v.end)
+        said = masking.eos_mask(own, v.end)
         other = written_logits(model, v, x, own, 1 - style, key_other)
         if content == "ce":
             kept = eisl.mixed_loss(other, x, ngram_factor=0.0, mask=real).mean()
@@ -165,9 +166,7 @@ def transfer(model: t5.T5, v: Vocabulary, x: np.ndarray, style: np.ndarray) -> n
 
 def _greedy(model: t5.T5, v: Vocabulary, x: Array, style: Array) -> Array:
     source = prepend_style_token(x, style, v)
-    start = decoding.prompt_seq2seq(
-        model, source, max_tokens=v.length, mask=source != v.source_pad, start=v.begin
-    )
+    start = model.start(source, max_tokens=v.length, mask=source != v.source_pad, start=v.begin)
     tokens = decoding.greedy(start, max_tokens=v.length, eos=v.end, pad=v.source_pad).tokens
     return jnp.minimum(tokens, v.size - 1)  # a style token means nothing as output
 

@@ -23,8 +23,9 @@ from jaxgen.errors import ConfigError
 from jaxgen.losses import eisl, fused_linear
 from jaxgen.losses.policy_gradient import policy_gradient_loss
 from jaxgen.metrics import text as text_metrics
-from jaxgen.nn import nat, sequence, t5
-from jaxgen.text import decoding, noise, tokenizers
+from jaxgen.models import t5
+from jaxgen.nn import nat
+from jaxgen.text import decoding, masking, noise, tokenizers
 
 LOSSES = ("ce", "smoothing", "pg", "eisl")
 # A decoder that writes all tokens at once has no distribution to draw prefixes from.
@@ -144,7 +145,7 @@ def build(config: Config, vocab: int, rngs: nnx.Rngs) -> t5.T5 | nat.NonAutoregr
     """An encoder-decoder transformer; with `model.non_autoregressive`, one that writes all tokens at once."""
     m = config.model
     options = {"dropout": m.dropout, "dtype": m.dtype, "remat": m.remat, "scan": m.scan}
-    spec = t5.fresh_spec(vocab, width=m.width, depth=m.depth, heads=m.heads, **options)
+    spec = t5.fresh_config(vocab, width=m.width, depth=m.depth, heads=m.heads, **options)
     if m.non_autoregressive:
         return nat.NonAutoregressiveT5(spec, max_length=config.data.max_tokens, rngs=rngs)
     return t5.T5(spec, rngs=rngs)
@@ -167,8 +168,7 @@ def translate(
 
 
 def _start(model: t5.T5, corpus: Corpus, source: Array) -> decoding.Start:
-    return decoding.prompt_seq2seq(
-        model,
+    return model.start(
         source,
         max_tokens=corpus.length,
         mask=source != corpus.pad,
@@ -183,7 +183,7 @@ def teacher_forced_states(
     key_enc, key_dec = jax.random.split(key) if key is not None else (None, None)
     mask = source != corpus.pad
     memory = model.encode(source, mask=mask, key=key_enc)
-    shifted = sequence.shift_right(target, corpus.begin)
+    shifted = masking.shift_right(target, corpus.begin)
     return model.states(shifted, memory, memory_mask=mask, key=key_dec)[0]
 
 
@@ -200,10 +200,10 @@ def teacher_forced_logits(
     """
     mask = source != corpus.pad
     if isinstance(model, nat.NonAutoregressiveT5):
-        count = sequence.eos_mask(target, corpus.end).sum(1)
+        count = masking.eos_mask(target, corpus.end).sum(1)
         logits, lengths = model(source, count, source_mask=mask, positions=target.shape[1], key=key)
         return logits, optax.softmax_cross_entropy_with_integer_labels(lengths, count - 1)
-    shifted = sequence.shift_right(target, corpus.begin)
+    shifted = masking.shift_right(target, corpus.begin)
     return model(source, shifted, source_mask=mask, key=key), jnp.zeros(source.shape[:1])
 
 
@@ -219,7 +219,7 @@ def make_loss(
     matching = {"ngram_factor": e.ngram_factor, "ce_factor": e.ce_factor, "ngrams": e.ngrams}
 
     def real(target: Array) -> Bool[Array, "B T"]:
-        return sequence.eos_mask(target, corpus.end)
+        return masking.eos_mask(target, corpus.end)
 
     def forced(model: Any, source: Array, target: Array, key: Any, **factors: Any) -> Array:
         logits, extra = teacher_forced_logits(model, corpus, source, target, key)

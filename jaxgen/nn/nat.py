@@ -12,19 +12,20 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxgen.nn import bert, t5, transformer
+from jaxgen.models import bert, t5
+from jaxgen.nn.layers import split_key
 
 
 class NonAutoregressiveT5(nnx.Module):
     """T5's two stacks, the decoder's without a causal mask, and a classifier of the length."""
 
-    def __init__(self, spec: t5.T5Config, *, max_length: int, rngs: nnx.Rngs):
+    def __init__(self, config: t5.T5Config, *, max_length: int, rngs: nnx.Rngs):
         """Args:
         max_length: the longest target, T at most.
         """
-        decoder = dataclasses.replace(spec.decoder, causal=False)
-        self.t5 = t5.T5(dataclasses.replace(spec, decoder=decoder), rngs=rngs)
-        self.length = nnx.Linear(spec.encoder.width, max_length, rngs=rngs)
+        decoder = dataclasses.replace(config.decoder, causal=False)
+        self.t5 = t5.T5(dataclasses.replace(config, decoder=decoder), rngs=rngs)
+        self.length = nnx.Linear(config.encoder.width, max_length, rngs=rngs)
 
     def __call__(
         self,
@@ -41,7 +42,7 @@ class NonAutoregressiveT5(nnx.Module):
           count: number of target tokens of each row; positions from there on mean nothing.
           positions: P, where no row has more tokens than that; T by default.
         """
-        key_enc, key_dec = transformer.split_key(key, 2)
+        key_enc, key_dec = split_key(key, 2)
         memory = self.t5.encode(source, mask=source_mask, key=key_enc)
         logits = self._decode(source, memory, count, source_mask, positions, key_dec)
         return logits, self._lengths(memory, source_mask)

@@ -10,13 +10,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.errors import require
-from jaxgen.nn import bert, gpt2, transformer
-from jaxgen.nn.transformer import Transformer, TransformerConfig
+from jaxgen.models import bert, gpt2
+from jaxgen.nn.layers import split_key
+from jaxgen.nn.transformer import Transformer
+from jaxgen.nn.transformer_config import TransformerConfig
 from jaxgen.numerics import Number, is_zero
 from jaxgen.text import decoding
+from jaxgen.text.masking import shift_right
 
 
 class SequenceEncoder(nnx.Module):
@@ -24,7 +27,7 @@ class SequenceEncoder(nnx.Module):
 
     def __init__(
         self,
-        spec: bert.BertConfig,
+        config: bert.BertConfig,
         out_dim: int,
         *,
         pad: int,
@@ -39,8 +42,8 @@ class SequenceEncoder(nnx.Module):
         out_bias: of the last layer; superfluous where the vector is standardised afterwards.
         """
         self.pad, self.per_position = pad, per_position
-        self.bert = bert.Bert(spec, rngs=rngs)
-        size = spec.stack.width * max(per_position, 1)
+        self.bert = bert.Bert(config, rngs=rngs)
+        size = config.stack.width * max(per_position, 1)
         self.out = nnx.Linear(size, out_dim, use_bias=out_bias, rngs=rngs)
 
     def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B D"]:
@@ -60,45 +63,15 @@ class SequenceEncoder(nnx.Module):
         return self.out(bert.mean_pool(h, mask).astype(jnp.float32))
 
 
-def shift_right(tokens: Int[Array, "B T"], begin: int) -> Int[Array, "B T"]:
-    """What a decoder reads where it is to predict `tokens`: `begin`, then all but the last."""
-    first = jnp.full_like(tokens[:, :1], begin)
-    return jnp.concatenate([first, tokens[:, :-1]], 1)
-
-
-def eos_mask(tokens: Int[Array, "B T"], end: int) -> Bool[Array, "B T"]:
-    """Positions up to each row's first end token, that one included."""
-    hit = tokens == end
-    return jnp.cumsum(hit, -1) - hit == 0
-
-
-def delete_tokens(
-    tokens: Int[Array, "B T"], key: Key[Array, ""], *, rate: Number, pad: int
-) -> Int[Array, "B T"]:
-    """Rows without about a share `rate` of their tokens; those left move up, `pad` fills the end.
-
-    The noise that a denoising autoencoder of text reads through (Shen et al., 2020): sentences that share
-    most of their words have to share latents.
-
-    Raises:
-      ValueError: a rate outside [0, 1].
-    """
-    require("rate", (rate >= 0) & (rate <= 1), rate, "0 to 1")
-    gone = jax.random.bernoulli(key, jnp.asarray(rate, jnp.float32), tokens.shape) | (tokens == pad)
-    order = jnp.argsort(gone, axis=-1, stable=True)
-    left = jnp.arange(tokens.shape[-1]) < (~gone).sum(-1, keepdims=True)
-    return jnp.where(left, jnp.take_along_axis(tokens, order, -1), pad)
-
-
 class LatentGPT(nnx.Module):
     """p(tokens | z) by GPT-2."""
 
-    def __init__(self, spec: gpt2.GPTConfig, dim: int, *, rngs: nnx.Rngs):
+    def __init__(self, config: gpt2.GPTConfig, dim: int, *, rngs: nnx.Rngs):
         """Args:
         dim: size of z.
         """
-        s = spec.stack
-        self.gpt = gpt2.GPT(spec, rngs=rngs)
+        s = config.stack
+        self.gpt = gpt2.GPT(config, rngs=rngs)
         # As small as the token embeddings, which a unit-scale z would drown.
         init = nnx.initializers.normal(s.init_std)
         self.memory = nnx.Linear(
@@ -108,7 +81,7 @@ class LatentGPT(nnx.Module):
 
     def condition(self, z: Float[Array, "B Z"]) -> dict[str, Any]:
         """Arguments of the GPT that carry z."""
-        s = self.gpt.spec.stack
+        s = self.gpt.config.stack
         slots = self.memory(z).reshape(z.shape[0], s.depth, 1, s.width)
         return {"prefix": slots, "added": self.added(z)}
 
@@ -131,26 +104,26 @@ class LatentGPT(nnx.Module):
           key: for hiding and for the stack's dropout; None switches both off.
         """
         require("word_dropout", (word_dropout >= 0) & (word_dropout <= 1), word_dropout, "0 to 1")
-        key_word, key_drop = transformer.split_key(key, 2)
+        key_word, key_drop = split_key(key, 2)
         if key_word is not None and not is_zero(word_dropout):
             rate = jnp.asarray(word_dropout, jnp.float32)
             hidden = jax.random.bernoulli(key_word, rate, tokens.shape)
             tokens = jnp.where(hidden, unknown, tokens)
         shifted = shift_right(tokens, begin)
-        use = key_drop if self.gpt.spec.stack.dropout else None
+        use = key_drop if self.gpt.config.stack.dropout else None
         return self.gpt(shifted, key=use, **self.condition(z))[0]
 
     def start(self, z: Float[Array, "B Z"], *, begin: int, max_tokens: int) -> decoding.Start:
         """Where decoding of z begins, for `jaxgen.text.decoding`."""
         tokens = jnp.full((z.shape[0], 1), begin, jnp.int32)
-        return decoding.prompt(self.gpt, tokens, max_tokens=max_tokens, **self.condition(z))
+        return self.gpt.start(tokens, max_tokens=max_tokens, **self.condition(z))
 
 
 class ParallelDecoder(nnx.Module):
     """p(tokens | z) = prod_i p(token_i | z): z gives every position a vector, then a transformer."""
 
     def __init__(
-        self, spec: TransformerConfig, vocab: int, length: int, dim: int, *, rngs: nnx.Rngs
+        self, config: TransformerConfig, vocab: int, length: int, dim: int, *, rngs: nnx.Rngs
     ):
         """Args:
         vocab: number of classes at each position, padding included.
@@ -158,12 +131,12 @@ class ParallelDecoder(nnx.Module):
         dim: size of z.
         """
         self.length = length
-        self.latent = nnx.Linear(dim, length * spec.width, rngs=rngs)
-        self.stack = Transformer(spec, rngs=rngs)
-        self.head = nnx.Linear(spec.width, vocab, rngs=rngs)
+        self.latent = nnx.Linear(dim, length * config.width, rngs=rngs)
+        self.stack = Transformer(config, rngs=rngs)
+        self.head = nnx.Linear(config.width, vocab, rngs=rngs)
 
     def __call__(self, z: Float[Array, "B Z"]) -> Float[Array, "B T V"]:
         """Logits of every position, padding included."""
-        width = self.stack.spec.width
+        width = self.stack.config.width
         h, _, _ = self.stack(self.latent(z).reshape(z.shape[0], self.length, width))
         return self.head(h).astype(jnp.float32)

@@ -4,6 +4,7 @@ import pytest
 import sacrebleu
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from jaxgen.metrics.sentence_bleu import sentence_bleu
 
 

@@ -1,0 +1,1 @@
+"""Models: one file a family of transformers, and `hf`, which reads and writes their folders."""
