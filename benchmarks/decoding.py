@@ -19,7 +19,7 @@ import torch
 import transformers
 from flax import nnx
 
-from jaxgen.nn import gpt2, hf
+from jaxgen.models import gpt2, hf
 from jaxgen.text import decoding
 
 
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
     args = parser.parse_args()
     transformers.logging.set_verbosity_error()
-    spec = gpt2.spec(50_257, width=768, depth=12, heads=12, max_positions=1024, dropout=0.1)
+    spec = gpt2.config(50_257, width=768, depth=12, heads=12, max_positions=1024, dropout=0.1)
     model = jax.jit(lambda: gpt2.GPT(spec, rngs=nnx.Rngs(0)))()
     size = sum(a.nbytes for a in jax.tree.leaves(model)) - model.positions.embedding.nbytes
     with tempfile.TemporaryDirectory() as folder:
@@ -63,9 +63,7 @@ def main() -> None:
 
     def ours(new):
         def run(model, tokens):
-            return decoding.greedy(
-                decoding.prompt(model, tokens, max_tokens=new), max_tokens=new
-            ).tokens
+            return decoding.greedy(model.start(tokens, max_tokens=new), max_tokens=new).tokens
 
         return jax.jit(run)
 

@@ -21,9 +21,10 @@ from jaxgen.losses.bag_of_ngrams import bag_of_ngrams_loss
 from jaxgen.losses.cross_entropy import mean_cross_entropy, sum_cross_entropy
 from jaxgen.losses.policy_gradient import policy_gradient_loss
 from jaxgen.metrics.sentence_bleu import sentence_bleu
+from jaxgen.models import bert, gpt2, t5
 from jaxgen.moe import gates, init_experts
 from jaxgen.moe import layer as moe_layer
-from jaxgen.nn import batch_renorm, bert, conv, gpt2, mlp, sequence, t5, transformer, unet
+from jaxgen.nn import batch_renorm, conv, layers, mlp, sequence, unet
 from jaxgen.numerics import wide
 from jaxgen.peft import lora
 from jaxgen.text import decoding
@@ -315,7 +316,7 @@ def likelihoods(a):
 
 @case()
 def pooled(a):
-    return bert.mean_pool(a(3, 5, 4), jnp.asarray(MASK)), transformer.dropout(a(3, 8), 0.5, KEY())
+    return bert.mean_pool(a(3, 5, 4), jnp.asarray(MASK)), layers.dropout(a(3, 8), 0.5, KEY())
 
 
 @pytest.mark.parametrize(
@@ -351,14 +352,15 @@ def reference(name):
 
 def language_models():
     gpt = gpt2.GPT(
-        gpt2.spec(11, width=8, depth=2, heads=2, max_positions=12, windows=(2, 0)), rngs=nnx.Rngs(0)
+        gpt2.config(11, width=8, depth=2, heads=2, max_positions=12, windows=(2, 0)),
+        rngs=nnx.Rngs(0),
     )
-    seq2seq = t5.T5(t5.spec(11, width=8, depth=1, heads=2), rngs=nnx.Rngs(0))
+    seq2seq = t5.T5(t5.config(11, width=8, depth=1, heads=2), rngs=nnx.Rngs(0))
     tokens = jnp.asarray([[3, 4, 5], [0, 6, 7]], jnp.int32)
-    latent = sequence.LatentGPT(gpt.spec, 3, rngs=nnx.Rngs(0))
+    latent = sequence.LatentGPT(gpt.config, 3, rngs=nnx.Rngs(0))
     starts = [
-        decoding.prompt(gpt, tokens, max_tokens=4, mask=tokens > 0),
-        decoding.prompt_seq2seq(seq2seq, tokens, max_tokens=4, mask=tokens > 0),
+        gpt.start(tokens, max_tokens=4, mask=tokens > 0),
+        seq2seq.start(tokens, max_tokens=4, mask=tokens > 0),
         latent.start(jnp.ones((2, 3), jnp.float32), begin=1, max_tokens=4),
     ]
     out = []

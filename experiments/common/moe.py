@@ -19,8 +19,8 @@ from jaxgen.config import Config
 from jaxgen.data import kept, language_model
 from jaxgen.errors import ConfigError
 from jaxgen.losses.cross_entropy import cross_entropy
+from jaxgen.models import gpt2
 from jaxgen.moe.layer import MoEContext, RouterStats
-from jaxgen.nn import gpt2
 from jaxgen.text import tokenizers
 from jaxgen.train import aot
 
@@ -104,7 +104,7 @@ def load(config: Config, workdir: pathlib.Path) -> Corpus:
 def build(config: Config, vocab: int, experts: int, rngs: nnx.Rngs, *, slots: int = 0) -> gpt2.GPT:
     """A GPT, dense with `experts` = 0. Feed-forward layers have no biases, as experts have none."""
     m = config.model
-    spec = gpt2.spec(
+    spec = gpt2.config(
         vocab,
         width=m.width,
         depth=m.depth,

@@ -113,17 +113,16 @@ def check_pretrained(config: Config, field: str, kinds: tuple[str, ...], length:
     folder = config_lib.get(config, field)
     if not folder:
         return
-    from jaxgen.nn import hf
+    from jaxgen.models import hf
 
     try:
-        spec = hf.read_spec(folder)
+        model_config = hf.read_config(folder)
     except Exception as e:  # of many kinds, for files that are not what they should be
         reason = str(e) if isinstance(e, ConfigError) else f"{type(e).__name__}: {e}"
         raise ConfigError(field, folder, f"a folder with weights ({shown(reason)})") from e
-    kind = getattr(spec, "kind", "bert" if hasattr(spec, "mlm") else "t5")
+    kind = hf.family_of(model_config).model_type
     if kind not in kinds:
         raise ConfigError(field, folder, f"a model of kind {' or '.join(kinds)}, not {kind}")
-    if spec.max_positions < length:
-        raise ConfigError(
-            field, folder, f"a model of at least {length} positions, not {spec.max_positions}"
-        )
+    if model_config.max_positions < length:
+        allowed = f"a model of at least {length} positions, not {model_config.max_positions}"
+        raise ConfigError(field, folder, allowed)

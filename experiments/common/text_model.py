@@ -9,10 +9,10 @@ from experiments.common.latent import denoiser_of
 from experiments.common.text_fields import own_encoder
 from jaxgen.config import Config
 from jaxgen.data.tokens import TokenShape
+from jaxgen.models import bert, gpt2, hf
 from jaxgen.models.text_autoencoder import SequenceEncoder, TextAutoencoder, TextEncoder
 from jaxgen.models.text_decoders import LatentGPT, NonAutoregressiveDecoder, TextDecoder
-from jaxgen.nn import bert, gpt2, hf
-from jaxgen.nn.transformer import TransformerConfig
+from jaxgen.nn.transformer_config import TransformerConfig
 
 
 def token_shape(config: Config) -> TokenShape:
@@ -35,8 +35,6 @@ def build_autoencoder(
             width=m.decoder_width,
             depth=m.decoder_depth,
             heads=m.decoder_heads,
-            head_dim=m.decoder_width // m.decoder_heads,
-            mlp_width=4 * m.decoder_width,
             causal=False,
             **stack_options(config),
         )
@@ -94,9 +92,9 @@ def _build_encoder(
             **sizes,
         )
     if m.encoder_path:
-        read = hf.read_spec(m.encoder_path, **stack_options(config))
+        read = hf.read_config(m.encoder_path, **stack_options(config))
     else:
-        read = bert.spec(
+        read = bert.config(
             shape.source_size,
             max_positions=shape.length,
             pre_norm=m.pre_norm,
@@ -133,8 +131,8 @@ def gpt_config(config: Config, shape: TokenShape, *, depth: int) -> gpt2.GPTConf
     """Of the autoregressive decoder, and of the language-model baseline."""
     m = config.model
     if m.decoder_path:
-        return hf.read_spec(m.decoder_path, **stack_options(config))
-    return gpt2.spec(
+        return hf.read_config(m.decoder_path, **stack_options(config))
+    return gpt2.config(
         shape.size,
         width=m.decoder_width,
         depth=depth,

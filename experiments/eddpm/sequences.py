@@ -31,8 +31,8 @@ from jaxgen.evaluators.language_model import LanguageModel, lm_task, real_tokens
 from jaxgen.evaluators.protein_regressor import ProteinRegressor
 from jaxgen.metrics import floors, probes
 from jaxgen.metrics import text as text_metrics
+from jaxgen.models import bert, gpt2, hf
 from jaxgen.models.text_autoencoder import TextAutoencoder
-from jaxgen.nn import bert, gpt2, hf
 from jaxgen.text import decoding
 from jaxgen.text.masking import eos_mask
 from jaxgen.train.latent_tasks import Batch, Pretrained
@@ -96,7 +96,7 @@ class Autoregressive:
     def sample(self, key: Key[Array, ""], n: int) -> Int[Array, "n T"]:
         """n sequences."""
         begin = jnp.full((n, 1), self.begin, jnp.int32)
-        start = decoding.prompt(self.model, begin, max_tokens=self.length)
+        start = self.model.start(begin, max_tokens=self.length)
         options = {"max_tokens": self.length, "eos": self.end, "pad": self.end}
         return decoding.sample(start, key, **options).tokens
 

@@ -12,9 +12,9 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from experiments.eisl.corpus import Corpus
 from jaxgen.config import Config
+from jaxgen.models import t5
 from jaxgen.models.translation_losses import free_running_eisl, policy_gradient, teacher_forced_loss
 from jaxgen.models.translator import NonAutoregressiveT5, TranslationModel, Translator
-from jaxgen.nn import t5
 from jaxgen.train.latent_tasks import Batch
 from jaxgen.train.runs import TrainTask
 
@@ -27,7 +27,7 @@ def build(config: Config, corpus: Corpus, rngs: nnx.Rngs) -> TranslationModel:
     """A translator; with `model.non_autoregressive`, one that writes all tokens at once."""
     m = config.model
     options = {"dropout": m.dropout, "dtype": m.dtype, "remat": m.remat, "scan": m.scan}
-    sizes = t5.fresh_spec(corpus.vocab, width=m.width, depth=m.depth, heads=m.heads, **options)
+    sizes = t5.fresh_config(corpus.vocab, width=m.width, depth=m.depth, heads=m.heads, **options)
     ends = {"end": corpus.end, "pad": corpus.pad, "max_length": corpus.length}
     if m.non_autoregressive:
         return NonAutoregressiveT5(sizes, rngs=rngs, **ends)

@@ -19,11 +19,11 @@ from jaxgen.config import Config
 from jaxgen.data import images
 from jaxgen.errors import ConfigError
 from jaxgen.launch import Mode
+from jaxgen.models import vit
 from jaxgen.moe import gates
 from jaxgen.moe.layer import MoEContext, RouterStats
 from jaxgen.moe.placement import planner, policies, simulator
 from jaxgen.moe.placement.adaptive import AdaptivePlacement
-from jaxgen.nn import transformer, vit
 from jaxgen.train.runs import TrainTask
 
 TASKS = ("text", "images")
@@ -117,13 +117,15 @@ def make_task(study: Study) -> Task:
     train = data["train"]
 
     def build_vit(slots: int, capacity: float, rngs: nnx.Rngs) -> vit.ViT:
-        stack = transformer.TransformerConfig(
+        shape = vit.config(
+            train.image.shape[1],
+            patch=m.patch,
+            channels=1,
+            classes=10,
             width=m.width,
             depth=m.depth,
             heads=m.heads,
-            head_dim=m.width // m.heads,
             mlp_width=m.hidden,
-            causal=False,
             mlp_bias=False,
             experts=m.experts,
             expert_every=m.expert_every,
@@ -131,8 +133,7 @@ def make_task(study: Study) -> Task:
             capacity_factor=capacity,
             dtype=m.dtype,
         )
-        size = train.image.shape[1]
-        return vit.ViT(vit.ViTConfig(size, m.patch, 1, 10, stack), rngs=rngs)
+        return vit.ViT(shape, rngs=rngs)
 
     def loss(model: Any, batch: Any, route: MoEContext) -> tuple[Any, RouterStats]:
         logits, loads = model(batch["image"], route=route)

@@ -23,8 +23,9 @@ from jaxgen.evaluators.common import batched_apply
 from jaxgen.launch import Mode
 from jaxgen.losses import eisl
 from jaxgen.losses.cross_entropy import mean_cross_entropy
+from jaxgen.models import t5
 from jaxgen.models.translator import Translator
-from jaxgen.nn import t5, textcnn
+from jaxgen.nn import textcnn
 from jaxgen.text.gumbel_softmax import gumbel_softmax
 from jaxgen.text.masking import eos_mask
 from jaxgen.train.latent_tasks import Batch
@@ -68,7 +69,7 @@ def prepend_style_token(
 def build(config: Config, shape: TokenShape, rngs: nnx.Rngs) -> Translator:
     """The encoder-decoder G, with two tokens more than the vocabulary."""
     m = config.model
-    sizes = t5.fresh_spec(
+    sizes = t5.fresh_config(
         shape.size + 2,
         width=m.decoder_width,
         depth=m.decoder_depth,

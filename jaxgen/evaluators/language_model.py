@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from jaxgen.data.tokens import TokenIds, TokenShape
 from jaxgen.losses.cross_entropy import sum_cross_entropy
 from jaxgen.metrics import text as text_metrics
-from jaxgen.nn import gpt2
+from jaxgen.models import gpt2
 from jaxgen.text.masking import eos_mask, shift_right
 from jaxgen.train.runs import Runs, TrainTask
 
@@ -112,7 +112,7 @@ def _fit(
     steps: int,
 ) -> gpt2.GPT:
     o = options
-    config = gpt2.spec(
+    config = gpt2.config(
         shape.size,
         width=o.width,
         depth=o.depth,

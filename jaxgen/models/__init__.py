@@ -7,12 +7,18 @@ from jaxgen import _lazy
 if TYPE_CHECKING:
     from jaxgen.models import (
         attribute_heads,
+        bert,
+        gpt2,
+        gpt_neo,
+        hf,
         image_autoencoder,
         latent,
+        t5,
         text_autoencoder,
         text_decoders,
         translation_losses,
         translator,
+        vit,
     )
     from jaxgen.models.attribute_heads import AttributeHeads, Operators
     from jaxgen.models.image_autoencoder import ImageAutoencoder

@@ -13,8 +13,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.errors import require
+from jaxgen.models import bert, gpt2
 from jaxgen.models.text_decoders import LatentGPT, TextDecoder
-from jaxgen.nn import bert, gpt2, mlp
+from jaxgen.nn import mlp
 
 Tokens = Int[Array, "B T"]
 # What the encoder reads ("source") and the decoder writes ("target"), where their tokenizers differ.
@@ -104,13 +105,13 @@ class TextAutoencoder(nnx.Module):
         """
         self.latent_dim = latent_dim
         if encoder is None:
-            read = bert.spec(
+            read = bert.config(
                 vocab_size, width=width, depth=depth, heads=heads, max_positions=max_len
             )
             size = latent_dim * (2 if predict_variance else 1)
             encoder = SequenceEncoder(read, size, pad=pad, rngs=rngs)
         if decoder is None:
-            written = gpt2.spec(
+            written = gpt2.config(
                 vocab_size, width=width, depth=depth, heads=heads, max_positions=max_len + 1
             )
             decoder = LatentGPT(

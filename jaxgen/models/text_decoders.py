@@ -15,8 +15,10 @@ from jaxtyping import Array, Float, Int, Key
 from jaxgen.errors import require
 from jaxgen.losses import eisl
 from jaxgen.losses.cross_entropy import sum_cross_entropy
-from jaxgen.nn import gpt2, transformer
-from jaxgen.nn.transformer import Transformer, TransformerConfig
+from jaxgen.models import gpt2
+from jaxgen.nn.layers import split_key
+from jaxgen.nn.transformer import Transformer
+from jaxgen.nn.transformer_config import TransformerConfig
 from jaxgen.numerics import Number, is_zero
 from jaxgen.text import decoding
 from jaxgen.text.masking import eos_mask, shift_right
@@ -81,7 +83,7 @@ class LatentGPT(nnx.Module):
 
     def condition(self, z: Float[Array, "B D"]) -> Condition:
         """z, as the GPT reads it."""
-        s = self.gpt.spec.stack
+        s = self.gpt.config.stack
         slots = self.memory(z).reshape(z.shape[0], s.depth, 1, s.width)
         return {"prefix": slots, "added": self.added(z)}
 
@@ -100,13 +102,13 @@ class LatentGPT(nnx.Module):
           key: for them and for the stack's dropout; None switches both off.
         """
         require("word_dropout", (word_dropout >= 0) & (word_dropout <= 1), word_dropout, "0 to 1")
-        key_word, key_drop = transformer.split_key(key, 2)
+        key_word, key_drop = split_key(key, 2)
         if key_word is not None and not is_zero(word_dropout):
             rate = jnp.asarray(word_dropout, jnp.float32)
             hidden = jax.random.bernoulli(key_word, rate, tokens.shape)
             tokens = jnp.where(hidden, self.unknown, tokens)
         shifted = shift_right(tokens, self.begin)
-        use = key_drop if self.gpt.spec.stack.dropout else None
+        use = key_drop if self.gpt.config.stack.dropout else None
         return self.gpt(shifted, key=use, **self.condition(z))[0]
 
     def start(self, z: Float[Array, "B D"], *, max_tokens: int | None = None) -> decoding.Start:
@@ -117,7 +119,7 @@ class LatentGPT(nnx.Module):
         """
         tokens = jnp.full((z.shape[0], 1), self.begin, jnp.int32)
         most = self.length if max_tokens is None else max_tokens
-        return decoding.prompt(self.gpt, tokens, max_tokens=most, **self.condition(z))
+        return self.gpt.start(tokens, max_tokens=most, **self.condition(z))
 
     def decode(self, z: Float[Array, "B D"]) -> Int[Array, "B T"]:
         """Greedily; the end token fills what follows it."""
@@ -179,7 +181,7 @@ class NonAutoregressiveDecoder(nnx.Module):
 
     def __call__(self, z: Float[Array, "B D"]) -> Float[Array, "B T V"]:
         """Logits of every position, padding included."""
-        width = self.stack.spec.width
+        width = self.stack.config.width
         h, _, _ = self.stack(self.latent(z).reshape(z.shape[0], self.length, width))
         return self.head(h).astype(jnp.float32)
 

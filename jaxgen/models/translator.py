@@ -17,7 +17,8 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxgen.nn import bert, t5, transformer
+from jaxgen.models import bert, t5
+from jaxgen.nn.layers import split_key
 from jaxgen.text import decoding
 from jaxgen.text.masking import eos_mask, shift_right
 
@@ -113,9 +114,7 @@ class Translator(t5.T5):
 
     def _start(self, source: Int[Array, "B M"]) -> decoding.Start:
         mask = source != self.pad
-        return decoding.prompt_seq2seq(
-            self, source, max_tokens=self.max_length, mask=mask, start=self.begin
-        )
+        return self.start(source, max_tokens=self.max_length, mask=mask, start=self.begin)
 
 
 class NonAutoregressiveT5(nnx.Module):
@@ -154,7 +153,7 @@ class NonAutoregressiveT5(nnx.Module):
           count: number of target tokens of each row; positions from there on mean nothing.
           positions: P, where no row has more tokens than that; T by default.
         """
-        key_enc, key_dec = transformer.split_key(key, 2)
+        key_enc, key_dec = split_key(key, 2)
         memory = self.t5.encode(source, mask=source_mask, key=key_enc)
         logits = self._decode(source, memory, count, source_mask, positions, key_dec)
         return logits, self._lengths(memory, source_mask)

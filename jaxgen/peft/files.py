@@ -22,8 +22,9 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from jaxgen.errors import ConfigError
-from jaxgen.nn import hf, hf_names
-from jaxgen.nn.hf_fields import is_off, read_json, real, whole
+from jaxgen.models import hf
+from jaxgen.models.hf_family import OTHER_HEADS
+from jaxgen.models.hf_fields import is_off, rate, real, whole
 from jaxgen.peft import lora
 
 Config: TypeAlias = Mapping[str, Any]  # of an adapter_config.json
@@ -83,7 +84,7 @@ def complete(raw: Config) -> dict[str, Any]:
     if c["peft_type"] != "LORA":
         raise ConfigError("peft_type", c["peft_type"], "LORA")
     saved = c["modules_to_save"] or []
-    if not all(hf_names.OTHER_HEADS.fullmatch(f"{m}.weight") for m in saved):
+    if not all(OTHER_HEADS.fullmatch(f"{m}.weight") for m in saved):
         want = "heads that are not read, such as classifier or score"
         raise ConfigError("modules_to_save", saved, want)
     init = c["init_lora_weights"]
@@ -94,7 +95,7 @@ def complete(raw: Config) -> dict[str, Any]:
         raise ConfigError("init_lora_weights", init, want)
     whole(c, "r")
     real(c, "lora_alpha")
-    real(c, "lora_dropout", rate=True)
+    rate(c, "lora_dropout")
     for field in ("rank_pattern", "alpha_pattern"):
         pattern = c[field] or {}
         check = (lambda v: type(v) is int and v > 0) if field[0] == "r" else _is_number
@@ -197,10 +198,9 @@ def load(model: M, folder: str | pathlib.Path) -> M:
     path = folder / "adapter_config.json"
     if not os.path.isfile(path):
         raise ConfigError("folder", str(folder), "a folder with adapter_config.json")
-    c = complete(read_json(path))
+    c = complete(hf.read_json(path))
     tensors = hf.read_tensors(folder, "adapter_model")
-    kind = hf.kind_of_model(model)  # type: ignore[arg-type]
-    base = hf_names.BACKBONES[kind][0]
+    base = hf.family_of(model.config).prefix  # type: ignore[attr-defined]
     model = nnx.clone(model)
     ours = {}
     for place, parent, name, layer in lora.layers(model, nnx.Linear):
@@ -216,7 +216,7 @@ def load(model: M, folder: str | pathlib.Path) -> M:
             found.setdefault(place, {"module": module})[match["part"]] = value
             if value.dtype.name not in hf.FLOATS:
                 raise ConfigError("adapter", f"{tensor} of type {value.dtype.name}", hf.WANTED)
-        elif not hf_names.OTHER_HEADS.fullmatch(tensor.removeprefix(_PREFIX)):
+        elif not OTHER_HEADS.fullmatch(tensor.removeprefix(_PREFIX)):
             strange.append(tensor)
     if strange or not found:
         raise ConfigError("adapter", sorted(strange)[:4], "A and B of layers of this model")
@@ -260,7 +260,7 @@ def put(c: Config, row: Mapping[str, Any], parent: Any, name: Any, layer: Any) -
 def save(model: nnx.Module, folder: str | pathlib.Path) -> None:
     """Writes `adapter_config.json` and `adapter_model.safetensors`, as peft loads them.
 
-    The model is one that `jaxgen.nn.hf` can name (GPT-2, GPT-Neo, BERT, T5), with wrapped layers. The
+    The model is one that `jaxgen.models.hf` can name (GPT-2, GPT-Neo, BERT, T5), with wrapped layers. The
     most frequent rank and alpha become `r` and `lora_alpha`, others go to the patterns.
 
     Raises:
@@ -321,7 +321,7 @@ def _targets(model: nnx.Module, names: list[str]) -> list[str]:
 
 
 def _file_name(model: Any, path: str) -> tuple[str, bool]:
-    name, transposed = hf.file_name(f"{path}/kernel", hf.rules(model))
+    name, transposed = hf.family_of(model.config).file_name(model.config, f"{path}/kernel")
     return name.removesuffix(".weight"), transposed
 
 

@@ -20,7 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxgen.errors import require
-from jaxgen.nn import transformer
+from jaxgen.nn.layers import dropout as drop
 from jaxgen.numerics import wide
 
 M = TypeVar("M")
@@ -75,7 +75,7 @@ class LoRALinear(nnx.Module):
         y = self.base(x)
         if self.merged:
             return y
-        x = transformer.dropout(x, self.dropout, key)
+        x = drop(x, self.dropout, key)
         a, b = self.a[...].astype(y.dtype), self.b[...].astype(y.dtype)
         return y + (self.scale * ((x.astype(y.dtype) @ a) @ b))
 
@@ -191,7 +191,7 @@ def _shift(model: M, *, to_merged: bool) -> M:
 
 
 def unwrap(model: M) -> M:
-    """A copy with plain linear layers in place of merged ones, as `jaxgen.nn.hf.save` needs it.
+    """A copy with plain linear layers in place of merged ones, as `jaxgen.models.hf.save` needs it.
 
     Raises:
       ValueError: a layer is not merged.

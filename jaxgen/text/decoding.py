@@ -4,20 +4,17 @@ Everything works on a `step` function and its cache, so any autoregressive model
 
     step(cache, tokens [N]) -> (logits [N, V] of the next token, cache)
 
-`prompt` and `prompt_seq2seq` make that function, a filled cache and the first logits for the models
-of `jaxgen.nn`. Loops are `lax.while_loop`s that end when every row has met its end-of-text token.
+A model's `start` method makes that function, a filled cache and the first logits. Loops are `lax.while_loop`s that end when every row has met its end-of-text token.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from jaxgen.errors import require
-from jaxgen.nn.gpt2 import GPT
-from jaxgen.nn.t5 import T5
 from jaxgen.numerics import Number, check_temperature, over_temperature, wide
 
 Step = Callable[[PyTree, Int[Array, " N"]], tuple[Float[Array, "N V"], PyTree]]
@@ -45,72 +42,6 @@ class Decoded(NamedTuple):
     tokens: Int[Array, "B T"]
     lengths: Int[Array, " B"]
     scores: Float[Array, " B"]
-
-
-def prompt(
-    model: GPT,
-    tokens: Int[Array, "B P"],
-    *,
-    max_tokens: int,
-    mask: Bool[Array, "B P"] | None = None,
-    prefix: Float[Array, "B L S D"] | None = None,
-    added: Float[Array, "B D"] | None = None,
-) -> Start:
-    """Reads a prompt.
-
-    Args:
-      tokens: shorter prompts are padded on the left.
-      max_tokens: room in the cache for what will be decoded.
-      mask: which tokens are real.
-      prefix: see `GPT.hidden`.
-      added: see `GPT.hidden`; added to decoded tokens too.
-
-    Raises:
-      ValueError: if prompt and answer exceed the model's positions, or the prompt is empty.
-    """
-    batch, length = tokens.shape
-    require("prompt's length", length >= 1, length, "at least 1")
-    require("max_tokens", max_tokens >= 0, max_tokens, "0 or more")
-    limit = model.spec.max_positions
-    if length + max_tokens > limit:
-        raise ValueError(
-            f"prompt of {length} and max_tokens {max_tokens} are {length + max_tokens}, "
-            f"allowed: {limit} positions"
-        )
-    slots = 0 if prefix is None else prefix.shape[2]
-    empty = model.make_cache(batch, slots + length + max_tokens)
-    h, cache, _ = model.hidden(tokens, mask=mask, prefix=prefix, added=added, cache=empty)
-
-    def step(state: Any, token: Int[Array, " N"]) -> tuple[Array, Any]:
-        cache, extra = state
-        logits, cache = model(token[:, None], cache=cache, added=extra)
-        return logits[:, 0], (cache, extra)
-
-    return Start(step, (cache, added), model.logits(h[:, -1:])[:, 0], max_tokens)
-
-
-def prompt_seq2seq(
-    model: T5,
-    source: Int[Array, "B M"],
-    *,
-    max_tokens: int,
-    mask: Bool[Array, "B M"] | None = None,
-    start: int = 0,
-) -> Start:
-    """Encodes a source (padded on the right) and reads the decoder's start token."""
-    batch = source.shape[0]
-    memory = model.encode(source, mask=mask)
-    seen = jnp.ones(source.shape, bool) if mask is None else mask
-    first = jnp.full((batch, 1), start, jnp.int32)
-    cache = model.make_cache(batch, 1 + max_tokens)
-    logits, filled = model.decode(first, memory, memory_mask=seen, cache=cache)
-
-    def step(state: Any, token: Int[Array, " N"]) -> tuple[Array, Any]:
-        cache, seen = state
-        logits, cache = model.decode(token[:, None], memory_mask=seen, cache=cache)
-        return logits[:, 0], (cache, seen)
-
-    return Start(step, (filled, seen), logits[:, 0], max_tokens)
 
 
 def filter_logits(

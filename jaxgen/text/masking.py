@@ -1,4 +1,4 @@
-"""Token arrays: what a decoder reads, where a sentence ends, sentences with words missing."""
+"""What a decoder reads, which tokens count, and noise on the input side, of padded rows of tokens."""
 
 import jax
 import jax.numpy as jnp

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from jaxgen.data import images, lines, proteins, records
 from jaxgen.errors import ConfigError
-from jaxgen.nn import hf
+from jaxgen.models import hf
 from jaxgen.text import tokenizers
 
 # Where str.splitlines cuts and an editor does not.
@@ -91,7 +91,7 @@ def test_a_name_that_no_file_system_takes():
         lambda: proteins.read_csv(pathlib.Path(f"{name}.csv")),
         lambda: images.load("folder", path=name, size=8),
         lambda: tokenizers.check_folder(name),
-        lambda: hf.read_spec(name),
+        lambda: hf.read_config(name),
     ):
         with pytest.raises(ConfigError, match=r"xxx.*allowed: .*(file|folder)"):
             read()

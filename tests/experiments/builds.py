@@ -29,7 +29,8 @@ from experiments import (
 )
 from jaxgen import mesh as mesh_lib
 from jaxgen.data.images import Images
-from jaxgen.nn import gpt2, textcnn
+from jaxgen.models import gpt2
+from jaxgen.nn import textcnn
 
 STUDIES = {
     "configs/eddpm/digits.py": eddpm,
@@ -98,7 +99,7 @@ def _vocabulary(config):
 
 def _judge_lm(config, v):
     j = config.judge
-    spec = gpt2.spec(
+    spec = gpt2.config(
         v.size, width=j.width, depth=j.depth, heads=j.heads, max_positions=v.length + 1
     )
     trace(

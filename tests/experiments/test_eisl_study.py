@@ -18,7 +18,7 @@ from experiments import eisl, translation
 from jaxgen import mesh as mesh_lib
 from jaxgen.errors import ConfigError
 from jaxgen.losses import eisl as losses
-from jaxgen.nn import sequence
+from jaxgen.text import masking
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = {
@@ -176,7 +176,7 @@ def test_the_fused_loss_is_the_same_loss():
     # By hand: logits on the model's own greedy output.
     own = jax.jit(lambda m, x: translation.translate(m, corpus, x))(model, source)
     logits, _ = translation.teacher_forced_logits(model, corpus, source, own, None)
-    masks = [sequence.eos_mask(y, corpus.end) for y in (own, target)]
+    masks = [masking.eos_mask(y, corpus.end) for y in (own, target)]
     each = losses.eisl_loss(
         logits, target, ngrams=(1, 2, 3), logits_mask=masks[0], targets_mask=masks[1]
     )

@@ -14,7 +14,7 @@ from experiments import eddpm as study
 from experiments import protein_ascent, sequence_data, sequence_judge, sequence_study, systems
 from jaxgen.data import corpora
 from jaxgen.errors import ConfigError
-from jaxgen.nn import bert, gpt2, hf
+from jaxgen.models import bert, gpt2, hf
 from jaxgen.text import tokenizers
 from jaxgen.train.state import parameter_count
 
@@ -174,8 +174,12 @@ def test_what_is_cut_is_counted(tmp_path):
 def test_pretrained_folders_fill_encoder_and_decoder(tmp_path):
     """Two tokenizers, two checkpoints: the fresh model gets their weights, bit for bit."""
     lines = [r.text for r in corpora.grammar(200)]
-    read = bert.Bert(bert.spec(90, width=16, depth=1, heads=2, max_positions=32), rngs=nnx.Rngs(1))
-    write = gpt2.GPT(gpt2.spec(140, width=16, depth=2, heads=2, max_positions=40), rngs=nnx.Rngs(2))
+    read = bert.Bert(
+        bert.config(90, width=16, depth=1, heads=2, max_positions=32), rngs=nnx.Rngs(1)
+    )
+    write = gpt2.GPT(
+        gpt2.config(140, width=16, depth=2, heads=2, max_positions=40), rngs=nnx.Rngs(2)
+    )
     for name, model, kind, size in (
         ("bert", read, "wordpiece", 90),
         ("gpt", write, "word", 140),

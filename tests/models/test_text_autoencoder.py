@@ -5,16 +5,17 @@ import pytest
 from flax import nnx
 
 from jaxgen.losses import vae
-from jaxgen.nn import bert, gpt2, sequence
+from jaxgen.models import bert, gpt2
+from jaxgen.nn import sequence
 from jaxgen.nn.transformer import TransformerConfig
-from jaxgen.text import decoding
+from jaxgen.text import decoding, masking
 
 V, T, D = 11, 7, 5
 
 
 @pytest.fixture(scope="module")
 def decoder():
-    spec = gpt2.spec(V, width=16, depth=2, heads=2, max_positions=T + 1, init_std=0.3)
+    spec = gpt2.config(V, width=16, depth=2, heads=2, max_positions=T + 1, init_std=0.3)
     return sequence.LatentGPT(spec, D, rngs=nnx.Rngs(0))
 
 
@@ -23,7 +24,7 @@ def tokens(rows=4, seed=0):
 
 
 def test_encoder_ignores_padding():
-    spec = bert.spec(V, width=16, depth=2, heads=2, max_positions=12)
+    spec = bert.config(V, width=16, depth=2, heads=2, max_positions=12)
     encoder = sequence.SequenceEncoder(spec, D, pad=0, rngs=nnx.Rngs(0))
     x = tokens()
     longer = jnp.pad(x, ((0, 0), (0, 5)))
@@ -32,7 +33,7 @@ def test_encoder_ignores_padding():
 
 
 def test_an_encoder_with_places_sees_the_order():
-    spec = bert.spec(V, width=16, depth=1, heads=2, max_positions=T, init_std=0.2)
+    spec = bert.config(V, width=16, depth=1, heads=2, max_positions=T, init_std=0.2)
     x = tokens()
     swapped = x[:, jnp.asarray([1, 0, 2, 3, 4, 5, 6])]
     shifts = {}
@@ -50,19 +51,19 @@ def test_an_encoder_with_places_sees_the_order():
 def test_positions_until_the_end():
     x = jnp.asarray([[5, 3, 3, 0], [3, 5, 5, 5], [5, 5, 5, 5]])
     want = [[True, True, False, False], [True, False, False, False], [True] * 4]
-    assert sequence.eos_mask(x, 3).tolist() == want
+    assert masking.eos_mask(x, 3).tolist() == want
 
 
 def test_deleted_tokens_close_up_and_are_as_many_as_asked():
     rows = jnp.where(jnp.arange(T) < 5, tokens(4000), 0)
-    out = np.asarray(sequence.delete_tokens(rows, jax.random.key(0), rate=0.3, pad=0))
+    out = np.asarray(masking.delete_tokens(rows, jax.random.key(0), rate=0.3, pad=0))
     left = (out != 0).sum(1)
     assert abs(left.mean() - 3.5) < 4 * np.sqrt(5 * 0.3 * 0.7 / 4000)
     assert ((out != 0) == (np.arange(T) < left[:, None])).all()
     for before, after in zip(np.asarray(rows)[:50].tolist(), out[:50].tolist(), strict=True):
         rest = iter(before)
         assert all(token in rest for token in after if token)  # in the order they had
-    assert (sequence.delete_tokens(rows, jax.random.key(0), rate=0.0, pad=0) == rows).all()
+    assert (masking.delete_tokens(rows, jax.random.key(0), rate=0.0, pad=0) == rows).all()
 
 
 def test_decoder_reads_z_and_only_the_past(decoder):

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxgen.nn import nat, t5
+from jaxgen.models import t5
+from jaxgen.nn import nat
 
 V, PAD = 11, 0
 
 
 def make(max_length=6):
-    spec = t5.spec(V, width=16, depth=1, heads=2)
+    spec = t5.config(V, width=16, depth=1, heads=2)
     return nat.NonAutoregressiveT5(spec, max_length=max_length, rngs=nnx.Rngs(0))
 
 

@@ -12,10 +12,10 @@ from flax import nnx
 
 from jaxgen import mesh as mesh_lib
 from jaxgen.data import pipeline
+from jaxgen.models import gpt2
 from jaxgen.moe import gates
 from jaxgen.moe.layer import MoEContext
 from jaxgen.moe.placement import migrate, planner
-from jaxgen.nn import gpt2
 from jaxgen.train import loop, step
 from jaxgen.train.writers import read_jsonl
 
@@ -23,7 +23,7 @@ E, LAYERS, SLOTS, VOCAB, LENGTH = 8, 2, 16, 11, 8
 
 
 def build(slots, key):
-    spec = gpt2.spec(
+    spec = gpt2.config(
         VOCAB,
         width=8,
         depth=4,

@@ -9,8 +9,9 @@ import pytest
 from flax import nnx
 
 from jaxgen.losses import vae
-from jaxgen.nn import bert, gpt2, nat, sequence, t5, textcnn, transformer, vit
-from jaxgen.text import decoding
+from jaxgen.models import bert, gpt2, t5, vit
+from jaxgen.nn import attention, nat, sequence, textcnn
+from jaxgen.text import decoding, masking
 
 V, POSITIONS = 11, 8
 
@@ -18,18 +19,18 @@ V, POSITIONS = 11, 8
 @pytest.fixture(scope="module")
 def gpt():
     shape = {"width": 16, "depth": 2, "heads": 2, "max_positions": POSITIONS, "init_std": 0.3}
-    return gpt2.GPT(gpt2.spec(V, **shape), rngs=nnx.Rngs(0))
+    return gpt2.GPT(gpt2.config(V, **shape), rngs=nnx.Rngs(0))
 
 
 @pytest.fixture(scope="module")
 def encoder():
     shape = {"width": 16, "depth": 2, "heads": 2, "max_positions": POSITIONS, "init_std": 0.3}
-    return bert.Bert(bert.spec(V, **shape), rngs=nnx.Rngs(0))
+    return bert.Bert(bert.config(V, **shape), rngs=nnx.Rngs(0))
 
 
 @pytest.fixture(scope="module")
 def seq2seq():
-    return t5.T5(t5.spec(V, width=16, depth=1, heads=2), rngs=nnx.Rngs(0))
+    return t5.T5(t5.config(V, width=16, depth=1, heads=2), rngs=nnx.Rngs(0))
 
 
 def ids(*shape):
@@ -119,7 +120,7 @@ def test_padding_of_inputs_and_memory_may_hold_anything(seq2seq):
 @pytest.mark.parametrize("scan", [False, True])
 def test_windows_do_not_hide_prefix_slots(scan):
     """Every position feels the prefix, and decoding with a cache agrees with the whole text at once."""
-    spec = gpt2.spec(
+    spec = gpt2.config(
         V, width=16, depth=2, heads=2, max_positions=20, windows=(3, 3), init_std=0.5, scan=scan
     )
     model, tokens = gpt2.GPT(spec, rngs=nnx.Rngs(0)), ids(2, 12)
@@ -139,7 +140,9 @@ def test_windows_do_not_hide_prefix_slots(scan):
 
 
 def test_latents_reach_the_end_of_texts_under_windows():
-    spec = gpt2.spec(V, width=16, depth=2, heads=2, max_positions=20, windows=(3, 3), init_std=0.5)
+    spec = gpt2.config(
+        V, width=16, depth=2, heads=2, max_positions=20, windows=(3, 3), init_std=0.5
+    )
     model, z = sequence.LatentGPT(spec, 4, rngs=nnx.Rngs(0)), jnp.ones((1, 4))
     model.added.kernel[...] *= 0  # z by its memory slot alone
     found = decoding.greedy(model.start(z, begin=0, max_tokens=12), max_tokens=12)
@@ -151,11 +154,11 @@ def test_latents_reach_the_end_of_texts_under_windows():
 def test_dropout_in_bfloat16_is_as_exact_as_without(gpt):
     """With a rate next to 0 nothing is dropped, so that both paths should have float32's values."""
     q, k, v = 4.0 * jax.random.normal(jax.random.key(0), (3, 4, 32, 2, 16))
-    exact = transformer.attend(q, k, v, None, None, scale=0.25)
+    exact = attention.attend(q, k, v, None, None, scale=0.25)
     half = [a.astype(jnp.bfloat16) for a in (q, k, v)]
     errors = []
     for rate, key in ((0.0, None), (1e-9, jax.random.key(1))):
-        out = transformer.attend(*half, None, None, scale=0.25, rate=rate, key=key)
+        out = attention.attend(*half, None, None, scale=0.25, rate=rate, key=key)
         errors.append(float(jnp.sqrt(jnp.mean((out.astype(jnp.float32) - exact) ** 2))))
     assert 0 < errors[1] < 1.3 * errors[0]
 
@@ -169,7 +172,7 @@ def test_no_rows_no_tokens_and_rows_of_padding(gpt, encoder, seq2seq):
         assert bert.mean_pool(encoder(tokens), tokens > 0).tolist() == [[0.0] * 16] * shape[0]
         cnn = textcnn.TextCNN(V, 3, width=4, kernels=(1,), rngs=nnx.Rngs(0))
         assert jnp.isfinite(cnn(tokens, tokens > 0)).all()
-        assert sequence.shift_right(tokens, 1).shape == shape
+        assert masking.shift_right(tokens, 1).shape == shape
         assert nat.drop_repeats(tokens, 0).shape == shape
     nothing = jnp.zeros((2, 4), bool)
     assert jnp.isfinite(encoder(ids(2, 4), mask=nothing)).all()
@@ -181,20 +184,20 @@ def test_no_rows_no_tokens_and_rows_of_padding(gpt, encoder, seq2seq):
 
 def test_pictures_and_texts_of_another_size_are_refused():
     stack = dataclasses.replace(
-        gpt2.spec(V, width=8, depth=1, heads=1, max_positions=4).stack, causal=False
+        gpt2.config(V, width=8, depth=1, heads=1, max_positions=4).stack, causal=False
     )
     net = vit.ViT(vit.ViTConfig(4, 2, 1, 3, stack), rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="a picture's shape is"):
         net(jnp.zeros((1, 2, 2, 1)))
-    spec = bert.spec(V, width=8, depth=1, heads=1, max_positions=9)
-    placed = sequence.SequenceEncoder(spec, 3, pad=0, places=6, rngs=nnx.Rngs(0))
+    spec = bert.config(V, width=8, depth=1, heads=1, max_positions=9)
+    placed = sequence.SequenceEncoder(spec, 3, pad=0, per_position=6, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="tokens' length is 5, allowed: 6"):
         placed(ids(1, 5))
 
 
 def test_rates_and_weights_may_be_traced():
     tokens = ids(64, 12)
-    drop = lambda r: sequence.delete_tokens(tokens, jax.random.key(0), rate=r, pad=0)  # noqa: E731
+    drop = lambda r: masking.delete_tokens(tokens, jax.random.key(0), rate=r, pad=0)  # noqa: E731
     assert (jax.jit(drop)(0.4) == drop(0.4)).all()
     with pytest.raises(ValueError, match="rate is nan, allowed: 0 to 1"):
         drop(float("nan"))

@@ -11,7 +11,7 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from jaxgen.errors import ConfigError
-from jaxgen.nn import bert, gpt2, hf
+from jaxgen.models import bert, gpt2, hf
 from jaxgen.peft import files as peft_files
 from jaxgen.peft import lora
 
@@ -22,7 +22,7 @@ QKV = "transformer.h.{}.attn.c_attn"
 
 @pytest.fixture(scope="module")
 def model():
-    spec = gpt2.spec(V, width=16, depth=2, heads=2, max_positions=16, init_std=0.2)
+    spec = gpt2.config(V, width=16, depth=2, heads=2, max_positions=16, init_std=0.2)
     return gpt2.GPT(spec, rngs=nnx.Rngs(0))
 
 
@@ -281,7 +281,7 @@ def test_files_that_cannot_be_read(model, folder):
 
 
 def test_a_bare_encoder_takes_adapters_of_one_with_a_prefix(tmp_path):
-    spec = bert.spec(V, width=16, depth=1, heads=2, max_positions=16, init_std=0.2)
+    spec = bert.config(V, width=16, depth=1, heads=2, max_positions=16, init_std=0.2)
     model = bert.Bert(spec, rngs=nnx.Rngs(0))
     wrapped = busy(model, "attention/query")
     lora.save_peft(wrapped, tmp_path)

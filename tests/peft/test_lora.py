@@ -8,7 +8,8 @@ import pytest
 from flax import nnx
 
 from jaxgen.errors import ConfigError
-from jaxgen.nn import gpt2, hf, mlp, t5
+from jaxgen.models import gpt2, hf, t5
+from jaxgen.nn import mlp
 from jaxgen.peft import lora
 
 V = 23
@@ -17,7 +18,7 @@ TARGETS = r"attention/"
 
 @pytest.fixture(scope="module")
 def model():
-    spec = gpt2.spec(V, width=16, depth=2, heads=2, max_positions=16, init_std=0.2)
+    spec = gpt2.config(V, width=16, depth=2, heads=2, max_positions=16, init_std=0.2)
     return gpt2.GPT(spec, rngs=nnx.Rngs(0))
 
 
@@ -126,7 +127,7 @@ def test_peft_reads_what_we_write_and_we_read_it_back(name, model, tokens, tmp_p
     peft = pytest.importorskip("peft", reason="needs peft: install the extra `parity`")
     transformers = pytest.importorskip("transformers")
     if name == "t5":
-        model = t5.T5(t5.spec(V, width=16, depth=2, heads=2), rngs=nnx.Rngs(0))
+        model = t5.T5(t5.config(V, width=16, depth=2, heads=2), rngs=nnx.Rngs(0))
         wrapped = lora.wrap(model, 4, 8.0, (r"/query$", r"/value$"), jax.random.key(0))
         for *_, layer in lora.layers(wrapped, lora.LoRALinear):
             layer.b[...] = 0.2 * jax.random.normal(jax.random.key(7), layer.b.shape)
@@ -158,7 +159,7 @@ def test_bad_adapters_are_refused(model, tmp_path):
     with pytest.raises(ConfigError, match=r"adapter_config\.json"):
         lora.load_peft(model, tmp_path)
     lora.save_peft(busy(model), tmp_path)
-    small = gpt2.GPT(gpt2.spec(V, width=16, depth=1, heads=2, max_positions=16), rngs=nnx.Rngs(0))
+    small = gpt2.GPT(gpt2.config(V, width=16, depth=1, heads=2, max_positions=16), rngs=nnx.Rngs(0))
     with pytest.raises(ConfigError, match=r"transformer\.h\.1"):
         lora.load_peft(small, tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())

@@ -11,7 +11,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgen.nn import gpt2, hf, t5
+from jaxgen.models import gpt2, hf, t5
 from jaxgen.text import decoding
 
 EOS, PAD = 1, 0
@@ -75,9 +75,7 @@ def theirs(model, tokens, mask, n, **options):
 
 def begin(model, tokens, mask, n):
     tokens, mask = jnp.asarray(tokens), jnp.asarray(mask)
-    if hasattr(model, "decode"):
-        return decoding.prompt_seq2seq(model, tokens, mask=mask, max_tokens=n)
-    return decoding.prompt(model, tokens, mask=mask, max_tokens=n)
+    return model.start(tokens, mask=mask, max_tokens=n)
 
 
 def test_greedy_equals_transformers(pair):
@@ -187,9 +185,11 @@ def test_rows_end_alone_and_pad_follows():
 
 
 def test_scores_are_log_probabilities_of_the_model():
-    model = gpt2.GPT(gpt2.spec(23, width=16, depth=1, heads=2, max_positions=16), rngs=nnx.Rngs(3))
+    model = gpt2.GPT(
+        gpt2.config(23, width=16, depth=1, heads=2, max_positions=16), rngs=nnx.Rngs(3)
+    )
     tokens = jnp.asarray([[3, 4, 5], [6, 7, 8]])
-    got = decoding.greedy(decoding.prompt(model, tokens, max_tokens=5), max_tokens=5)
+    got = decoding.greedy(model.start(tokens, max_tokens=5), max_tokens=5)
     full = jnp.concatenate([tokens, got.tokens], 1)
     logp = jax.nn.log_softmax(model(full)[0])[:, 2:-1]
     want = jnp.take_along_axis(logp, got.tokens[..., None], -1)[..., 0].sum(-1)
@@ -205,9 +205,9 @@ def test_bad_settings():
         decoding.sample(start, key, max_tokens=2, top_p=0.0)
     with pytest.raises(ValueError, match="beams is 3"):
         decoding.beam(start, beams=3, max_tokens=2)
-    model = gpt2.GPT(gpt2.spec(9, width=8, depth=1, heads=1, max_positions=6), rngs=nnx.Rngs(0))
+    model = gpt2.GPT(gpt2.config(9, width=8, depth=1, heads=1, max_positions=6), rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="allowed: 6 positions"):
-        decoding.prompt(model, jnp.zeros((1, 4), jnp.int32), max_tokens=3)
+        model.start(jnp.zeros((1, 4), jnp.int32), max_tokens=3)
 
 
 @pytest.mark.parametrize(
@@ -249,20 +249,20 @@ def test_settings_that_are_no_number_and_no_tokens_at_all():
         decoding.greedy(start, max_tokens=-1)
     none = decoding.Start(start.step, start.cache, start.logits[:0])
     assert decoding.greedy(none, max_tokens=3).tokens.shape == (0, 3)
-    model = gpt2.GPT(gpt2.spec(9, width=8, depth=1, heads=1, max_positions=6), rngs=nnx.Rngs(0))
+    model = gpt2.GPT(gpt2.config(9, width=8, depth=1, heads=1, max_positions=6), rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="prompt's length is 0"):
-        decoding.prompt(model, jnp.zeros((1, 0), jnp.int32), max_tokens=3)
+        model.start(jnp.zeros((1, 0), jnp.int32), max_tokens=3)
 
 
 @pytest.mark.parametrize("kind", ["gpt", "t5"])
 def test_more_tokens_than_the_prompt_made_room_for_are_refused(kind):
     tokens = jnp.ones((2, 3), jnp.int32)
     if kind == "gpt":
-        shape = gpt2.spec(7, width=8, depth=1, heads=2, max_positions=32)
-        start = decoding.prompt(gpt2.GPT(shape, rngs=nnx.Rngs(0)), tokens, max_tokens=2)
+        shape = gpt2.config(7, width=8, depth=1, heads=2, max_positions=32)
+        start = gpt2.GPT(shape, rngs=nnx.Rngs(0)).start(tokens, max_tokens=2)
     else:
-        shape = t5.fresh_spec(7, width=8, depth=1, heads=2)
-        start = decoding.prompt_seq2seq(t5.T5(shape, rngs=nnx.Rngs(0)), tokens, max_tokens=2)
+        shape = t5.fresh_config(7, width=8, depth=1, heads=2)
+        start = t5.T5(shape, rngs=nnx.Rngs(0)).start(tokens, max_tokens=2)
     assert np.isfinite(decoding.greedy(start, max_tokens=2).scores).all()
     for decode in (
         decoding.greedy,

@@ -1,9 +1,10 @@
 """Vision transformer (Dosovitskiy et al., 2021): patches as tokens, and the mean of all as the picture.
 
-With experts in its `transformer.TransformerConfig` it is V-MoE (Riquelme et al., 2021).
+With experts in its `TransformerConfig` it is V-MoE (Riquelme et al., 2021).
 """
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -11,7 +12,8 @@ from jaxtyping import Array, Float, Key
 
 from jaxgen.errors import require
 from jaxgen.moe.layer import MoEContext, RouterStats
-from jaxgen.nn.transformer import Transformer, TransformerConfig
+from jaxgen.nn.transformer import Transformer
+from jaxgen.nn.transformer_config import TransformerConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,28 @@ class ViTConfig:
             raise ValueError("stack.causal is True, allowed: False")
 
 
+def config(
+    size: int,
+    *,
+    patch: int,
+    channels: int,
+    classes: int,
+    width: int,
+    depth: int,
+    heads: int,
+    mlp_width: int = 0,
+    **options: Any,
+) -> ViTConfig:
+    """A ViT's shape; `options` are further fields of `TransformerConfig`.
+
+    Raises:
+      ValueError: heads that do not divide the width, or patches that do not tile the picture.
+    """
+    shape: dict[str, Any] = {"causal": False, **options}
+    stack = TransformerConfig(width, depth, heads, mlp_width=mlp_width, **shape)
+    return ViTConfig(size, patch, channels, classes, stack)
+
+
 def patches(x: Float[Array, "B H W C"], side: int) -> Float[Array, "B N P"]:
     """Pictures cut into squares of `side` pixels, row by row."""
     b, h, w, c = x.shape
@@ -45,14 +69,14 @@ def patches(x: Float[Array, "B H W C"], side: int) -> Float[Array, "B N P"]:
 class ViT(nnx.Module):
     """Pictures to logits of classes."""
 
-    def __init__(self, spec: ViTConfig, *, rngs: nnx.Rngs):
-        self.spec = spec
-        width, count = spec.stack.width, (spec.size // spec.patch) ** 2
-        self.embed = nnx.Linear(spec.patch**2 * spec.channels, width, rngs=rngs)
+    def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        width, count = config.stack.width, (config.size // config.patch) ** 2
+        self.embed = nnx.Linear(config.patch**2 * config.channels, width, rngs=rngs)
         init = nnx.initializers.normal(0.02)
         self.positions = nnx.Embed(count, width, embedding_init=init, rngs=rngs)
-        self.stack = Transformer(spec.stack, rngs=rngs)
-        self.head = nnx.Linear(width, spec.classes, rngs=rngs)
+        self.stack = Transformer(config.stack, rngs=rngs)
+        self.head = nnx.Linear(width, config.classes, rngs=rngs)
 
     def __call__(
         self,
@@ -66,8 +90,8 @@ class ViT(nnx.Module):
         Raises:
           ValueError: pictures of another size or number of channels.
         """
-        want = (self.spec.size, self.spec.size, self.spec.channels)
+        want = (self.config.size, self.config.size, self.config.channels)
         require("a picture's shape", x.shape[1:] == want, x.shape[1:], str(want))
-        h = self.embed(patches(x, self.spec.patch)) + self.positions.embedding[...]
+        h = self.embed(patches(x, self.config.patch)) + self.positions.embedding[...]
         h, _, loads = self.stack(h, route=route, key=key)
         return self.head(h.mean(1)).astype(jnp.float32), loads

@@ -11,16 +11,17 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from jaxgen.errors import ConfigError
-from jaxgen.nn import bert, gpt2, hf, hf_names, t5
+from jaxgen.models import bert, gpt2, gpt_neo, hf, t5
 
 V = 23
 SIZES = {"width": 8, "depth": 2, "heads": 2}
-SPECS = {
-    "gpt2": gpt2.spec(V, **SIZES, max_positions=16),
-    "untied": gpt2.spec(V, **SIZES, max_positions=16, tied=False),
-    "bert": bert.spec(V, **SIZES, max_positions=16, pooler=True, mlm=True),
-    "t5": t5.spec(V, **SIZES),
-    "t5_untied": t5.spec(V, **SIZES, tied=False, gated=True),
+CONFIGS = {
+    "gpt2": gpt2.config(V, **SIZES, max_positions=16),
+    "untied": gpt2.config(V, **SIZES, max_positions=16, tied=False),
+    "gpt_neo": gpt_neo.config(V, **SIZES, max_positions=16, windows=(0, 3)),
+    "bert": bert.config(V, **SIZES, max_positions=16, pooler=True, mlm=True),
+    "t5": t5.config(V, **SIZES),
+    "t5_untied": t5.config(V, **SIZES, tied=False, gated=True),
 }
 
 
@@ -35,7 +36,7 @@ def random(spec, seed=0):
 def folders(tmp_path_factory):
     """{kind: (a folder, its model, its tensors)}."""
     out = {}
-    for kind, spec in SPECS.items():
+    for kind, spec in CONFIGS.items():
         folder = tmp_path_factory.mktemp(kind)
         model = random(spec)
         hf.save(model, folder)
@@ -66,6 +67,16 @@ def refused(folder):
 
 def z(*shape, dtype=np.float32):
     return np.ones(shape, dtype)
+
+
+@pytest.mark.parametrize("kind", list(CONFIGS))
+def test_a_round_trip_needs_no_other_library(kind, folders):
+    folder, model, tensors = folders[kind]
+    loaded = hf.load(folder)
+    assert loaded.config == model.config == hf.read_config(folder)
+    assert type(loaded.config) is type(CONFIGS[kind])
+    assert same(loaded, model)
+    assert len(tensors) == len(jax.tree.leaves(model))
 
 
 # (kind, change of names, tensors beside): what loads as if nothing had been done.
@@ -134,7 +145,7 @@ def test_names_of_real_files(name, folders, tmp_path):
     assert changed.keys() != tensors.keys()
     write(tmp_path, source, changed)
     loaded = hf.load(tmp_path)
-    assert loaded.spec == model.spec
+    assert loaded.config == model.config
     assert same(loaded, model)
 
 
@@ -264,7 +275,7 @@ def test_shards(folders, tmp_path):
     assert "in one of the shards only" in refused(tmp_path)
     (tmp_path / files[1]).write_bytes(kept)
     # Saving again in another number of files leaves nothing old to be read.
-    other = random(SPECS["gpt2"], 5)
+    other = random(CONFIGS["gpt2"], 5)
     hf.save(other, tmp_path)
     assert same(hf.load(tmp_path), other)
     hf.save(model, tmp_path, shard_bytes=3000)
@@ -274,8 +285,6 @@ def test_shards(folders, tmp_path):
 def test_canonical_names():
     names = ["model.wte.weight", "model.wpe.weight", "model.h.0.ln_1.bias", "lm_head.weight"]
     want = ["transformer.wte.weight", "transformer.wpe.weight", "transformer.h.0.ln_1.bias"]
-    assert hf_names.canonical(names, "gpt2") == dict(
-        zip(names, [*want, "lm_head.weight"], strict=True)
-    )
+    assert gpt2.FAMILY.canonical(names) == dict(zip(names, [*want, "lm_head.weight"], strict=True))
     names = ["shared.weight", "encoder.final_layer_norm.weight", "lm_head.weight"]
-    assert hf_names.canonical(names, "t5") == dict(zip(names, names, strict=True))
+    assert t5.FAMILY.canonical(names) == dict(zip(names, names, strict=True))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxgen.errors import ConfigError
-from jaxgen.nn import bert, hf
-from jaxgen.nn import transformer as core
+from jaxgen.models import bert, hf
+from jaxgen.nn import layers
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: install the extra `parity`")
 transformers = pytest.importorskip("transformers")
@@ -141,7 +141,7 @@ def test_round_trip(pair, tmp_path):
         again = type(theirs).from_pretrained(saved).eval()
         assert np.array_equal(their_logits(again, tokens, mask).detach().numpy(), want)
         reloaded = hf.load(saved)
-        assert reloaded.spec == ours.spec
+        assert reloaded.config == ours.config
         same = jax.tree.map(lambda a, b: bool((a == b).all()), reloaded, ours)
         assert all(jax.tree.leaves(same))
 
@@ -233,10 +233,10 @@ def test_minilm_sentence_embeddings():
 def test_cached_decoding_equals_one_pass():
     from flax import nnx
 
-    from jaxgen.nn import gpt2
+    from jaxgen.models import gpt2
 
     for options in ({}, {"rotary": True}, {"relative_buckets": 8}, {"windows": (0, 3)}):
-        spec = gpt2.spec(V, width=16, depth=2, heads=2, max_positions=32, **options)
+        spec = gpt2.config(V, width=16, depth=2, heads=2, max_positions=32, **options)
         model = gpt2.GPT(spec, rngs=nnx.Rngs(0))
         tokens = jax.random.randint(jax.random.key(0), (3, 9), 0, V)
         prefix = jax.random.normal(jax.random.key(1), (3, 2, 2, 16))
@@ -255,8 +255,8 @@ def test_cached_decoding_equals_one_pass():
 
 def test_dropout_needs_a_key_and_keeps_the_mean():
     x = jnp.ones((200, 200))
-    assert core.dropout(x, 0.3, None) is x
-    y = core.dropout(x, 0.3, jax.random.key(0))
+    assert layers.dropout(x, 0.3, None) is x
+    y = layers.dropout(x, 0.3, jax.random.key(0))
     # 40,000 draws: the mean has standard deviation sqrt(0.3 / 0.7 / 40,000) = 0.0033.
     assert float(y.mean()) == pytest.approx(1.0, abs=0.013)
     assert set(np.unique(np.asarray(y)).round(4)) == {0.0, np.float32(1 / 0.7).round(4)}

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxgen.models import vit
 from jaxgen.moe import gates
 from jaxgen.moe.layer import MoEContext
-from jaxgen.nn import transformer, vit
+from jaxgen.nn import transformer
 
 
 def make(**options):

@@ -1,8 +1,8 @@
 """Hugging Face model folders, read and written without PyTorch.
 
-A folder holds `config.json` and `model.safetensors`, or shards with `model.safetensors.index.json`.
-`hf_fields` and `hf_config` read config.json, `hf_names` has one table of tensor names for each model
-type. No pickle is read, and no code of a folder is run.
+A folder holds `config.json` and `model.safetensors`, or shards with `model.safetensors.index.json`. Each
+family's file has its table (`FAMILY`), of fields of config.json and of names of tensors. No pickle is read,
+and no code of a folder is run.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import os
 import pathlib
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,26 +22,42 @@ from safetensors import numpy as st_numpy
 
 from jaxgen.errors import ConfigError
 from jaxgen.mesh import path_name
-from jaxgen.nn import bert, gpt2, hf_names, t5
-from jaxgen.nn.hf_config import Model, config_of, spec_of
-from jaxgen.nn.hf_fields import kind_of, read_json
-from jaxgen.nn.hf_names import Rules, file_name
+from jaxgen.models import bert, gpt2, gpt_neo, t5
+from jaxgen.models.hf_family import Family
+
+Config: TypeAlias = gpt2.GPTConfig | bert.BertConfig | t5.T5Config
+Model: TypeAlias = gpt2.GPT | bert.Bert | t5.T5
+M = TypeVar("M", gpt2.GPT, bert.Bert, t5.T5)
+FAMILIES: dict[str, Family[Any]] = {
+    family.model_type: family for family in (gpt2.FAMILY, gpt_neo.FAMILY, bert.FAMILY, t5.FAMILY)
+}
 
 
-def rules(model: Model) -> Rules:
-    """The table of a model."""
-    if isinstance(model, gpt2.GPT):
-        return hf_names.gpt2_rules() if model.spec.kind == "gpt2" else hf_names.gpt_neo_rules()
-    if isinstance(model, bert.Bert):
-        return hf_names.bert_rules()
-    return hf_names.t5_rules(model.spec.encoder.gated)
+def family_of(config: Config) -> Family[Any]:
+    """The table of a config's family.
+
+    Raises:
+      ValueError: a config of none of `FAMILIES`.
+    """
+    for family in FAMILIES.values():
+        if type(config) is family.config_type:
+            return family
+    raise ValueError(f"config is a {type(config).__name__}, allowed: one of {', '.join(FAMILIES)}")
 
 
-def kind_of_model(model: Model) -> str:
-    """The model type that its config.json has."""
-    if isinstance(model, gpt2.GPT):
-        return model.spec.kind
-    return "bert" if isinstance(model, bert.Bert) else "t5"
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+      ConfigError: it cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as e:
+        raise ConfigError("folder", str(path), f"readable JSON ({e})") from e
+    if not isinstance(content, dict):
+        raise ConfigError("folder", str(path), "a JSON object")
+    return content
 
 
 def tensor_files(folder: pathlib.Path, name: str = "model") -> list[pathlib.Path]:
@@ -105,31 +121,34 @@ def read_tensors(folder: pathlib.Path, name: str = "model") -> dict[str, np.ndar
     return out
 
 
-def read_spec(folder: str | pathlib.Path, **options: Any) -> Any:
-    """The spec of the model in a folder, without its weights; arguments and errors as in `load`."""
+def read_config(folder: str | pathlib.Path, **options: Any) -> Any:
+    """The config of the model in a folder, without its weights; arguments and errors as in `load`.
+
+    Its class is that of the folder's model type: `GPTConfig`, `GPTNeoConfig`, `BertConfig` or `T5Config`.
+    """
     folder = pathlib.Path(folder)
     path = folder / "config.json"
     if not os.path.isfile(path):
         raise ConfigError("folder", str(folder), "a folder with config.json")
-    config = read_json(path)
-    kind = kind_of(config)
+    raw = read_json(path)
+    kind = raw.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise ConfigError("model_type", kind, "one of " + ", ".join(FAMILIES))
+    family = FAMILIES[kind]
     names: set[str] = set()
     for file in tensor_files(folder):
         with _open(file) as f:
             names |= set(f.keys())
-    spec = spec_of(config, set(hf_names.canonical(names, kind).values()))
-    stacks = ("encoder", "decoder") if kind == "t5" else ("stack",)
-    changed = {name: dataclasses.replace(getattr(spec, name), **options) for name in stacks}
-    return dataclasses.replace(spec, **changed)
+    config = family.read(raw, set(family.canonical(names).values()))
+    changed = {
+        name: dataclasses.replace(getattr(config, name), **options) for name in family.stacks
+    }
+    return dataclasses.replace(config, **changed)
 
 
-def make(spec: Any, *, rngs: nnx.Rngs) -> Model:
-    """A fresh model of a spec."""
-    if isinstance(spec, gpt2.GPTConfig):
-        return gpt2.GPT(spec, rngs=rngs)
-    return (
-        bert.Bert(spec, rngs=rngs) if isinstance(spec, bert.BertConfig) else t5.T5(spec, rngs=rngs)
-    )
+def make(config: Config, *, rngs: nnx.Rngs) -> Model:
+    """A fresh model of a config."""
+    return family_of(config).module(config, rngs=rngs)
 
 
 def load(folder: str | pathlib.Path, **options: Any) -> Model:
@@ -137,42 +156,37 @@ def load(folder: str | pathlib.Path, **options: Any) -> Model:
 
     Args:
       folder: with config.json and safetensors weights.
-      options: fields of `transformer.TransformerConfig` to set, such as dtype, remat, scan.
+      options: fields of `TransformerConfig` to set, such as dtype, remat, scan.
 
     Raises:
       ConfigError: not such a folder, an unknown model type, or weights that do not fit; the message
         lists missing, unexpected and mis-shaped names.
     """
-    spec = read_spec(folder, **options)
-    model = jax.eval_shape(lambda: make(spec, rngs=nnx.Rngs(0)))
+    config = read_config(folder, **options)
+    model = jax.eval_shape(lambda: make(config, rngs=nnx.Rngs(0)))
     return fill(model, read_tensors(pathlib.Path(folder)))
 
 
-def unread(name: str) -> bool:
-    """Whether a tensor is a buffer, or of a head that our models do not have."""
-    return bool(hf_names.IGNORED.fullmatch(name) or hf_names.OTHER_HEADS.fullmatch(name))
-
-
-def fill(model: Any, tensors: Mapping[str, np.ndarray]) -> Any:
+def fill(model: M, tensors: Mapping[str, np.ndarray]) -> M:
     """A model (or its shapes) with the parameters of a file; float32.
 
     Raises:
       ConfigError: lists names that are missing, unexpected, mis-shaped or no floats, and copies of
         tied weights that differ.
     """
-    table = rules(model)
-    names = hf_names.canonical(tensors, kind_of_model(model))
+    family, config = family_of(model.config), model.config
+    names = family.canonical(tensors)
     given = {names[n]: t for n, t in tensors.items()}
     in_file = {name: n for n, name in names.items()}
-    leaves = jax.tree_util.tree_leaves_with_path(model)
-    used = {file_name(path_name(path), table)[0] for path, _ in leaves}
-    copies = [(c, o) for c, o in hf_names.COPIES if c in given and c not in used and o in used]
+    paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(model)]
+    used = {family.file_name(config, path)[0] for path in paths}
+    copies = [(c, o) for c, o in family.copies if c in given and c not in used and o in used]
     for copy, original in copies:
         given.setdefault(original, given[copy])
     missing, wrong, other = [], [], []
 
     def place(path: tuple[Any, ...], a: Any) -> Any:
-        name, transposed = file_name(path_name(path), table)
+        name, transposed = family.file_name(config, path_name(path))
         if name not in given:
             missing.append(name)
             return a
@@ -189,7 +203,7 @@ def fill(model: Any, tensors: Mapping[str, np.ndarray]) -> Any:
 
     filled = jax.tree_util.tree_map_with_path(place, model)
     known = used | {copy for copy, _ in copies}
-    unexpected = [n for name, n in in_file.items() if name not in known and not unread(name)]
+    unexpected = [n for name, n in in_file.items() if name not in known and not family.unread(name)]
     differing = [
         f"{in_file[copy]} from {original}"
         for copy, original in copies
@@ -214,9 +228,9 @@ def fill(model: Any, tensors: Mapping[str, np.ndarray]) -> Any:
 
 def tensors_of(model: Model) -> dict[str, np.ndarray]:
     """The model's parameters by their names in a file, on the host."""
-    table, out = rules(model), {}
+    family, out = family_of(model.config), {}
     for path, a in jax.tree_util.tree_leaves_with_path(model):
-        name, transposed = file_name(path_name(path), table)
+        name, transposed = family.file_name(model.config, path_name(path))
         value = np.asarray(a)
         out[name] = np.ascontiguousarray(value.T if transposed else value)
     return out
@@ -238,31 +252,29 @@ def save(
     Raises:
       ConfigError: the model has something that the family's config.json cannot say.
     """
-    text = json.dumps(config_of(model) | dict(config or {}), indent=2) + "\n"
+    described = family_of(model.config).write(model.config)
+    text = json.dumps(described | dict(config or {}), indent=2) + "\n"
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    tensors = tensors_of(model)
     shards: list[dict[str, np.ndarray]] = [{}]
     size = 0
-    tensors = tensors_of(model)
     for name, value in tensors.items():
         if shards[-1] and size + value.nbytes > shard_bytes:
             shards.append({})
             size = 0
         shards[-1][name] = value
         size += value.nbytes
-    meta = {"format": "pt"}
-    if len(shards) == 1:
-        st_numpy.save_file(shards[0], folder / "model.safetensors", meta)
-        stale = "model.safetensors.index.json"
-    else:
-        where: dict[str, str] = {}
-        for i, shard in enumerate(shards, 1):
-            file = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-            st_numpy.save_file(shard, folder / file, meta)
-            where |= dict.fromkeys(shard, file)
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    where: dict[str, str] = {}
+    for i, shard in enumerate(shards, 1):
+        several = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+        file = several if len(shards) > 1 else single.name
+        st_numpy.save_file(shard, folder / file, {"format": "pt"})
+        where |= dict.fromkeys(shard, file)
+    if len(shards) > 1:
         total = {"total_size": sum(v.nbytes for v in tensors.values())}
-        index = json.dumps({"metadata": total, "weight_map": where}, indent=2)
-        (folder / "model.safetensors.index.json").write_text(index)
-        stale = "model.safetensors"
-    (folder / stale).unlink(missing_ok=True)  # of an earlier save in this folder
+        index.write_text(json.dumps({"metadata": total, "weight_map": where}, indent=2))
+    # Of an earlier save in this folder.
+    (single if len(shards) > 1 else index).unlink(missing_ok=True)
     (folder / "config.json").write_text(text)

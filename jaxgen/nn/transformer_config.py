@@ -1,0 +1,123 @@
+"""The shape of a stack of transformer blocks: GPT-2, GPT-Neo, BERT and T5 are settings of it."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+from jaxtyping import Array
+
+from jaxgen.errors import require
+
+NORMS = ("layer", "rms")
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """The shape of a stack of blocks. Defaults are GPT-2's.
+
+    Attributes:
+      width: of the residual stream.
+      head_dim: of one head; 0 is width / heads. heads * head_dim need not be `width` (T5).
+      mlp_width: hidden size of the feed-forward layer; 0 is 4 * width.
+      causal: a position sees itself and earlier ones only.
+      cross: each block also attends to an encoder's output.
+      pre_norm: norms before the sublayers and one at the end (GPT, T5), or after each sum (BERT).
+      norm: "layer" or "rms".
+      activation: "gelu_tanh", "gelu", "relu" or "silu".
+      gated: the feed-forward layer is down(act(gate(x)) * up(x)).
+      fused_qkv: one matrix for queries, keys and values of self-attention.
+      scale: of the attention logits; None is head_dim ** -0.5.
+      scale_by_layer: layer i's logits of self-attention are divided by i, counted from 1 (GPT-2's
+        scale_attn_by_inverse_layer_idx).
+      rotary: rotate queries and keys by their positions.
+      relative_buckets: of T5's position bias, 0 for none; `relative_distance` is its reach.
+      windows: of each layer, how many positions back (itself included) it sees; 0 for all. Prefix slots
+        are seen from everywhere.
+      dropout: rate, of embeddings, attention weights and sublayer outputs.
+      remat: recompute blocks in the backward pass (gradient checkpointing).
+      scan: trace one block for all layers; compile time no longer grows with depth.
+      experts: of the mixture that takes the feed-forward layer's place; 0 for none.
+      expert_every: each so-many-th block has a mixture, the last of them included.
+      expert_slots: places for experts' weights, for replicas; 0 for one an expert.
+      capacity_factor: of the experts' buffers, 0 for dropless; see `jaxgen.moe.dispatch`.
+      dtype: of the computation; parameters stay float32. A name, such as "bfloat16".
+
+    `dataclasses.replace` keeps the sizes that 0 stood for: say them again where width or heads change.
+
+    Raises:
+      ValueError: names the field that cannot be so.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    head_dim: int = 0
+    mlp_width: int = 0
+    causal: bool = True
+    cross: bool = False
+    pre_norm: bool = True
+    norm: str = "layer"
+    norm_eps: float = 1e-5
+    activation: str = "gelu_tanh"
+    gated: bool = False
+    qkv_bias: bool = True
+    out_bias: bool = True
+    mlp_bias: bool = True
+    fused_qkv: bool = False
+    scale: float | None = None
+    scale_by_layer: bool = False
+    rotary: bool = False
+    relative_buckets: int = 0
+    relative_distance: int = 128
+    windows: tuple[int, ...] = ()
+    dropout: float = 0.0
+    init_std: float = 0.02
+    remat: bool = False
+    scan: bool = False
+    experts: int = 0
+    expert_every: int = 2
+    expert_slots: int = 0
+    capacity_factor: float = 0.0
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for field in ("width", "depth", "heads"):
+            require(field, getattr(self, field) >= 1, getattr(self, field), "at least 1")
+        if not self.head_dim:
+            divides = self.width % self.heads == 0
+            require("heads", divides, self.heads, f"a divisor of the width {self.width}")
+            object.__setattr__(self, "head_dim", self.width // self.heads)
+        if not self.mlp_width:
+            object.__setattr__(self, "mlp_width", 4 * self.width)
+        for field in ("head_dim", "mlp_width"):
+            require(field, getattr(self, field) >= 1, getattr(self, field), "at least 1")
+        if self.norm not in NORMS:
+            raise ValueError(f"norm is {self.norm!r}, allowed: {', '.join(NORMS)}")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(
+                f"activation is {self.activation!r}, allowed: {', '.join(ACTIVATIONS)}"
+            )
+        if self.windows and len(self.windows) != self.depth:
+            raise ValueError(f"windows has {len(self.windows)} entries, allowed: {self.depth}")
+        if self.experts < 0 or self.expert_every < 1 or self.capacity_factor < 0:
+            raise ValueError(
+                f"experts, expert_every, capacity_factor are {self.experts}, {self.expert_every}, "
+                f"{self.capacity_factor}, allowed: 0 or more, at least 1, 0 or more"
+            )
+        if self.experts and (self.gated or self.depth % self.expert_every):
+            raise ValueError(
+                f"gated, depth are {self.gated}, {self.depth}, allowed with experts: False, "
+                f"a multiple of expert_every, {self.expert_every}"
+            )
+
+    @property
+    def moe_layers(self) -> int:
+        """The number of blocks with a mixture of experts."""
+        return self.depth // self.expert_every if self.experts else 0
