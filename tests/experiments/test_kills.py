@@ -108,6 +108,8 @@ def test_killed_and_launched_again_it_ends_with_the_same_rows(tmp_path, study):
                 number = rng.choice([signal.SIGTERM, signal.SIGKILL])
                 child.send_signal(number)
                 code = child.wait()
+                if number == signal.SIGKILL and code == 0:
+                    continue  # it came to its end in that very instant
                 killed += 1
                 # SIGTERM before there is anything to save ends python itself.
                 assert code in ((0, -number) if number == signal.SIGTERM else (-number,)), (
