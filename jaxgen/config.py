@@ -36,8 +36,10 @@ def positive(low: float = 1e-9, high: float = 1e9) -> Rule:
     return (lambda v: _real(v) and low <= v <= high, f"above 0 ({low:g} to {high:g})")
 
 
-def _real(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _real(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value)
 
 
 NON_NEGATIVE: Rule = (lambda v: _real(v) and 0 <= v <= 1e9, "0 or more (at most 1e+09)")
@@ -47,7 +49,7 @@ SHARE: Rule = (lambda v: _real(v) and 0 < v <= 1, "above 0 and at most 1")
 FLAG: Rule = (lambda v: isinstance(v, bool), "True or False")
 
 
-def _text(value: Any) -> bool:
+def _text(value: object) -> bool:
     # A name of a file at most, in bytes; surrogates are what Python makes of those that are not UTF-8.
     if not isinstance(value, str) or "\0" in value:
         return False
@@ -64,7 +66,7 @@ def at_least(n: int) -> Rule:
     return integer(n, 2**31 - 1)
 
 
-def one_of(*values: Any) -> Rule:
+def one_of(*values: object) -> Rule:
     """One of these values."""
     return (
         lambda v: any(type(v) is type(x) and v == x for x in values),
@@ -94,7 +96,7 @@ def many(rule: Rule, words: str, *, least: int = 1, most: int = 1024, once: bool
     )
 
 
-def _sequence(value: Any) -> bool:
+def _sequence(value: object) -> bool:
     return isinstance(value, tuple | list)
 
 
@@ -240,7 +242,7 @@ def _item(config: Config, key: str, path: str) -> Any:
         raise ConfigError(path, None, "a value; the config file leaves it open") from e
 
 
-def leaves(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(config: Config, prefix: str = "") -> Iterator[tuple[str, object]]:
     """(dotted path, value) of every field that is no section."""
     for key in config:
         path = f"{prefix}{key}"
@@ -286,7 +288,7 @@ def check(config: Config, rules: Mapping[str, Rule]) -> None:
         _apply(rule, path, get(config, path))
 
 
-def _apply(rule: Rule, path: str, value: Any) -> None:
+def _apply(rule: Rule, path: str, value: object) -> None:
     test, allowed = rule
     try:
         ok = bool(test(value))
@@ -296,9 +298,9 @@ def _apply(rule: Rule, path: str, value: Any) -> None:
         raise ConfigError(path, value, allowed)
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for k, v in config.items():
         if isinstance(v, Mapping):
             flat |= flatten(v, f"{prefix}{k}.")
@@ -308,7 +310,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(
-    old: Mapping[str, Any], new: Mapping[str, Any], ignore: tuple[str, ...] = ()
+    old: Mapping[str, object], new: Mapping[str, object], ignore: tuple[str, ...] = ()
 ) -> list[str]:
     """Lines `field: old -> new` for fields that differ, but for those under a prefix to ignore."""
     a, b = flatten(old), flatten(new)

@@ -1,14 +1,12 @@
 """Errors that launchers print as one line: what a user asked for (exit code 2), how a run failed (1)."""
 
-from typing import Any
-
 import numpy as np
 
 
 class ConfigError(ValueError):
     """A field has a value that is not allowed."""
 
-    def __init__(self, field: str, value: Any, allowed: str):
+    def __init__(self, field: str, value: object, allowed: str):
         """Args:
         field: dotted path in the config, such as `train.steps`.
         value: what was given.
@@ -30,7 +28,7 @@ class UsageError(ConfigError):
         self.field = "command line"
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """`repr`, short enough for an error's line."""
     try:
         return shorten(repr(value))
@@ -52,7 +50,7 @@ def shorten(text: str, most: int = 200) -> str:
     return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"
 
 
-def require(name: str, ok: Any, value: Any, allowed: str) -> None:
+def require(name: str, ok: object, value: object, allowed: str) -> None:
     """One check of an argument, for options that may also be traced, such as an annealed temperature.
 
     Args:

@@ -15,7 +15,7 @@ import os
 import pathlib
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -47,11 +47,11 @@ class Restored(NamedTuple):
     """What `Checkpointer.save` was given."""
 
     state: PyTree
-    data: dict[str, Any]
+    data: dict[str, PyTree]
     history: dict[str, ndarray]
 
 
-def to_arrays(tree: PyTree) -> dict[str, Any]:
+def to_arrays(tree: PyTree) -> dict[str, PyTree]:
     """A pytree as {name: array}; typed keys become their raw data."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     named = {path_name(path): leaf for path, leaf in leaves}
@@ -60,7 +60,7 @@ def to_arrays(tree: PyTree) -> dict[str, Any]:
     return {name: _raw(named[name]) for name in sorted(named)}
 
 
-def _raw(a: Any) -> Any:
+def _raw(a: PyTree) -> PyTree:
     """Key data of a typed key, or of its ShapeDtypeStruct; other arrays as they are."""
     if not _is_key(a):
         return a
@@ -69,7 +69,7 @@ def _raw(a: Any) -> Any:
     return jax.random.key_data(a)
 
 
-def from_arrays(template: PyTree, arrays: dict[str, Any]) -> PyTree:
+def from_arrays(template: PyTree, arrays: dict[str, PyTree]) -> PyTree:
     """Inverse of `to_arrays`; `template` gives the structure and which leaves are keys."""
     leaves, treedef = jax.tree_util.tree_flatten_with_path(template)
     values = []
@@ -79,16 +79,16 @@ def from_arrays(template: PyTree, arrays: dict[str, Any]) -> PyTree:
     return jax.tree.unflatten(treedef, values)
 
 
-def _is_key(a: Any) -> bool:
+def _is_key(a: PyTree) -> bool:
     return jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key)
 
 
-def _kind(a: Any) -> list[Any]:
+def _kind(a: PyTree) -> list[PyTree]:
     """Shape and type, as JSON has them."""
     return [list(a.shape), str(a.dtype)]
 
 
-def _text_checksum(data: Any) -> int:
+def _text_checksum(data: PyTree) -> int:
     return zlib.crc32(json.dumps(data, sort_keys=True).encode())
 
 
@@ -101,7 +101,7 @@ def _everywhere(ok: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.array(ok)).all())
 
 
-def _checksums(arrays: dict[str, Any]) -> dict[str, int]:
+def _checksums(arrays: dict[str, PyTree]) -> dict[str, int]:
     """CRC-32 of each array that this process can see whole; others are left out."""
     return {
         name: zlib.crc32(np.ascontiguousarray(jax.device_get(a)).tobytes())
@@ -144,7 +144,7 @@ class Checkpointer:
         self,
         step: int,
         state: PyTree,
-        data: dict[str, Any],
+        data: dict[str, PyTree],
         history: Mapping[str, ndarray] | None = None,
     ) -> None:
         """Starts writing; returns once the arrays are copied, so the state may be donated.
@@ -170,7 +170,7 @@ class Checkpointer:
             "arrays": {name: _kind(a) for name, a in arrays.items()},
             "history": {name: _kind(a) for name, a in history.items()},
         }
-        items: dict[str, Any] = {
+        items: dict[str, PyTree] = {
             "state": ocp.args.StandardSave(arrays),  # type: ignore[call-arg]
             "meta": ocp.args.JsonSave(meta | {"meta_crc32": _text_checksum(meta)}),  # type: ignore[call-arg]
         }
@@ -209,7 +209,7 @@ class Checkpointer:
         self._move(self.directory, self.directory.parent / f"{self.directory.name}.set-aside")
         return None
 
-    def _newest(self, template: PyTree, where: dict[str, Any]) -> Restored | None:
+    def _newest(self, template: PyTree, where: dict[str, PyTree]) -> Restored | None:
         steps = sorted({*self.steps(), *numbers(self.directory)})
         bad: list[int] = []
         for step in reversed(steps):
@@ -244,7 +244,7 @@ class Checkpointer:
             )
         return None
 
-    def _read(self, step: int, template: PyTree, where: dict[str, Any]) -> Restored:
+    def _read(self, step: int, template: PyTree, where: dict[str, PyTree]) -> Restored:
         target = {
             name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where[name])
             for name, a in to_arrays(template).items()
@@ -259,7 +259,7 @@ class Checkpointer:
         if meta.get("step", step) != step:  # older versions did not write it
             raise ValueError(f"it was saved as step {meta['step']}")
         self._check_kinds(step, meta.get("arrays", {}), target)
-        items: dict[str, Any] = {"state": ocp.args.StandardRestore(target)}  # type: ignore[call-arg]
+        items: dict[str, PyTree] = {"state": ocp.args.StandardRestore(target)}  # type: ignore[call-arg]
         kinds = {name: np.zeros(k[0], k[1]) for name, k in meta.get("history", {}).items()}
         full = {name: a for name, a in kinds.items() if a.size}
         if full:
@@ -273,7 +273,9 @@ class Checkpointer:
                 raise ValueError(f"array {name} does not match its checksum")
         return Restored(from_arrays(template, arrays), meta["data"], history)
 
-    def _check_kinds(self, step: int, saved: Mapping[str, Any], target: Mapping[str, Any]) -> None:
+    def _check_kinds(
+        self, step: int, saved: Mapping[str, PyTree], target: Mapping[str, PyTree]
+    ) -> None:
         if not saved:  # of a version that did not write them
             return
         wanted = {name: _kind(a) for name, a in target.items()}
@@ -337,7 +339,7 @@ class Checkpointer:
                 self._manager.close()
 
 
-def to_arrays_of_shardings(template: PyTree, shardings: PyTree) -> dict[str, Any]:
+def to_arrays_of_shardings(template: PyTree, shardings: PyTree) -> dict[str, PyTree]:
     """{name: sharding} for the arrays of `template`."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(template)
     return {

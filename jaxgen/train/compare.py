@@ -5,12 +5,12 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from jaxgen import config as config_lib
 from jaxgen.errors import ConfigError
 from jaxgen.train import markup, tables
 from jaxgen.train.report import Report
+from jaxgen.train.writers import Json
 
 # Numbers that say what was measured, as strings do, and are no result.
 SETTINGS = ("level", "weight")
@@ -30,8 +30,8 @@ class Workdir:
     """
 
     path: pathlib.Path
-    config: Mapping[str, Any]
-    rows: Sequence[Mapping[str, Any]]
+    config: Mapping[str, Json]
+    rows: Sequence[Mapping[str, Json]]
     columns: Mapping[str, str]
     command: str
     versions: Mapping[str, str]
@@ -61,7 +61,7 @@ def read(path: pathlib.Path) -> Workdir:
     )
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
+def _read_json(path: pathlib.Path) -> dict[str, Json]:
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as e:
@@ -71,7 +71,7 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
     return found
 
 
-def _texts(value: Any) -> dict[str, str]:
+def _texts(value: Json) -> dict[str, str]:
     return {k: str(v) for k, v in value.items()} if isinstance(value, dict) else {}
 
 
@@ -92,30 +92,30 @@ def differing(workdirs: Sequence[Workdir]) -> list[list[str]]:
     return [row for row in rows if len(set(row[1:])) > 1]
 
 
-def _value(value: Any) -> str:
+def _value(value: Json) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def measured(row: Mapping[str, Any]) -> str:
+def measured(row: Mapping[str, Json]) -> str:
     """What a row is about: its texts and settings, such as `ODE, vae, edit, sentiment`."""
     texts = [v for v in row.values() if isinstance(v, str)]
     return ", ".join([*texts, *(f"{s} {row[s]:g}" for s in SETTINGS if _is_number(row.get(s)))])
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Json) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def results(
     workdirs: Sequence[Workdir], labels: Sequence[str]
-) -> tuple[list[str], list[list[Any]]]:
+) -> tuple[list[str], list[list[tables.Number | str]]]:
     """Header and rows of the table of results: for each system one row a workdir.
 
     Means over seeds, with their spread. A title is that of the first workdir that has one for the metric.
     """
     titles = {m: t for w in reversed(workdirs) for m, t in w.columns.items()}
     metrics = dict.fromkeys(titles)
-    systems: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
+    systems: dict[str, dict[str, list[Mapping[str, Json]]]] = {}
     for workdir, label in zip(workdirs, labels, strict=True):
         for row in workdir.rows:
             systems.setdefault(measured(row), {}).setdefault(label, []).append(row)
@@ -132,14 +132,14 @@ def results(
     return ["system", "run", *(titles.get(m, m) for m in there)], table
 
 
-def _cell(metric: str, rows: Sequence[Mapping[str, Any]]) -> tables.Number | str:
+def _cell(metric: str, rows: Sequence[Mapping[str, Json]]) -> tables.Number | str:
     values = [float(r[metric]) for r in rows if _is_number(r.get(metric))]
     if metric == "parameters" and values:
         return f"{values[0]:,.0f}"
     return tables.number(values)
 
 
-def best_by_system(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> set[tuple[int, int]]:
+def best_by_system(header: Sequence[str], rows: Sequence[Sequence[object]]) -> set[tuple[int, int]]:
     """(row, column) of the best of each column among the rows of one system."""
     found = set()
     for system in dict.fromkeys(row[0] for row in rows):

@@ -2,11 +2,22 @@
 
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from numpy import ndarray
 
 from jaxgen.train import markup
 from jaxgen.train.writers import read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
+    from matplotlib.lines import Line2D
+
+Numbers = Sequence[float] | ndarray
+Colour = str | tuple[float, ...]
 
 CURVES = ("loss", "valid_nll", "reconstruction", "eps_mse")
 _DASHES = ("-", "--", ":", "-.")
@@ -15,7 +26,7 @@ _MOST_NAMES = 24  # of a legend
 
 def plot_curves(
     path: pathlib.Path,
-    curves: Mapping[str, tuple[Any, Any]],
+    curves: Mapping[str, tuple[Numbers, Numbers]],
     *,
     x: str,
     y: str,
@@ -27,7 +38,7 @@ def plot_curves(
 
 def plot_panels(
     path: pathlib.Path,
-    panels: Mapping[str, Mapping[str, tuple[Any, Any]]],
+    panels: Mapping[str, Mapping[str, tuple[Numbers, Numbers]]],
     *,
     x: str,
     y: str,
@@ -51,7 +62,7 @@ def plot_panels(
     _save(figure, path)
 
 
-def plot_scatter(path: pathlib.Path, points: Any, labels: Any, *, title: str) -> None:
+def plot_scatter(path: pathlib.Path, points: ndarray, labels: ndarray, *, title: str) -> None:
     """2-D points [N, 2] coloured by integer label [N]."""
     from matplotlib.figure import Figure
 
@@ -112,11 +123,11 @@ def _draw_training(
     path: pathlib.Path,
     metric: str,
     lines: Mapping[tuple[str, str, str], tuple[list[int], list[float]]],
-    styles: Mapping[tuple[str, str, str], tuple[Any, str]],
+    styles: Mapping[tuple[str, str, str], tuple[Colour, str]],
 ) -> None:
     from matplotlib.figure import Figure
 
-    named: dict[str, Any] = {}
+    named: dict[str, Line2D] = {}
     below = min(len({key[:2] for key in lines}), _MOST_NAMES)
     figure = Figure(figsize=(7, 4 + 0.2 * (below // 3)), layout="constrained")
     axes = figure.subplots()
@@ -146,7 +157,7 @@ def _system(run: str) -> str:
     return re.sub(r"-\d+\Z", "", run)
 
 
-def _label(axes: Any, title: str, x: str, y: str, log_y: bool) -> None:
+def _label(axes: "Axes", title: str, x: str, y: str, log_y: bool) -> None:
     axes.set_title(markup.visible(title), parse_math=False)
     axes.set_xlabel(markup.visible(x), parse_math=False)
     axes.set_ylabel(markup.visible(y), parse_math=False)
@@ -155,13 +166,13 @@ def _label(axes: Any, title: str, x: str, y: str, log_y: bool) -> None:
     axes.grid(alpha=0.3)
 
 
-def _name(legend: Any, names: Iterable[str]) -> None:
+def _name(legend: "Legend", names: Iterable[str]) -> None:
     """Sets what matplotlib would hide (a leading `_`) or read as mathematics (`$`)."""
     for entry, name in zip(legend.get_texts(), names, strict=True):
         entry.set_text(markup.visible(name))
         entry.set_parse_math(False)
 
 
-def _save(figure: Any, path: pathlib.Path) -> None:
+def _save(figure: "Figure", path: pathlib.Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

@@ -15,13 +15,12 @@ import itertools
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from jaxgen import config as config_lib
 from jaxgen.config import Config
 from jaxgen.train import markup, provenance, tables
 from jaxgen.train import plots as plots_lib
-from jaxgen.train.writers import read_metrics, write_atomic
+from jaxgen.train.writers import Json, read_metrics, write_atomic
 
 GRID_COLUMNS = 4  # of report.md; the page has as many as fit
 
@@ -76,16 +75,16 @@ class Report:
 
     def table(
         self,
-        header: Sequence[Any],
-        rows: Sequence[Sequence[Any]],
-        rules: Sequence[Sequence[Any]] = (),
+        header: Sequence[object],
+        rows: Sequence[Sequence[object]],
+        rules: Sequence[Sequence[object]] = (),
     ) -> None:
         """See `tables.number_table`: the best `Number` of a column with an arrow is marked."""
         self.numbers(tables.number_table(header, rows, rules))
 
     def comparison(
         self,
-        rows: Sequence[Mapping[str, Any]],
+        rows: Sequence[Mapping[str, Json]],
         columns: Mapping[str, str],
         *,
         ranked: Sequence[str] = (),
@@ -104,7 +103,7 @@ class Report:
         """A table that scrolls in a box of its own, and whose first column stays in sight."""
         self._scroll(markdown, "scroll numbers")
 
-    def texts(self, columns: Mapping[str, Sequence[Any]]) -> None:
+    def texts(self, columns: Mapping[str, Sequence[object]]) -> None:
         """Texts side by side: one column a system, one row for each that all of them have."""
         rows = list(zip(*columns.values(), strict=False))
         self._scroll(tables.markdown_table(list(columns), rows), "scroll")
@@ -162,7 +161,7 @@ class Report:
             self.section("Training")
             self.grid({m: f"{folder}/{path.name}" for m, path in found.items()}, plots=True)
 
-    def write(self, results: Mapping[str, Any] | None = None) -> pathlib.Path:
+    def write(self, results: Mapping[str, Json] | None = None) -> pathlib.Path:
         """Writes report.md, report.html and results.json; returns the path of the page.
 
         Args:

@@ -3,8 +3,8 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import jax
 import optax
@@ -16,9 +16,9 @@ from jaxgen import mesh as mesh_lib
 from jaxgen.data import pipeline
 from jaxgen.errors import ConfigError
 from jaxgen.train import loop, state, step
-from jaxgen.train.writers import read_json, write_atomic
+from jaxgen.train.writers import Json, Row, read_json, write_atomic
 
-Row = dict[str, Any]
+Cell = TypeVar("Cell")  # a system, or a system under some condition
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,11 +159,11 @@ class Runs:
     def rows(
         self,
         seeds: Iterable[int],
-        cells: Sequence[Hashable],
-        evaluate: Callable[[Any, int], Sequence[Row]],
+        cells: Sequence[Cell],
+        evaluate: Callable[[Cell, int], Sequence[Row]],
         *,
-        name: Callable[[Any], str] = str,
-        setting: Mapping[str, Any] | None = None,
+        name: Callable[[Cell], str] = str,
+        setting: Mapping[str, Json] | None = None,
         form: Mapping[str, type] | None = None,
         reuse: bool | None = None,
         fresh: Iterable[int] = (),
@@ -202,7 +202,7 @@ class Runs:
 
 
 def _kept(
-    path: pathlib.Path, setting: Mapping[str, Any], seed: int, form: Mapping[str, type]
+    path: pathlib.Path, setting: Mapping[str, Json], seed: int, form: Mapping[str, type]
 ) -> list[Row] | None:
     """The rows of a file of `Runs.rows`; None where something else stands in its place."""
     read = read_json(path)

@@ -1,7 +1,6 @@
 """One optimisation step: gradient, accumulation, clipping, update, EMA, all in one jit."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +35,7 @@ def learning_rate(
         after: optax.Schedule = optax.constant_schedule(peak)
     elif kind == "rsqrt":
 
-        def after(count: Any) -> Any:
+        def after(count: Int[Array, ""]) -> Float[Array, ""]:
             return peak * jnp.sqrt(max(warmup, 1) / jnp.maximum(count + max(warmup, 1), 1))
     else:
         raise ValueError(f"schedule is {kind!r}, allowed: {', '.join(SCHEDULES)}")
@@ -75,8 +74,8 @@ def make_step(
     *,
     ema_decay: float = 0.0,
     accumulate: int = 1,
-    shardings: Any = None,
-) -> Any:
+    shardings: TrainState | None = None,
+) -> jax.stages.Wrapped:
     """The jitted step `(state, batch) -> (state, metrics)`; the state's buffers are donated.
 
     Args:
@@ -87,17 +86,19 @@ def make_step(
     """
     gather = (lambda model: model) if shardings is None else _gather(shardings.model)
 
-    def forward(model: PyTree, *args: Any) -> Any:
+    def forward(model: PyTree, *args: PyTree) -> PyTree:
         return loss(gather(model), *args)
 
     grad = jax.value_and_grad(forward, has_aux=True)
 
-    def gradients(state: TrainState, batch: PyTree, key: Key[Array, ""]) -> tuple[Any, Any, Any]:
+    def gradients(
+        state: TrainState, batch: PyTree, key: Key[Array, ""]
+    ) -> tuple[PyTree, PyTree, PyTree]:
         if accumulate == 1:
             (value, (metrics, extra)), g = grad(state.model, state.extra, batch, key, state.step)
             return {"loss": value, **metrics}, extra, g
 
-        def part(carry: Any, inputs: Any) -> Any:
+        def part(carry: PyTree, inputs: PyTree) -> PyTree:
             extra, total = carry
             piece, key_part = inputs
             (value, (metrics, extra)), g = grad(state.model, extra, piece, key_part, state.step)
@@ -133,7 +134,7 @@ def make_step(
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
 
-def _gather(shardings: Any) -> Callable[[PyTree], PyTree]:
+def _gather(shardings: TrainState | None) -> Callable[[PyTree], PyTree]:
     """Collects parameters over `fsdp` before use, so that this axis splits nothing but the batch.
 
     Left to itself, XLA may also split activations along a parameter's fsdp dimension; on a mesh of

@@ -6,11 +6,12 @@ A column's title says by its arrow which way is better, `Fréchet to test ↓`; 
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxgen.train import markup
+from jaxgen.train.writers import Json
 
 NONE = "–"
 ARROWS = {"↑": True, "↓": False}  # arrow -> higher is better
@@ -39,7 +40,7 @@ def number(values: Iterable[float]) -> Number | str:
 
 
 def summarise(
-    rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]
+    rows: Sequence[Mapping[str, Json]], metrics: Sequence[str]
 ) -> dict[str, dict[str, tuple[float, float]]]:
     """{system: {metric: (mean, spread)}} from one row a system and seed, systems in first order."""
     systems = list(dict.fromkeys(r["system"] for r in rows))
@@ -82,7 +83,7 @@ def format_value(mean: float, spread: float, digits: int = 3) -> str:
     return text if math.isnan(spread) else f"{text} ± {spread:.{decimals}f}"
 
 
-def best_cells(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> set[tuple[int, int]]:
+def best_cells(header: Sequence[object], rows: Sequence[Sequence[object]]) -> set[tuple[int, int]]:
     """(row, column) of the best `Number` of each column with an arrow, and of those that read the same.
 
     A column that is one number throughout has none.
@@ -90,8 +91,9 @@ def best_cells(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> set[tupl
     found = set()
     for j, title in enumerate(header):
         higher = ARROWS.get(str(title)[-1:])
-        cells = [(i, r[j]) for i, r in enumerate(rows) if isinstance(r[j], Number)]
-        cells = [(i, cell) for i, cell in cells if math.isfinite(cell.mean)]
+        column = [row[j] for row in rows]
+        cells = [(i, c) for i, c in enumerate(column) if isinstance(c, Number)]
+        cells = [(i, c) for i, c in cells if math.isfinite(c.mean)]
         if higher is None or len({format_value(c.mean, math.nan) for _, c in cells}) < 2:
             continue
         best = (max if higher else min)(cell.mean for _, cell in cells)
@@ -101,8 +103,8 @@ def best_cells(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> set[tupl
 
 
 def markdown_table(
-    header: Sequence[Any],
-    rows: Sequence[Sequence[Any]],
+    header: Sequence[object],
+    rows: Sequence[Sequence[object]],
     best: Iterable[tuple[int, int]] = (),
 ) -> str:
     """A table in pipe syntax. Header and cells are text, not markup: see `markup.literal`.
@@ -120,7 +122,9 @@ def markdown_table(
 
 
 def number_table(
-    header: Sequence[Any], rows: Sequence[Sequence[Any]], rules: Sequence[Sequence[Any]] = ()
+    header: Sequence[object],
+    rows: Sequence[Sequence[object]],
+    rules: Sequence[Sequence[object]] = (),
 ) -> str:
     """`markdown_table` with the best of each column in bold.
 
@@ -131,7 +135,7 @@ def number_table(
 
 
 def comparison_table(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Json]],
     columns: Mapping[str, str],
     *,
     ranked: Sequence[str] = (),
@@ -154,7 +158,7 @@ def comparison_table(
     summary = summarise(rows, [*ranked, *others])
     ranks = mean_ranks(summary, {m: ARROWS[columns[m][-1]] for m in ranked}) if ranked else {}
 
-    def cells(values: Mapping[str, Any], rank: Number | str) -> list[Number | str]:
+    def cells(values: Mapping[str, Json], rank: Number | str) -> list[Number | str]:
         def cell(metric: str) -> Number | str:
             if metric not in values:
                 return NONE

@@ -7,7 +7,7 @@ import pathlib
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
@@ -15,6 +15,8 @@ from numpy import ndarray
 
 from jaxgen.errors import RunError
 
+Json: TypeAlias = Any  # what JSON can hold
+Row: TypeAlias = dict[str, Json]  # of numbers, by name
 log = logging.getLogger(__name__)
 
 
@@ -30,7 +32,7 @@ def write_atomic(path: pathlib.Path, text: str) -> None:
         raise OSError(e.errno, e.strerror, str(path)) from e
 
 
-def read_json(path: pathlib.Path) -> Any:
+def read_json(path: pathlib.Path) -> Json:
     """What `write_atomic` wrote as JSON; None where there is no file, or, with a warning, a damaged one."""
     try:
         return json.loads(path.read_bytes())
@@ -41,12 +43,12 @@ def read_json(path: pathlib.Path) -> Any:
         return None
 
 
-def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
+def read_jsonl(path: pathlib.Path) -> list[Row]:
     """Rows of a JSON-lines file; what is no row (a last line cut off by a kill, foreign bytes) is left out."""
     return _read_jsonl(path)[0]
 
 
-def _read_jsonl(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[int]]:
+def _read_jsonl(path: pathlib.Path) -> tuple[list[Row], list[int]]:
     """Rows, and the numbers (from 1) of lines that are none, but for a last line that was cut off."""
     rows, bad = [], []
     lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
@@ -62,13 +64,13 @@ def _read_jsonl(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[int]]:
     return rows, bad
 
 
-def _is_scalars(row: Mapping[str, Any]) -> bool:
+def _is_scalars(row: Mapping[str, Json]) -> bool:
     """Whether `MetricWriter.scalars` may have written it: run, step, and numbers."""
     numbers = all(type(v) in (int, float) for k, v in row.items() if k != "run")
     return isinstance(row.get("run"), str) and type(row.get("step")) is int and numbers
 
 
-def read_metrics(workdir: pathlib.Path, runs: Iterable[str] = ()) -> list[dict[str, Any]]:
+def read_metrics(workdir: pathlib.Path, runs: Iterable[str] = ()) -> list[Row]:
     """Rows of `metrics.jsonl`, each with its `run` and `step`; damaged and foreign lines are named in a warning.
 
     Args:
