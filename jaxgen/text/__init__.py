@@ -1,1 +1,1 @@
-"""Text: tokenizers and decoding."""
+"""Text: tokenizers, masks and noise of tokens, decoding."""
