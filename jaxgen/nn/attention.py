@@ -90,9 +90,6 @@ class Scope:
     prefix: Array | None = None
 
 
-# (keys, values) of a layer's cache, and of its encoder memory.
-
-
 def key_slots(
     real: Bool[Array, "B T"], prefix: int, cache: Cache | None
 ) -> tuple[Bool[Array, "B S"], Bool[Array, "B S"] | None, Bool[Array, ""]]:
@@ -140,10 +137,8 @@ def append(
 ) -> KV:
     """A layer's cache with new keys and values from slot `at` on."""
     put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=at, axis=2)
-    keys, values = cached
-    return put(keys, heads_first(k).astype(keys.dtype)), put(
-        values, heads_first(v).astype(values.dtype)
-    )
+    k, v = heads_first(k).astype(cached[0].dtype), heads_first(v).astype(cached[1].dtype)
+    return put(cached[0], k), put(cached[1], v)
 
 
 def attend(
