@@ -54,6 +54,7 @@ class Report:
         self.columns: dict[str, str] = {}
         self._blocks: list[tuple[str, str]] = []
         self._sections: list[tuple[str, str]] = []
+        self._workdirs: Mapping[str, pathlib.Path] = {"": workdir}
 
     def section(self, title: str) -> None:
         """Begins a section, which the contents list names. The title is text, not markup."""
@@ -154,9 +155,8 @@ class Report:
           workdirs: name -> workdir, several on one plot; this one alone by default.
           folder: of the pictures, in the workdir.
         """
-        found = plots_lib.plot_training(
-            self.workdir / folder, workdirs or {"": self.workdir}, metrics=metrics
-        )
+        self._workdirs = workdirs or self._workdirs
+        found = plots_lib.plot_training(self.workdir / folder, self._workdirs, metrics=metrics)
         if found:
             self.section("Training")
             self.grid({m: f"{folder}/{path.name}" for m, path in found.items()}, plots=True)
@@ -195,7 +195,11 @@ class Report:
         self.section("How it was made")
         table = tables.markdown_table(list(versions), [list(versions.values())])
         self._scroll(table, "scroll")
-        times = provenance.run_times(read_metrics(self.workdir))
+        times = {
+            ": ".join(filter(None, (name, run))): time
+            for name, workdir in self._workdirs.items()
+            for run, time in provenance.run_times(read_metrics(workdir)).items()
+        }
         if times:
             whole = provenance.duration(sum(seconds for _, seconds in times.values()))
             rows = [
