@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.tree_util import KeyPath
+from jaxtyping import PyTree
 from safetensors import SafetensorError, safe_open
 from safetensors import numpy as st_numpy
 
@@ -121,7 +123,7 @@ def read_tensors(folder: pathlib.Path, name: str = "model") -> dict[str, np.ndar
     return out
 
 
-def read_config(folder: str | pathlib.Path, **options: Any) -> Any:
+def read_config(folder: str | pathlib.Path, **options: object) -> Any:
     """The config of the model in a folder, without its weights; arguments and errors as in `load`.
 
     Its class is that of the folder's model type: `GPTConfig`, `GPTNeoConfig`, `BertConfig` or `T5Config`.
@@ -151,7 +153,7 @@ def make(config: Config, *, rngs: nnx.Rngs) -> Model:
     return family_of(config).module(config, rngs=rngs)
 
 
-def load(folder: str | pathlib.Path, **options: Any) -> Model:
+def load(folder: str | pathlib.Path, **options: object) -> Model:
     """The model of a Hugging Face folder: GPT-2, GPT-Neo, BERT or T5, by its `model_type`.
 
     Args:
@@ -185,7 +187,7 @@ def fill(model: M, tensors: Mapping[str, np.ndarray]) -> M:
         given.setdefault(original, given[copy])
     missing, wrong, other = [], [], []
 
-    def place(path: tuple[Any, ...], a: Any) -> Any:
+    def place(path: KeyPath, a: PyTree) -> PyTree:
         name, transposed = family.file_name(config, path_name(path))
         if name not in given:
             missing.append(name)

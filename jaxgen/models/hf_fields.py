@@ -37,7 +37,7 @@ class Field:
 def field(
     name: str,
     ours: str,
-    default: Any,
+    default: object,
     read: Read,
     write: Callable[[Any], Any] = lambda value: value,
     *,
@@ -108,7 +108,7 @@ def activation(c: Raw, name: str) -> str:
     return activation_of(name, c[name], c[name])
 
 
-def activation_of(name: str, value: Any, part: Any) -> str:
+def activation_of(name: str, value: object, part: object) -> str:
     """Our name of the activation that `part` of a field's value is, or ConfigError."""
     if not isinstance(part, str) or part not in _OURS:
         raise ConfigError(name, value, "one of " + ", ".join(_OURS))
@@ -120,7 +120,7 @@ def activation_field(name: str, default: str) -> Field:
     return field(name, "activation", default, activation, ACTIVATION_NAMES.__getitem__)
 
 
-def is_off(value: Any) -> bool:
+def is_off(value: object) -> bool:
     """Whether a field says that something is not there: null, false or empty."""
     return value is None or value is False or (isinstance(value, (str, list, dict)) and not value)
 

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import PyTree
 from safetensors.numpy import save_file
 
 from jaxgen.errors import ConfigError
@@ -27,6 +28,7 @@ from jaxgen.models.hf_family import OTHER_HEADS
 from jaxgen.models.hf_fields import is_off, rate, real, whole
 from jaxgen.peft import lora
 
+N = TypeVar("N", int, float)
 Config: TypeAlias = Mapping[str, Any]  # of an adapter_config.json
 M = TypeVar("M")
 _PREFIX = "base_model.model."
@@ -118,7 +120,7 @@ def _match(field: str, pattern: str, module: str, *, suffix: bool = False) -> bo
         raise ConfigError(field, pattern, f"a regular expression ({e})") from e
 
 
-def _by_pattern(c: Config, field: str, module: str, default: Any) -> Any:
+def _by_pattern(c: Config, field: str, module: str, default: N) -> N:
     """The value of the first pattern that matches, as peft takes it."""
     for pattern, value in c[field].items():
         if _match(field, pattern, module, suffix=True):
@@ -126,7 +128,7 @@ def _by_pattern(c: Config, field: str, module: str, default: Any) -> Any:
     return default
 
 
-def _listed(field: str, names: Any, module: str) -> bool:
+def _listed(field: str, names: str | Iterable[str], module: str) -> bool:
     """Whether a field names a module: a regular expression, or ends of names."""
     if isinstance(names, str):
         return _match(field, names, module)
@@ -152,7 +154,7 @@ def left_out_by(c: Config, module: str) -> str | None:
 
 
 def _check_targets(
-    c: Config, found: Mapping[str, Mapping[str, Any]], places: Iterable[str]
+    c: Config, found: Mapping[str, Mapping[str, PyTree]], places: Iterable[str]
 ) -> None:
     """Raises where the config and the tensors of the file disagree on which layers have adapters.
 
@@ -227,7 +229,9 @@ def load(model: M, folder: str | pathlib.Path) -> M:
     return model
 
 
-def put(c: Config, row: Mapping[str, Any], parent: Any, name: Any, layer: Any) -> None:
+def put(
+    c: Config, row: Mapping[str, PyTree], parent: PyTree, name: str | int, layer: PyTree
+) -> None:
     """Puts one layer's adapter into the model.
 
     Args:
@@ -320,12 +324,12 @@ def _targets(model: nnx.Module, names: list[str]) -> list[str]:
     return sorted(names) if others & set(last) else last
 
 
-def _file_name(model: Any, path: str) -> tuple[str, bool]:
+def _file_name(model: PyTree, path: str) -> tuple[str, bool]:
     name, transposed = hf.family_of(model.config).file_name(model.config, f"{path}/kernel")
     return name.removesuffix(".weight"), transposed
 
 
-def _named(model: Any, path: str) -> bool:
+def _named(model: PyTree, path: str) -> bool:
     try:
         _file_name(model, path)
     except KeyError:

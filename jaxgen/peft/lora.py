@@ -81,10 +81,10 @@ class LoRALinear(nnx.Module):
 
 
 def layers(
-    module: Any, kind: type[M] | tuple[type[M], ...], path: str = ""
-) -> Iterator[tuple[str, Any, Any, M]]:
+    module: PyTree, kind: type[M] | tuple[type[M], ...], path: str = ""
+) -> Iterator[tuple[str, PyTree, str | int, M]]:
     """Every outermost layer of a class inside a module: (path, parent, attribute or index, layer)."""
-    children: list[tuple[Any, Any]]
+    children: list[tuple[str | int, PyTree]]
     if isinstance(module, (list, tuple, nnx.List)):
         children = list(enumerate(module))
     elif isinstance(module, nnx.Module):
@@ -139,7 +139,7 @@ def wrap(
     return model
 
 
-def put(parent: Any, name: Any, child: Any) -> None:
+def put(parent: PyTree, name: str | int, child: nnx.Module) -> None:
     """Sets what `layers` has found: an attribute, or an item of a list."""
     if isinstance(name, int):
         parent[name] = child
@@ -147,7 +147,7 @@ def put(parent: Any, name: Any, child: Any) -> None:
         setattr(parent, name, child)
 
 
-def delta(model: Any) -> dict[str, Float[Array, "I O"]]:
+def delta(model: PyTree) -> dict[str, Float[Array, "I O"]]:
     """{path of a wrapped layer: the update s a b of its kernel}; differentiable in a and b.
 
     Of a layer that was wrapped more than once, the sum of its updates.
@@ -207,7 +207,7 @@ def unwrap(model: M) -> M:
     return model
 
 
-def save_peft(model: Any, folder: str | pathlib.Path) -> None:
+def save_peft(model: PyTree, folder: str | pathlib.Path) -> None:
     """Writes a model's adapters as peft reads them; see `jaxgen.peft.files.save`."""
     from jaxgen.peft import files as peft_files
 

@@ -19,10 +19,10 @@ from jaxgen.train.runs import TrainTask
 
 Vectors = Float[Array, "B D"]
 Batch = Mapping[str, Array]
-Build = Callable[[nnx.Rngs], Any]
-Pretrained = Callable[[Any], Any]
+Build = Callable[[nnx.Rngs], PyTree]
+Pretrained = Callable[[PyTree], PyTree]
 # (model, latents, batch) -> {name: a further loss of the autoencoder}
-Auxiliary = Callable[[Any, Vectors, Batch], dict[str, Float[Array, ""]]]
+Auxiliary = Callable[[PyTree, Vectors, Batch], dict[str, Float[Array, ""]]]
 
 
 class VariationalModel(LatentModel, Protocol):
@@ -38,7 +38,7 @@ def whole_batch(batch: Batch) -> PyTree:
     return batch
 
 
-def no_auxiliary(model: Any, latent: Vectors, batch: Batch) -> dict[str, Float[Array, ""]]:
+def no_auxiliary(model: PyTree, latent: Vectors, batch: Batch) -> dict[str, Float[Array, ""]]:
     """No further loss."""
     return {}
 
@@ -70,7 +70,7 @@ def eddpm_task(
     """
 
     def loss(
-        model: Any, extra: PyTree, batch: Batch, key: Key[Array, ""], step: Array
+        model: PyTree, extra: PyTree, batch: Batch, key: Key[Array, ""], step: Array
     ) -> tuple[Array, tuple[dict[str, Array], PyTree]]:
         key_loss, key_decoder = jax.random.split(key)
         extra, x = dict(extra), inputs(batch)
@@ -116,8 +116,8 @@ def vae_task(
     beta: Callable[[Array], Number],
     *,
     free_bits: float = 0.0,
-    posterior: Callable[[Any, PyTree, Key[Array, ""]], tuple[Vectors, Vectors]] | None = None,
-    latent: Callable[[Any, Vectors], Vectors] | None = None,
+    posterior: Callable[[PyTree, PyTree, Key[Array, ""]], tuple[Vectors, Vectors]] | None = None,
+    latent: Callable[[PyTree, Vectors], Vectors] | None = None,
     inputs: Callable[[Batch], PyTree] = whole_batch,
     auxiliary: Auxiliary = no_auxiliary,
     pretrained: Pretrained | None = None,
@@ -134,7 +134,7 @@ def vae_task(
     """
 
     def loss(
-        model: Any, extra: PyTree, batch: Batch, key: Key[Array, ""], step: Array
+        model: PyTree, extra: PyTree, batch: Batch, key: Key[Array, ""], step: Array
     ) -> tuple[Array, tuple[dict[str, Array], PyTree]]:
         # A third key only where it is used, since two of three are not the two of two.
         key_loss, key_decoder, *rest = jax.random.split(key, 3 if posterior else 2)
