@@ -12,6 +12,7 @@ from jaxgen.evaluators.controlled_text import ControlledText
 from jaxgen.metrics import floors
 from jaxgen.metrics import text as text_metrics
 from jaxgen.train import markup, plots, report, tables
+from jaxgen.train.runs import Row
 
 COLUMNS = {
     "accuracy": "accuracy ↑",
