@@ -11,13 +11,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from experiments.moe_language import Corpus
-from experiments.study import (
-    Study,
-    open_study,
-)
 from flax import nnx
 
+from experiments.common import fields, moe
+from experiments.common.moe import Corpus
+from experiments.common.runs import (
+    Study,
+    compile_task,
+    mesh_of,
+    open_study,
+    options_of,
+    seeds_of,
+)
+from experiments.dts_gate import report
 from jaxgen import config as config_lib
 from jaxgen import mesh as mesh_lib
 from jaxgen.config import Config
