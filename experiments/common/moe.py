@@ -8,12 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from experiments.kept_tokenizers import check_kind, kept_tokenizer
 from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 from numpy import ndarray
 
+from experiments.common import fields
+from experiments.common.tokenizers import check_kind, kept_tokenizer
 from jaxgen import config as config_lib
 from jaxgen import mesh as mesh_lib
 from jaxgen.config import Config

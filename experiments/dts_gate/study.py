@@ -11,13 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from experiments.moe_language import Corpus
-from experiments.study import (
-    Study,
-    open_study,
-)
 from flax import nnx
 
+from experiments.common import fields, moe
+from experiments.common.moe import Corpus
+from experiments.common.runs import Study, compile_task, mesh_of, open_study, seeds_of
+from experiments.dts_gate import report
 from jaxgen import config as config_lib
 from jaxgen import mesh as mesh_lib
 from jaxgen.config import Config
@@ -30,8 +29,6 @@ from jaxgen.train import state, step
 from jaxgen.train.runs import TrainTask
 
 METHODS = ("dts", "switch", "gshard", "hash", "dense")
-
-
 NAMES = {
     **moe.NAMES,
     "": "seed seeds methods",
@@ -251,7 +248,7 @@ def step_seconds(
     Models are trained ones, since a router that has learned sends tokens elsewhere than a fresh one.
     """
     config = study.config
-    tx = options_of(config).make_optimizer(optax.constant_schedule(1e-5))
+    tx = study.runs.options.make_optimizer(optax.constant_schedule(1e-5))
     batch = mesh_lib.put_batch(
         {"tokens": corpus.parts["train"][: config.train.batch_size]}, study.runs.mesh
     )
