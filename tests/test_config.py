@@ -73,7 +73,9 @@ def test_a_config_has_one_parent_at_most_and_says_its_command(file):
     parents = _parents(file)
     assert len(parents) <= 1
     assert not any(_parents(parent) for parent in parents)
-    command = f"    python -m {builds.STUDIES[file].__name__} --config={file} "
+    command = (
+        f"    python -m experiments.{builds.command_of(builds.STUDIES[file])} --config={file} "
+    )
     assert command in pathlib.Path(file).read_text(encoding="utf-8")
 
 

@@ -20,7 +20,6 @@ from experiments.common.runs import (
     compile_task,
     mesh_of,
     open_study,
-    options_of,
     seeds_of,
 )
 from experiments.dts_gate import report
@@ -36,8 +35,6 @@ from jaxgen.train import aot, state, step
 from jaxgen.train.runs import TrainTask
 
 METHODS = ("dts", "switch", "gshard", "hash", "dense")
-
-
 NAMES = {
     **moe.NAMES,
     "": "seed seeds methods",
@@ -257,7 +254,7 @@ def step_seconds(
     Models are trained ones, since a router that has learned sends tokens elsewhere than a fresh one.
     """
     config = study.config
-    tx = options_of(config).make_optimizer(optax.constant_schedule(1e-5))
+    tx = study.runs.options.make_optimizer(optax.constant_schedule(1e-5))
     batch = mesh_lib.put_batch(
         {"tokens": corpus.parts["train"][: config.train.batch_size]}, study.runs.mesh
     )

@@ -34,6 +34,7 @@ NAMES = {
     "finetune": "steps learning_rate",
 }
 RUNTIME = (*fields.RUNTIME, "noise.kinds", "noise.levels", "losses")
+Tested = tuple[float, list[str]]  # BLEU, and the translations
 
 
 def validate(config: Config) -> None:
@@ -92,7 +93,7 @@ def _translate(model: TranslationModel, source: Int[Array, "B M"]) -> Int[Array,
     return model.translate(source)
 
 
-def bleu(model: TranslationModel, corpus: Corpus, split: str) -> tuple[float, list[str]]:
+def bleu(model: TranslationModel, corpus: Corpus, split: str) -> Tested:
     """sacrebleu of greedy translations of clean text, and the translations."""
     part = corpus.parts[split]
     tokens = batched_apply(_translate, model, corpus.ids(part.source), batch=100)
@@ -130,14 +131,18 @@ def run(config: Config, workdir: pathlib.Path, *, reuse: bool) -> None:
         trained.
     """
     study = open_study(config, workdir, corpora.load, may_train=reuse)
-    # Cells that begin at one start follow each other.
-    start_of = functools.lru_cache(maxsize=1)(functools.partial(train_start, study))
+
+    @functools.lru_cache(maxsize=1)  # cells that begin at one start follow each other
+    def start_of(kind: str, level: float, seed: int) -> tuple[TranslationModel, Tested]:
+        model = train_start(study, kind, level, seed)
+        return model, bleu(model, study.data, "test")
 
     def evaluate(cell: Cell, seed: int) -> list[Row]:
         clean = config.noise.start == "clean"
-        start = start_of(*((config.noise.kinds[0], 0.0) if clean else cell[:2]), seed)
-        model = start if cell.loss == "start" else train_cell(study, cell, seed, start)
-        score, texts = bleu(model, study.data, "test")
+        start, tested = start_of(*((config.noise.kinds[0], 0.0) if clean else cell[:2]), seed)
+        if cell.loss != "start":
+            tested = bleu(train_cell(study, cell, seed, start), study.data, "test")
+        score, texts = tested
         return [{**cell._asdict(), "bleu": score, "samples": texts[: report.SHOWN]}]
 
     rows = study.runs.rows(

@@ -160,7 +160,12 @@ def task(
         value = repeat + t.style_weight * styled + weight * kept
         return value, ({"repeat": repeat, "style": styled, "content": kept}, extra)
 
-    return TrainTask(f"{content}-{weight:g}", lambda key: build(config, shape, nnx.Rngs(key)), loss)
+    return TrainTask(
+        f"{content}-{weight:g}",
+        lambda key: build(config, shape, nnx.Rngs(key)),
+        loss,
+        extra=lambda: classifier,
+    )
 
 
 @functools.partial(jax.jit, static_argnums=2)

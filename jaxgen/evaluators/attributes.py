@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -74,6 +74,7 @@ def occurrences(texts: Sequence[str], words: Sequence[str]) -> Float[np.ndarray,
     return out
 
 
+@runtime_checkable
 class Classifier(Protocol):
     """As scikit-learn's, of texts."""
 

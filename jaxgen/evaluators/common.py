@@ -1,6 +1,7 @@
 """How evaluators call models: with all rows, in equal batches, the model an argument."""
 
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -8,17 +9,34 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, PyTree
 
 from jaxgen import mesh as mesh_lib
-from jaxgen.models.latent import LatentModel
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """A `LatentModel`, or any other pytree that encodes."""
+
+    def encode(self, x: PyTree) -> Array:
+        """A representation of each row."""
+        ...
+
+
+@runtime_checkable
+class Decodes(Protocol):
+    """A `LatentModel`, or any other pytree that decodes."""
+
+    def decode(self, z: Array) -> PyTree:
+        """What each representation stands for."""
+        ...
 
 
 @jax.jit
-def encode(model: LatentModel, x: PyTree) -> Array:
+def encode(model: Encodes, x: PyTree) -> Array:
     """`model.encode(x)`."""
     return model.encode(x)
 
 
 @jax.jit
-def decode(model: LatentModel, z: Array) -> PyTree:
+def decode(model: Decodes, z: Array) -> PyTree:
     """`model.decode(z)`."""
     return model.decode(z)
 

@@ -40,7 +40,7 @@ def lm_nll(
     begin: int,
     end: int,
     key: Key[Array, ""] | None = None,
-) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+) -> tuple[Float[Array, " B"], Int[Array, " B"]]:
     """Nats and number of tokens of each row; the end token counts, what follows does not."""
     logits, _ = model(shift_right(targets, begin), key=key)
     return sum_cross_entropy(logits, targets, eos_mask(targets, end))

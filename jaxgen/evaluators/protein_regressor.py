@@ -1,7 +1,7 @@
 """A judge of proteins' values: gradient-boosted trees on one-hot letters."""
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -9,6 +9,7 @@ from jaxtyping import Float
 from jaxgen.data.tokens import TokenIds, TokenShape
 
 
+@runtime_checkable
 class Regressor(Protocol):
     """As scikit-learn's."""
 

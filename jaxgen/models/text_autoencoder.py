@@ -4,7 +4,7 @@ The default encoder and decoder are transformers made here; pass others to have 
 """
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ Tokens = Int[Array, "B T"]
 TextBatch = Tokens | Mapping[str, Tokens]
 
 
+@runtime_checkable
 class TextEncoder(Protocol):
     """What a `TextAutoencoder` needs of an encoder: an nnx module of this form."""
 

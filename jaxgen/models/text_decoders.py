@@ -5,7 +5,7 @@ to every embedding (Li et al., 2020, Optimus; also Liu et al., 2024, EDDPM). `No
 predicts all positions at once from z, as protein autoencoders do (Castro et al., 2022, ReLSO).
 """
 
-from typing import Protocol, TypedDict
+from typing import Protocol, TypedDict, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from jaxgen.text import decoding
 from jaxgen.text.masking import eos_mask, shift_right
 
 
+@runtime_checkable
 class TextDecoder(Protocol):
     """What a `TextAutoencoder` needs of a decoder."""
 

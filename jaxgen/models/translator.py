@@ -9,7 +9,7 @@ place, i M / T ("uniform copy"), and it attends to all positions. One pass serve
 """
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from jaxgen.text import decoding
 from jaxgen.text.masking import eos_mask, shift_right
 
 
+@runtime_checkable
 class TranslationModel(Protocol):
     """What translation is trained and tested by.
 

@@ -1,7 +1,7 @@
 """Training tasks of latent models: EDDPM, a VAE, and diffusion on latents that are given."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ Pretrained = Callable[[PyTree], PyTree]
 Auxiliary = Callable[[PyTree, Vectors, Batch], dict[str, Float[Array, ""]]]
 
 
+@runtime_checkable
 class VariationalModel(LatentModel, Protocol):
     """A LatentModel whose encoder gives a distribution."""
 

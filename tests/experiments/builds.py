@@ -1,36 +1,33 @@
-"""What a study traces of a config, without data: every loss of every system, as shapes."""
+"""What a study traces of a config, without data: every loss of every task, as shapes."""
 
 import dataclasses
+import functools
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from experiments.sequence_data import Vocabulary
-from experiments.study import Study, mesh_shape
 from flax import nnx
 
-from experiments import (
-    dts_gate,
-    eddpm,
-    eddpm_ablation,
-    eisl,
-    flexmoe,
-    image_fields,
-    image_study,
-    latent_space,
-    latentops,
-    moe_language,
-    sequence_judge,
-    sequence_study,
-    style_transfer,
-    systems,
-    translation,
-)
-from jaxgen import mesh as mesh_lib
+from experiments.common import moe, text_model
+from experiments.common.latent import chain_of, sampler_of
+from experiments.common.runs import Study, mesh_of, options_of
+from experiments.dts_gate import study as dts_gate
+from experiments.eddpm import image_fields, images, sequence_fields, sequences, systems
+from experiments.eddpm import study as eddpm
+from experiments.eisl import corpus as translation
+from experiments.eisl import study as eisl
+from experiments.eisl import tasks as translation_tasks
+from experiments.flexmoe import study as flexmoe
+from experiments.latentops import space
+from experiments.latentops import study as latentops
+from experiments.style_transfer import study as style_transfer
 from jaxgen.data.images import Images
+from jaxgen.evaluators import image_classifier, language_model
 from jaxgen.models import gpt2
+from jaxgen.models.latent import sample_latents
 from jaxgen.nn import textcnn
+from jaxgen.train.runs import Runs
 
 STUDIES = {
     "configs/eddpm/digits.py": eddpm,
@@ -58,20 +55,25 @@ STUDIES = {
 }
 
 
+def command_of(study):
+    """What `python -m experiments.` is followed by."""
+    return study.__name__.removeprefix("experiments.").removesuffix(".study")
+
+
 def names_of(study, config):
     """The fields that a study says it reads."""
-    if study in (eddpm, eddpm_ablation):
-        return eddpm.KINDS[config.data.kind].NAMES
+    if study is eddpm:
+        return (image_fields if config.data.kind == "images" else sequence_fields).NAMES
     return study.NAMES
 
 
-def trace(system, batch):
-    """The shape of a system's loss; raises what its model or its loss raise."""
-    model = jax.eval_shape(system.build, jax.random.key(0))
-    extra = jax.eval_shape(system.extra)
+def trace(task, batch):
+    """The shape of a task's loss; raises what its model or its loss raise."""
+    model = jax.eval_shape(task.build, jax.random.key(0))
+    extra = jax.eval_shape(task.extra)
 
     def loss(model, extra, batch, key):
-        return system.loss(model, extra, batch, key, jnp.zeros((), jnp.int32))
+        return task.loss(model, extra, batch, key, jnp.zeros((), jnp.int32))
 
     key = jax.random.key(0)
     assert jax.eval_shape(loss, model, extra, batch, key)[0].shape == ()
@@ -86,67 +88,70 @@ def vectors(*shape):
 
 
 def build(study, config):
-    """Traces every system of a config."""
+    """Traces every task of a config."""
     {eddpm: _eddpm, latentops: _latentops, eisl: _eisl, style_transfer: _style}.get(
         study, _dts if study is dts_gate else _flexmoe
     )(config)
 
 
-def _vocabulary(config):
-    d = config.data
-    return Vocabulary(d.vocab_size, d.source_vocab_size or d.vocab_size, d.max_tokens, 1, 2, 3, 0)
+def _shape(config):
+    """Like `text_model.token_shape`, with special tokens that differ."""
+    return dataclasses.replace(text_model.token_shape(config), begin=1, end=2, unknown=3)
 
 
-def _judge_lm(config, v):
+def _judge_lm(config, shape):
     j = config.judge
     spec = gpt2.config(
-        v.size, width=j.width, depth=j.depth, heads=j.heads, max_positions=v.length + 1
+        shape.size, width=j.width, depth=j.depth, heads=j.heads, max_positions=shape.length + 1
     )
-    trace(
-        sequence_judge.lm_system("judge", spec, v),
-        {"target": ids(config.train.batch_size, v.length)},
-    )
+    batch = {"target": ids(config.train.batch_size, shape.length)}
+    trace(language_model.lm_task("judge", spec, shape), batch)
 
 
 def _eddpm(config):
-    kind, rows = eddpm.KINDS[config.data.kind], config.train.batch_size
-    domain, batch = kind.abstract_domain(config)
-    if kind is sequence_study:
+    problem, rows = eddpm.PROBLEMS[config.data.kind], config.train.batch_size
+    networks = problem.networks_of(config)
+    batch = networks.batch_shapes()
+    if problem is sequences.SequenceProblem:
         batch = batch | {"value": vectors(rows)}
-        v = _vocabulary(config)
-        _judge_lm(config, v)
-        spec = sequence_study.gpt_spec(config, v, depth=config.model.decoder_depth)
-        trace(sequence_judge.lm_system("lm", spec, v), batch)
+        shape = _shape(config)
+        _judge_lm(config, shape)
+        trace(sequences.baseline_task(config, shape), batch)
     else:
-        shape = image_fields.shape_in(config)
+        shape, c = image_fields.shape_in(config), config.classifier
         if "ddpm" in config.systems:
-            trace(image_study.ddpm_system(config, shape), batch)
-        image_study.Classifier(
-            config, shape, 3, nnx.Rngs(0)
-        ) if config.classifier.width < 9 else None
-    trace(systems.eddpm_system(config, domain), batch)
+            trace(images.ddpm_task(config, networks, shape), batch)
+        options = image_classifier.ClassifierOptions(
+            c.width, c.features, c.steps, c.learning_rate, c.noise, c.label_smoothing
+        )
+        trace(image_classifier.classifier_task(options, shape, 3), batch | {"label": ids(rows)})
+    trace(systems.eddpm_task(config, networks), batch)
     for beta in config.vae.betas:
-        trace(systems.vae_system(config, domain, beta, with_mlp=True), batch)
-    trace(systems.vae_system(config, domain, config.two_stage.beta, with_mlp=False), batch)
-    trace(
-        systems.latent_diffusion_system(config), {"latent": vectors(rows, config.model.latent_dim)}
-    )
-    _samples(config)
+        trace(systems.vae_task(config, networks, beta, with_mlp=True), batch)
+    trace(systems.vae_task(config, networks, config.two_stage.beta, with_mlp=False), batch)
+    trace(systems.second_stage_task(config), {"latent": vectors(rows, config.model.latent_dim)})
+    _samples(config, functools.partial(networks.build, predict_variance=False))
 
 
-def _samples(config):
-    mlp = jax.eval_shape(lambda: systems.build_mlp(config, nnx.Rngs(0)))
-    sample = lambda mlp, key: systems.latent_sampler(config, mlp)(key, 2)  # noqa: E731
-    jax.eval_shape(sample, mlp, jax.random.key(0))
+def _samples(config, build):
+    model = jax.eval_shape(lambda: build(nnx.Rngs(0)))
+    options, chain = sampler_of(config), chain_of(config)
+    sample = lambda model, key: sample_latents(model, key, 2, chain, **options)  # noqa: E731
+    assert jax.eval_shape(sample, model, jax.random.key(0)).shape == (2, config.model.latent_dim)
 
 
 def _latentops(config):
-    domain, batch = sequence_study.abstract_domain(config)
-    _judge_lm(config, _vocabulary(config))
-    trace(latent_space.vae_system(config, domain, 0), batch)
-    trace(systems.eddpm_system(config, domain), batch)
-    jax.eval_shape(lambda: latent_space.Heads(config, config.operators.keywords, nnx.Rngs(0)))
-    _samples(config)
+    shape, rows = _shape(config), config.train.batch_size
+    batch = dict.fromkeys(("source", "target"), ids(rows, shape.length))
+    _judge_lm(config, shape)
+    trace(space.vae_task(config, shape), batch)
+    trace(space.eddpm_task(config, shape), batch)
+    words = config.operators.keywords
+    latents = {"u": vectors(rows, config.model.latent_dim), "keywords": vectors(rows, words)}
+    labels = dict.fromkeys(config.operators.attributes, ids(rows))
+    trace(space.operators_task(config, "vae", words), latents | labels)
+    make = functools.partial(text_model.build_autoencoder, config, shape, predict_variance=False)
+    _samples(config, lambda rngs: make(rngs=rngs))
 
 
 def _eisl(config):
@@ -156,20 +161,20 @@ def _eisl(config):
         shape = (config.train.batch_size, config.data.train_tokens)
         batch = {"source": ids(*shape), "target": ids(*shape)}
     for loss in config.losses:
-        trace(translation.system(config, corpus, loss, loss), batch)
+        trace(translation_tasks.task(config, corpus, loss, loss), batch)
 
 
 def _style(config):
-    v = _vocabulary(config)
-    rows = ids(config.train.batch_size, v.length)
+    shape = _shape(config)
+    rows = ids(config.train.batch_size, shape.length)
     batch = {"target": rows, "style": ids(config.train.batch_size)}
-    _judge_lm(config, v)
-    trace(style_transfer.classifier_system(config, v), batch)
+    _judge_lm(config, shape)
+    trace(style_transfer.classifier_task(config, shape), batch)
     width = config.classifier.width
-    classifier = textcnn.TextCNN(v.size, 2, width=width, rngs=nnx.Rngs(0))
+    classifier = textcnn.TextCNN(shape.size, 2, width=width, rngs=nnx.Rngs(0))
     for loss in config.losses:
         for weight in config.transfer.content_weights:
-            trace(style_transfer.system(config, v, classifier, loss, weight), batch)
+            trace(style_transfer.task(config, shape, classifier, loss, weight), batch)
 
 
 def _dts(config):
@@ -178,21 +183,21 @@ def _dts(config):
     for method in config.methods:
         parts = dts_gate.segments(config) if method == "dts" else [None]
         for segment in parts:
-            trace(dts_gate.system(config, vocab, method, method, segment), batch)
+            trace(dts_gate.task(config, vocab, method, method, segment), batch)
 
 
 def _flexmoe(config):
-    mesh = mesh_lib.make_mesh(mesh_shape(config))
-    moe_language.check_experts(config, mesh)
+    mesh = mesh_of(config)
+    moe.check_experts(config, mesh)
     flexmoe.check_devices(config, mesh.shape["expert"])
     flexmoe.rules_of(config)
     rows = config.train.batch_size
-    data = moe_language.Corpus({"train": np.zeros((2, 2), np.int32)}, config.data.vocab_size)
+    data = moe.Corpus({"train": np.zeros((2, 2), np.int32)}, config.data.vocab_size)
     batch = {"tokens": ids(rows, config.data.context + 1)}
     if config.task == "images":
         image = Images(np.zeros((2, 8, 8, 1), np.float32), np.zeros(2, np.int32))
         data, batch = {"train": image}, {"image": vectors(rows, 8, 8, 1), "label": ids(rows)}
-    study = Study(config, pathlib.Path("nowhere"), mesh, data)
-    task = flexmoe.make_task(study)
+    study = Study(config, data, Runs(pathlib.Path("nowhere"), mesh, options_of(config)))
+    kind = flexmoe.make_task(study)
     for policy in config.policies:
-        trace(flexmoe.system(study, task, policy), batch)
+        trace(flexmoe.task(study, kind, policy), batch)

@@ -150,6 +150,8 @@ def together():
         ("eddpm", grammar, "model.regressor_weight=1.0"),
         ("eddpm", grammar, "model.encoder_path=/no/where"),
         ("eddpm", grammar, "model.decoder_path=configs"),
+        ("eddpm", grammar, "model.encoder=my_encoder:Bag"),
+        ("eddpm", grammar, "model.encoder=math:pi"),
         ("eddpm", grammar, "data.tokenizer=configs"),
         ("eddpm", grammar, "data.valid_fraction=0.95"),
         ("eddpm", grammar, "data.source=table", "data.train=('a.csv',)", "data.text_field="),
@@ -169,7 +171,7 @@ def together():
         ("eddpm", digits, "data.source=folder", "data.path=/no/where"),
         ("eddpm", proteins, "data.train=('a.csv','b.csv')"),
         ("eddpm", proteins, "model.decoder_path=/no/where"),
-        ("eddpm_ablation", grammar),
+        ("eddpm.ablation", grammar),
         ("latentops", "--config=configs/eddpm/grammar.py"),
         ("latentops", yelp, "data.train=('a',)"),
         ("latentops", yelp, "operators.attributes=('formality',)"),
@@ -207,7 +209,7 @@ def command_lines(folder: pathlib.Path, count: int, seed: int):
     lines = [*files(folder).values(), *together().values()]
     rng = random.Random(seed)
     some = [
-        [study.__name__.rpartition(".")[2], f"--config={file}", override]
+        [builds.command_of(study), f"--config={file}", override]
         for file, study in builds.STUDIES.items()
         for override in field_errors(file, seed, 1)
     ]
