@@ -32,7 +32,7 @@ EDIT = {
     "milliseconds": "ms a sentence ↓",
     "nfe": "NFE",
     "failed": "failed",
-    "guidance_strength": "guidance_strength",
+    "guidance_strength": "guidance strength",
 }
 GENERATE = {
     "accuracy": "accuracy ↑",
@@ -43,7 +43,7 @@ GENERATE = {
     "milliseconds": "ms a sentence ↓",
     "nfe": "NFE",
     "failed": "failed",
-    "guidance_strength": "guidance_strength",
+    "guidance_strength": "guidance strength",
 }
 SHOWN = 40  # sentences before and after
 PAGE_ROWS, PAGE_POINTS, PAGE_STRENGTHS = 12, 5, (0.5, 1.0, 2.0)
@@ -110,7 +110,7 @@ def _about(study: Study, judges: ControlledText) -> str:
         f"{config.train.batch_size} for each autoencoder, {config.seeds} seed(s); ± is the standard "
         f"deviation over seeds. Accuracy: all attributes at once, {markup.literal(judges.attributes.about())}. "
         f"PPL under a language model of the train split (real test sentences: {judges.real_ppl:.1f}). Self-BLEU of real test "
-        f"sentences: {judges.real_self_bleu:.1f}. Each method has one guidance_strength, its operators' weight (for "
+        f"sentences: {judges.real_self_bleu:.1f}. Each method has one guidance strength, its operators' weight (for "
         f"the shift its length), chosen on the valid split by the geometric mean, out of "
         f"{values('edit', 'ODE')} in editing, {values('generate', 'ODE')} in generation (shift: "
         f"{values('edit', 'linear shift')}). That mean is, of "
