@@ -20,12 +20,15 @@ from jaxgen.losses import eisl, fused_linear, vae
 from jaxgen.losses.bag_of_ngrams import bag_of_ngrams_loss
 from jaxgen.losses.policy_gradient import policy_gradient_loss
 from jaxgen.metrics import text
+from jaxgen.metrics.sentence_bleu import sentence_bleu
+from jaxgen.models.text_decoders import LatentGPT
 from jaxgen.moe import gates, init_experts
 from jaxgen.moe import layer as moe_layer
-from jaxgen.nn import batch_renorm, bert, conv, gpt2, mlp, sequence, t5, transformer, unet
+from jaxgen.nn import batch_renorm, bert, conv, gpt2, mlp, t5, transformer, unet
 from jaxgen.numerics import wide
 from jaxgen.peft import lora
 from jaxgen.text import decoding
+from jaxgen.text.gumbel_softmax import gumbel_softmax
 
 CASES = {}
 TOLERANCE = {"bfloat16": 4e-2, "float16": 5e-3, "float32": 1e-4, "float64": 1e-4}
@@ -80,7 +83,7 @@ def bag_of_ngrams(a):
 @case("wide")
 def policy_gradient(a):
     x, y = a(3, 5, 7), a.ids(7, 3, 5)
-    rewards = ngrams.sentence_bleu(y, y[::-1], jnp.asarray(MASK), jnp.asarray(MASK))
+    rewards = sentence_bleu(y, y[::-1], jnp.asarray(MASK), jnp.asarray(MASK))
     return policy_gradient_loss(x, y, rewards, mask=jnp.asarray(MASK)), text.nll(
         x, y, jnp.asarray(MASK)
     )
@@ -272,7 +275,7 @@ def decoding_by_a_table(a):
 
 
 @case(drawn=True)
-def gumbel_softmax(a):
+def gumbel_draws(a):
     draw = functools.partial(gumbel_softmax, a(4, 5), KEY(), temperature=0.5)
     return draw(), draw(hard=True)
 
@@ -349,11 +352,11 @@ def language_models():
     )
     seq2seq = t5.T5(t5.spec(11, width=8, depth=1, heads=2), rngs=nnx.Rngs(0))
     tokens = jnp.asarray([[3, 4, 5], [0, 6, 7]], jnp.int32)
-    latent = sequence.LatentGPT(gpt.spec, 3, rngs=nnx.Rngs(0))
+    latent = LatentGPT(gpt.spec, 3, length=4, begin=1, end=1, rngs=nnx.Rngs(0))
     starts = [
         decoding.prompt(gpt, tokens, max_tokens=4, mask=tokens > 0),
         decoding.prompt_seq2seq(seq2seq, tokens, max_tokens=4, mask=tokens > 0),
-        latent.start(jnp.ones((2, 3), jnp.float32), begin=1, max_tokens=4),
+        latent.start(jnp.ones((2, 3), jnp.float32)),
     ]
     out = []
     for start in starts:

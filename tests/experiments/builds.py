@@ -123,9 +123,7 @@ def _eddpm(config):
         options = image_classifier.ClassifierOptions(
             c.width, c.features, c.steps, c.learning_rate, c.noise, c.label_smoothing
         )
-        trace(
-            image_classifier.classifier_task(options, shape, 3), batch | {"label": ids(rows)}
-        )
+        trace(image_classifier.classifier_task(options, shape, 3), batch | {"label": ids(rows)})
     trace(systems.eddpm_task(config, networks), batch)
     for beta in config.vae.betas:
         trace(systems.vae_task(config, networks, beta, with_mlp=True), batch)

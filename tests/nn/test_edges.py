@@ -9,8 +9,11 @@ import pytest
 from flax import nnx
 
 from jaxgen.losses import vae
-from jaxgen.nn import bert, gpt2, nat, sequence, t5, textcnn, transformer, vit
-from jaxgen.text import decoding
+from jaxgen.models.text_autoencoder import SequenceEncoder
+from jaxgen.models.text_decoders import LatentGPT
+from jaxgen.models.translator import drop_repeats
+from jaxgen.nn import bert, gpt2, t5, textcnn, transformer, vit
+from jaxgen.text import decoding, masking
 
 V, POSITIONS = 11, 8
 
@@ -140,12 +143,13 @@ def test_windows_do_not_hide_prefix_slots(scan):
 
 def test_latents_reach_the_end_of_texts_under_windows():
     spec = gpt2.spec(V, width=16, depth=2, heads=2, max_positions=20, windows=(3, 3), init_std=0.5)
-    model, z = sequence.LatentGPT(spec, 4, rngs=nnx.Rngs(0)), jnp.ones((1, 4))
+    model = LatentGPT(spec, 4, length=12, begin=0, end=1, rngs=nnx.Rngs(0))
+    z = jnp.ones((1, 4))
     model.added.kernel[...] *= 0  # z by its memory slot alone
-    found = decoding.greedy(model.start(z, begin=0, max_tokens=12), max_tokens=12)
-    logits = model(found.tokens, z, begin=0)
+    found = decoding.greedy(model.start(z, max_tokens=12), max_tokens=12)
+    logits = model(found.tokens, z)
     assert (logits.argmax(-1) == found.tokens).all()
-    assert (jnp.abs(logits - model(found.tokens, -z, begin=0)).max(-1) > 1e-4).all()
+    assert (jnp.abs(logits - model(found.tokens, -z)).max(-1) > 1e-4).all()
 
 
 def test_dropout_in_bfloat16_is_as_exact_as_without(gpt):
@@ -169,8 +173,8 @@ def test_no_rows_no_tokens_and_rows_of_padding(gpt, encoder, seq2seq):
         assert bert.mean_pool(encoder(tokens), tokens > 0).tolist() == [[0.0] * 16] * shape[0]
         cnn = textcnn.TextCNN(V, 3, width=4, kernels=(1,), rngs=nnx.Rngs(0))
         assert jnp.isfinite(cnn(tokens, tokens > 0)).all()
-        assert sequence.shift_right(tokens, 1).shape == shape
-        assert nat.drop_repeats(tokens, 0).shape == shape
+        assert masking.shift_right(tokens, 1).shape == shape
+        assert drop_repeats(tokens, 0).shape == shape
     nothing = jnp.zeros((2, 4), bool)
     assert jnp.isfinite(encoder(ids(2, 4), mask=nothing)).all()
     assert jnp.isfinite(gpt(ids(2, 4), mask=nothing)[0]).all()
@@ -187,14 +191,14 @@ def test_pictures_and_texts_of_another_size_are_refused():
     with pytest.raises(ValueError, match="a picture's shape is"):
         net(jnp.zeros((1, 2, 2, 1)))
     spec = bert.spec(V, width=8, depth=1, heads=1, max_positions=9)
-    placed = sequence.SequenceEncoder(spec, 3, pad=0, places=6, rngs=nnx.Rngs(0))
+    placed = SequenceEncoder(spec, 3, pad=0, per_position=6, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="tokens' length is 5, allowed: 6"):
         placed(ids(1, 5))
 
 
 def test_rates_and_weights_may_be_traced():
     tokens = ids(64, 12)
-    drop = lambda r: sequence.delete_tokens(tokens, jax.random.key(0), rate=r, pad=0)  # noqa: E731
+    drop = lambda r: masking.delete_tokens(tokens, jax.random.key(0), rate=r, pad=0)  # noqa: E731
     assert (jax.jit(drop)(0.4) == drop(0.4)).all()
     with pytest.raises(ValueError, match="rate is nan, allowed: 0 to 1"):
         drop(float("nan"))

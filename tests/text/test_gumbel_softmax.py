@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.text.gumbel_softmax import gumbel_softmax
+
 
 def test_hard_draws_are_one_hot_and_have_the_frequencies_of_the_logits(key):
     p = np.array([0.5, 0.3, 0.15, 0.05])
