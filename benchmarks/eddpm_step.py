@@ -20,7 +20,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from configs.eddpm import digits
-from experiments import image_study, systems
+from experiments.common.latent import chain_of
+from experiments.eddpm import systems
+from experiments.eddpm.images import ImageNetworks
 from jaxgen.data import images
 from jaxgen.diffusion import samplers
 from jaxgen.train import state, step
@@ -206,10 +208,10 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=256)
     args = parser.parse_args()
     config = digits.get_config()
-    chain = systems.make_schedule(config)
-    system = systems.eddpm_system(config, image_study.make_domain(config, SHAPE))
+    chain = chain_of(config)
+    task = systems.eddpm_task(config, ImageNetworks(config, SHAPE))
     tx = step.optimizer(optax.constant_schedule(1e-3), clip=config.train.clip)
-    s = jax.jit(lambda k: state.create(system.build, tx, k, extra=system.extra))(jax.random.key(0))
+    s = jax.jit(lambda k: state.create(task.build, tx, k, extra=task.extra))(jax.random.key(0))
     model = jax.tree.map(jnp.copy, s.model)
     net = TorchEDDPM(config.model)
     copy_weights(model, net)
@@ -236,7 +238,7 @@ def main() -> None:
         f"{state.parameter_count(model):,} parameters, batch {len(x)}"
     )
 
-    step_fn = step.make_step(system.loss, tx, ema_decay=config.train.ema_decay)
+    step_fn = step.make_step(task.loss, tx, ema_decay=config.train.ema_decay)
     carried = [s]
 
     def our_step() -> None:

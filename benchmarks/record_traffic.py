@@ -24,7 +24,7 @@ def main() -> None:
     config = settings.get_config()
     launch.setup_devices(config.mesh, "train")  # before anything touches a device
 
-    from experiments import flexmoe
+    from experiments.flexmoe import study
 
     changes = {
         "policies": ("static",),
@@ -35,9 +35,9 @@ def main() -> None:
         "train.log_every": 50,
     }
     config.update_from_flattened_dict(changes)
-    flexmoe.validate(config)
+    study.validate(config)
     with tempfile.TemporaryDirectory() as folder:
-        flexmoe.train(config, pathlib.Path(folder))
+        study.train(config, pathlib.Path(folder))
         with np.load(pathlib.Path(folder) / "traffic" / "static-0.npz") as file:
             counts = file["counts"][::EVERY].astype(np.int32)
     path = ROOT / "jaxgen" / "moe" / "placement" / "traffic_gpt.npz"

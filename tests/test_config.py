@@ -41,6 +41,14 @@ def test_every_field_of_every_config_is_named_by_its_study_and_has_a_rule(file):
     assert {path for path, _ in config_lib.leaves(config)} == set(config_lib.paths(names))
 
 
+@pytest.mark.parametrize("study", sorted(set(builds.STUDIES.values()), key=builds.command_of))
+def test_fields_that_may_change_between_launches_are_fields(study):
+    files = [file for file, module in builds.STUDIES.items() if module is study]
+    known = {path for file in files for path, _ in config_lib.leaves(launch.load_config(file))}
+    for prefix in study.RUNTIME:
+        assert any(path.startswith(prefix) for path in known), prefix
+
+
 @pytest.mark.parametrize("file", ["configs/eddpm/digits.py", "configs/moe/flexmoe.py"])
 def test_a_field_that_is_missing_or_unknown_is_named(file):
     study, config = builds.STUDIES[file], launch.load_config(file)

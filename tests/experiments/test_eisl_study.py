@@ -14,11 +14,12 @@ import pytest
 from flax import nnx
 
 from configs.eisl import invented, multi30k, multi30k_non_autoregressive, vocab256k
-from experiments import eisl, translation
+from experiments.eisl import corpus as translation
+from experiments.eisl import study, tasks
 from jaxgen import mesh as mesh_lib
 from jaxgen.errors import ConfigError
 from jaxgen.losses import eisl as losses
-from jaxgen.text import masking
+from jaxgen.text.masking import eos_mask
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = {
@@ -42,22 +43,22 @@ TINY = {
 
 def test_shipped_configs_are_valid():
     for module in (invented, multi30k, multi30k_non_autoregressive, vocab256k):
-        eisl.validate(module.get_config())
+        study.validate(module.get_config())
 
 
 @pytest.mark.slow
 def test_every_loss_in_every_cell_and_finished_cells_are_kept(tmp_path, monkeypatch, one_device):
     config = invented.get_config()
     config.update_from_flattened_dict(TINY)
-    eisl.validate(config)
+    study.validate(config)
     every = config.losses
     config.losses = every[:1]
-    eisl.train(config, tmp_path)
+    study.train(config, tmp_path)
     first = json.loads((tmp_path / "results.json").read_text())["systems"]
     lost = "train pairs of more than 16 tokens.\n"
     assert re.search(rf"Left out: [1-9]\d* {lost}", (tmp_path / "report.md").read_text())
     config.losses = every
-    eisl.train(config, tmp_path)
+    study.train(config, tmp_path)
     rows = json.loads((tmp_path / "results.json").read_text())["systems"]
     assert all(r in rows for r in first)
     assert {(r["loss"], r["level"]) for r in rows} == {
@@ -68,8 +69,9 @@ def test_every_loss_in_every_cell_and_finished_cells_are_kept(tmp_path, monkeypa
     copied = floors["copy of the input"]["bleu"]
     assert 0 <= copied < 5  # the invented language shares its punctuation with the other alone
     assert (tmp_path / "report.md").read_text().count("\n| copy of the input | ") == 1  # one kind
-    monkeypatch.setattr(eisl, "run_cell", None)
-    eisl.train(config, tmp_path)
+    monkeypatch.setattr(study, "train_start", None)
+    monkeypatch.setattr(study, "train_cell", None)
+    study.train(config, tmp_path)
     assert json.loads((tmp_path / "results.json").read_text())["systems"] == rows
 
 
@@ -85,8 +87,8 @@ def test_one_clean_start_for_all_cells_is_trained_and_tested_once(
         tested.append(model)
         return float(len(tested)), ["a"] * 5
 
-    monkeypatch.setattr(translation, "bleu", bleu)
-    eisl.train(config, tmp_path)
+    monkeypatch.setattr(study, "bleu", bleu)
+    study.train(config, tmp_path)
     rows = json.loads((tmp_path / "results.json").read_text())["systems"]
     assert [(r["loss"], r["level"], r["bleu"]) for r in rows] == [
         ("start", 0.0, 1.0),
@@ -98,16 +100,18 @@ def test_one_clean_start_for_all_cells_is_trained_and_tested_once(
 
 
 @pytest.mark.slow
-def test_a_parallel_decoder_runs_and_is_tested_again_from_its_checkpoint(tmp_path, one_device):
+def test_a_non_autoregressive_decoder_runs_and_is_tested_again_from_its_checkpoint(
+    tmp_path, one_device
+):
     config = invented.get_config()
     changes = {"model.non_autoregressive": True, "losses": ("eisl",), "noise.levels": (0.0,)}
     config.update_from_flattened_dict(TINY | changes)
-    eisl.validate(config)
-    eisl.train(config, tmp_path)
+    study.validate(config)
+    study.train(config, tmp_path)
     rows = json.loads((tmp_path / "results.json").read_text())["systems"]
     assert [r["loss"] for r in rows] == ["start", "eisl"]
     trained = (tmp_path / "metrics.jsonl").read_text()
-    eisl.evaluate_again(config, tmp_path)
+    study.evaluate_again(config, tmp_path)
     assert json.loads((tmp_path / "results.json").read_text())["systems"] == rows
     assert (tmp_path / "metrics.jsonl").read_text() == trained
 
@@ -170,20 +174,20 @@ def test_the_fused_loss_is_the_same_loss():
     rng = np.random.default_rng(0)
     ids = jnp.asarray(rng.integers(3, 96, (8, 16)))
     source, target = ids, ids.at[:, 9:].set(jnp.asarray([2] + [0] * 6))
-    model = translation.build(config, 96, nnx.Rngs(0))
-    rule = translation.make_loss(config, corpus, "eisl")
+    model = tasks.build(config, corpus, nnx.Rngs(0))
+    rule = tasks.make_loss(config, "eisl")
     want = jax.jit(rule)(model, source, target, jax.random.key(0))
     # By hand: logits on the model's own greedy output.
-    own = jax.jit(lambda m, x: translation.translate(m, corpus, x))(model, source)
-    logits, _ = translation.teacher_forced_logits(model, corpus, source, own, None)
-    masks = [masking.eos_mask(y, corpus.end) for y in (own, target)]
+    own = jax.jit(lambda m, x: m.translate(x))(model, source)
+    logits, _ = model.teacher_forced(source, own)
+    masks = [eos_mask(y, corpus.end) for y in (own, target)]
     each = losses.eisl_loss(
         logits, target, ngrams=(1, 2, 3), logits_mask=masks[0], targets_mask=masks[1]
     )
     assert float(want) == pytest.approx(float(each.mean()), rel=1e-5)
     config.eisl.fused_bytes = 2**12
     for mesh in (None, mesh_lib.make_mesh({"data": 2, "model": 4})):
-        rule = translation.make_loss(config, corpus, "eisl", mesh)
+        rule = tasks.make_loss(config, "eisl", mesh)
         got = jax.jit(rule)(model, source, target, jax.random.key(0))
         assert float(got) == pytest.approx(float(want), rel=1e-5)
 
@@ -227,4 +231,4 @@ def test_bad_fields(field, value, message):
     config = invented.get_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ConfigError, match=message):
-        eisl.validate(config)
+        study.validate(config)

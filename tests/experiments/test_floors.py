@@ -5,12 +5,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from experiments.sequence_data import Part, Vocabulary
 
 from configs.eddpm import grammar, peptides
 from configs.moe import dts
-from experiments import flexmoe_report, image_report, latent_methods, moe_report, sequence_judge
+from experiments.dts_gate import report as dts_report
+from experiments.eddpm import image_report, sequences
+from experiments.flexmoe import report as flexmoe_report
+from experiments.latentops import methods
 from jaxgen.data.images import Images
+from jaxgen.data.tokens import TextSplit, Vocabulary
+from jaxgen.evaluators.controlled_text import ControlledText
 from jaxgen.train import tables
 
 
@@ -34,23 +38,20 @@ def letters(rows):
 
 
 def test_sequences_have_a_consensus_a_copy_a_unigram_model_and_a_majority():
-    v = Vocabulary(4, 4, 3, 0, 0, 0, 0, decode=letters)
+    v = Vocabulary(4, 4, 3, 0, 0, 0, 0, decode=letters, encode=lambda texts: {})
 
     def part(ids, label):
         ids = np.array(ids, np.int32)
-        return Part(letters(ids), {"source": ids, "target": ids}, v, np.array(label))
+        return TextSplit(letters(ids), {"source": ids, "target": ids}, v, np.array(label))
 
     train = part([[1, 2, 0], [1, 2, 0], [3, 2, 0]], [1, 1, 0])
     test = part([[1, 2, 0], [1, 3, 0]], [1, 0])
-    judge = SimpleNamespace(
-        vocabulary=v,
-        perplexity=lambda ids: float(ids.sum()),
-        regressor=object(),
-        predict=lambda ids: ids[:, 0] * 10.0,
-    )
-    study = SimpleNamespace(config=peptides.get_config(), data={"train": train, "test": test})
+    data = {"train": train, "test": test}
+    problem = sequences.SequenceProblem(peptides.get_config(), None, data, None)
+    problem.judge = SimpleNamespace(perplexity=lambda ids: float(ids.sum()))
+    problem.regressor = SimpleNamespace(predict=lambda ids: ids[:, 0] * 10.0)
     real = {"reverse_ppl": 7.0, "test_ppl": 5.0, "regressor_r2": 0.5, "best_decile": 1.0}
-    rows = sequence_judge.floor_rows(study, judge, real)
+    rows = problem.floor_rows(real)
     # The consensus is AB and the end; of the six tokens of test one is another.
     assert rows["constant consensus"] == {
         "token_accuracy": pytest.approx(5 / 6),
@@ -65,8 +66,8 @@ def test_sequences_have_a_consensus_a_copy_a_unigram_model_and_a_majority():
     assert rows["unigram"]["reverse_ppl"] == pytest.approx(want)
     assert rows["majority class"] == {"probe_accuracy": 0.5}
     assert rows["data"] == {"reverse_ppl": 7.0}
-    study.config = grammar.get_config()
-    assert 0 <= sequence_judge.floor_rows(study, judge, real)["constant consensus"]["bleu"] < 100
+    problem.config = grammar.get_config()
+    assert 0 <= problem.floor_rows(real)["constant consensus"]["bleu"] < 100
 
 
 def test_images_have_a_mean_and_a_majority():
@@ -91,24 +92,25 @@ def test_images_have_a_mean_and_a_majority():
 
 
 def test_edits_have_a_copy_and_generation_has_real_sentences():
-    judges = latent_methods.Judges(
-        attribute=lambda texts: {"sentiment": np.array([0, 0, 1, 1])},
-        sequence=None,
-        real_ppl=2.0,
-        real_self_bleu=30.0,
-    )
-    object.__setattr__(judges, "perplexity", lambda texts: 4.0)
+    judges = object.__new__(ControlledText)  # with judges that know their answers
+    for name, value in {
+        "attributes": lambda texts: {"sentiment": np.array([0, 0, 1, 1])},
+        "perplexity": lambda texts: 4.0,
+        "real_ppl": 2.0,
+        "real_self_bleu": 30.0,
+    }.items():
+        object.__setattr__(judges, name, value)
     targets = {"sentiment": np.array([1, 1, 0, 1]), "tense": np.array([0, 0, 2, 1])}
     texts = ["a b c d e"] * 4
-    edit = latent_methods.Task("edit", ("sentiment",), np.zeros((4, 2)), targets, texts)
-    rows = latent_methods.floor_rows(judges, edit, texts)
+    edit = methods.Task("edit", ("sentiment",), np.zeros((4, 2)), targets, texts)
+    rows = methods.floor_rows(judges, edit, texts)
     assert rows["majority class"] == {"accuracy": 0.75}
     copy = rows["copy of the input"]
     assert (copy["accuracy"], copy["ppl"]) == (0.25, 4.0)
     assert copy["bleu"] == pytest.approx(100.0)
     assert copy["mean"] == pytest.approx((0.25 * 0.5 * 1.0) ** (1 / 3))
-    both = latent_methods.Task("generate", ("sentiment", "tense"), edit.u, targets, None)
-    rows = latent_methods.floor_rows(judges, both, texts)
+    both = methods.Task("generate", ("sentiment", "tense"), edit.u, targets, None)
+    rows = methods.floor_rows(judges, both, texts)
     assert rows["majority class"] == {"accuracy": 0.5}  # two of four are (1, 0)
     assert rows["data"] == {"ppl": 2.0, "self_bleu": 30.0, "distinct_2": pytest.approx(4 / 16)}
 
@@ -120,7 +122,7 @@ def test_language_models_have_token_frequencies():
     part = np.array([[9, 0, 0], [9, 1, 1], [9, 5, 5]])  # the third row fills no batch
     corpus = SimpleNamespace(parts={"train": train}, vocab=10)
     want = math.exp(-(2 * math.log(4 / 14) + 2 * math.log(2 / 14)) / 4)
-    assert moe_report.unigram_perplexity(config, corpus, part) == pytest.approx(want)
+    assert dts_report.unigram_perplexity(config, corpus, part) == pytest.approx(want)
     config.task = "text"
     rule, loss = flexmoe_report.frequencies(SimpleNamespace(config=config, data=corpus))
     want = -(3 * math.log(4 / 14) + math.log(2 / 14)) / 4

@@ -16,10 +16,10 @@ import time
 import pytest
 
 from tests.experiments import (
+    test_eddpm_sequences,
     test_eisl_study,
     test_latentops,
     test_moe_studies,
-    test_sequence_study,
     test_style_transfer,
 )
 from tests.test_launch import TINY as DIGITS
@@ -29,7 +29,7 @@ KILLS = int(os.environ.get("JAXGEN_KILLS", "1"))
 OFTEN = {"train.save_every": 2, "train.log_every": 1}
 LAUNCHES = {
     "eddpm": ("eddpm/digits", DIGITS),
-    "eddpm_text": ("eddpm/grammar", test_sequence_study.TINY),
+    "eddpm_text": ("eddpm/grammar", test_eddpm_sequences.TINY),
     "eddpm_ablation": ("eddpm/digits", DIGITS),
     "latentops": ("latentops/grammar", test_latentops.TINY),
     "eisl": ("eisl/invented", test_eisl_study.TINY),
@@ -47,7 +47,7 @@ LAUNCHES = {
         test_moe_studies.TINY | test_moe_studies.FLEX | {"policies": ("static", "flexmoe")},
     ),
 }
-MODULES = {"eddpm_text": "eddpm", "flexmoe_images": "flexmoe"}
+MODULES = {"eddpm_text": "eddpm", "eddpm_ablation": "eddpm.ablation", "flexmoe_images": "flexmoe"}
 
 
 def start(study, workdir, log):

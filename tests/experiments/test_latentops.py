@@ -4,13 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from experiments.sequence_data import Part, Vocabulary
 from flax import nnx
 
 from configs.latentops import grammar, yelp, yelp_paper
-from experiments import attributes, latent_methods, latent_space, latentops
-from jaxgen.data import corpora
+from experiments.latentops import methods, study
 from jaxgen.errors import ConfigError
+from jaxgen.evaluators.attributes import LABELS
+from jaxgen.models.attribute_heads import AttributeHeads, Operators
 
 TINY = {
     "spaces": ("vae",),
@@ -48,27 +48,27 @@ TINY = {
 def tiny(**changes):
     config = grammar.get_config()
     config.update_from_flattened_dict(TINY | changes)
-    latentops.validate(config)
+    study.validate(config)
     return config
 
 
 def test_shipped_configs_are_valid():
     for module in (grammar, yelp, yelp_paper):
-        latentops.validate(module.get_config())
+        study.validate(module.get_config())
 
 
 @pytest.mark.slow
 def test_a_run_judges_every_method_and_edits_sentences(tmp_path, capsys, monkeypatch, one_device):
     config = tiny()
-    latentops.train(config, tmp_path)
+    study.train(config, tmp_path)
     assert "report: " in capsys.readouterr().out
     rows = json.loads((tmp_path / "results.json").read_text())["systems"]
-    assert len(rows) == sum(map(len, latent_methods.GRIDS.values()))
+    assert len(rows) == sum(map(len, methods.GRIDS.values()))
     for row in rows:
         assert 0.0 <= row["accuracy"] <= 1.0
         assert row["failed"] == 0.0
         assert ("bleu" in row) == (row["task"] == "edit")
-        assert row["guidance_strength"] in latent_methods.GRIDS[row["task"]][row["system"]]
+        assert row["guidance_strength"] in methods.GRIDS[row["task"]][row["system"]]
     floors = json.loads((tmp_path / "results.json").read_text())["floors"]
     assert [(r["task"], r["system"]) for r in floors] == [
         ("edit", "majority class"),
@@ -87,25 +87,26 @@ def test_a_run_judges_every_method_and_edits_sentences(tmp_path, capsys, monkeyp
     assert all(len(v) == len(data["sources"]) for v in data["texts"].values())
 
     config.edit.text, config.edit.sentiment = "i loved the soup .", "negative"
-    latentops.edit(config, tmp_path)
+    study.edit(config, tmp_path)
     assert len(capsys.readouterr().out.splitlines()) == 1
     config.edit.text, config.edit.sentiment, config.edit.keywords = "", "", "soup"
     monkeypatch.setattr("sys.stdin", __import__("io").StringIO("they hate the bar .\ni see\n"))
     with pytest.raises(ConfigError, match=r"edit.keywords is 'xyzzy', allowed: words of"):
-        latentops.parts_of(
-            tiny(**{"edit.keywords": "xyzzy"}), latent_space.Operators(None, ("soup",), {})
+        study.parts_of(
+            tiny(**{"edit.keywords": "xyzzy"}),
+            Operators(AttributeHeads(8, {}, width=8, depth=1, rngs=nnx.Rngs(0)), {}, (), ("soup",)),
         )
-    config.edit.keywords = latentops.prepare(config, tmp_path, "vae", may_train=False)[2].words[0]
+    config.edit.keywords = study.prepare(config, tmp_path, "vae", may_train=False)[2].words[0]
     config.ode.max_steps = 1
     with pytest.raises(ConfigError, match=r"2 of 2 sentences were not solved"):
-        latentops.edit(config, tmp_path)
+        study.edit(config, tmp_path)
     assert capsys.readouterr().out.splitlines() == ["(not solved)"] * 2
 
 
 def test_methods_on_a_space_that_is_known():
     """Labels are signs of coordinates: the ODE and the shift reach them, no control does not."""
     config = tiny(**{"operators.attributes": ("sentiment", "tense")})
-    heads = latent_space.Heads(config, 0, nnx.Rngs(0))
+    heads = AttributeHeads(8, {}, width=8, depth=1, rngs=nnx.Rngs(0))
 
     class Sign(nnx.Module):
         def __init__(self, place, count):
@@ -116,15 +117,16 @@ def test_methods_on_a_space_that_is_known():
 
     heads.nets = nnx.Dict({"sentiment": Sign(0, 2), "tense": Sign(2, 3)})
     eye = np.eye(8, dtype=np.float32)
-    operators = latent_space.Operators(heads, (), {"sentiment": eye[:2], "tense": eye[2:5]})
+    directions = {"sentiment": eye[:2], "tense": eye[2:5]}
+    operators = Operators(heads, directions, tuple((n, LABELS[n]) for n in directions))
     rng = np.random.default_rng(0)
     u = rng.normal(size=(50, 8)).astype(np.float32)
     targets = {"sentiment": rng.integers(0, 2, 50), "tense": rng.integers(0, 3, 50)}
-    task = latent_methods.Task("edit", ("sentiment", "tense"), u, targets, None)
-    moves = latent_methods.make_moves(config, editing=True)
+    task = methods.Task("edit", ("sentiment", "tense"), u, targets, None)
+    moves = methods.make_moves(config, editing=True)
     reached = {}
     for name, move in moves.items():
-        moved = latent_methods.apply(move, operators, task, 0, 2.0, repeats=1)
+        moved = methods.apply(move, operators, task, 0, 2.0, repeats=1)
         end = moved["u"]
         right = (end[:, :2].argmax(1) == targets["sentiment"]) & (
             end[:, 2:5].argmax(1) == targets["tense"]
@@ -137,51 +139,15 @@ def test_methods_on_a_space_that_is_known():
     assert reached["SGLD"] > 0.9
     assert reached["linear shift"] > 0.5
     assert reached["no control"] < 0.4
-    one = latent_methods.Task("edit", ("tense",), u, targets, None)
-    moved = latent_methods.apply(moves["ODE"], operators, one, 0, 2.0)
+    one = methods.Task("edit", ("tense",), u, targets, None)
+    moved = methods.apply(moves["ODE"], operators, one, 0, 2.0)
     assert np.array_equal(moved["u"][:, :2], u[:, :2])
-
-
-def test_attributes_of_the_grammar_and_of_files():
-    config = tiny()
-    rows = corpora.grammar(200, seed=1)
-    v = Vocabulary(5, 5, 4, 0, 0, 0, 0)
-    part = Part([r.text for r in rows], {}, v)
-    known = attributes.label(config, part)
-    assert known["tense"].tolist() == [r.tense for r in rows]
-    assert attributes.parsed(["not of the grammar"], ["tense"])["tense"].tolist() == [-1]
-    files = yelp.get_config()
-    texts = ["the food was bad", "it is good", "yes"]
-    labels = attributes.label(files, Part(texts, {}, v, np.array([0, 1, 1])))
-    assert labels["sentiment"].tolist() == [0, 1, 1]
-    assert labels["tense"].tolist() == [0, 1, -1]
-    a, b = attributes.disjoint_halves(101)
-    assert sorted([*a, *b]) == list(range(101))
-    words = attributes.frequent_words(["soup bread", "soup", "x"] * 2 + ["nothing here"] * 300, 3)
-    assert words == ("soup", "bread")
-    assert attributes.occurrences(["soup and soup", "x"], words).tolist() == [[1, 0], [0, 0]]
-
-
-def test_a_judge_says_where_its_labels_come_from():
-    v = Vocabulary(5, 5, 4, 0, 0, 0, 0)
-    config = yelp.get_config()
-    config.operators.attributes = ("sentiment",)
-    truth = np.arange(60) % 2
-    lines = [f"the food {i} was {('bad', 'good')[y]}" for i, y in enumerate(truth)]
-    judge = attributes.TextJudge.train(
-        config, Part(lines, {}, v, truth), Part(lines[:10], {}, v, truth[:10])
-    )
-    assert judge(["so bad", "so good"])["sentiment"].tolist() == [0, 1]
-    assert "sentiment 1.000, where the majority class has 0.500" in judge.about()
-    exact = attributes.TextJudge.train(tiny(), Part([], {}, v), Part([], {}, v))
-    assert exact(["nonsense"])["sentiment"].tolist() == [-1]
-    assert "grammar's parser" in exact.about()
 
 
 def test_targets_differ_from_what_is_there():
     rng = np.random.default_rng(0)
     known = {"tense": np.array([0, 1, 2, -1] * 20)}
-    got = latent_methods.draw_targets(known, ("tense",), rng)["tense"]
+    got = methods.draw_targets(known, ("tense",), rng)["tense"]
     assert (got != known["tense"]).all()
     assert set(got.tolist()) == {0, 1, 2}
 
@@ -207,11 +173,11 @@ def test_bad_fields(field, value, message):
     config = grammar.get_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ConfigError, match=message):
-        latentops.validate(config)
+        study.validate(config)
 
 
 def test_an_empty_text_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stdin", __import__("io").StringIO("good soup\n\n"))
     with pytest.raises(ConfigError, match=r"edit.text is '', allowed: at least one word"):
-        latentops.edit(tiny(), tmp_path)
+        study.edit(tiny(), tmp_path)
     assert not any(tmp_path.iterdir())

@@ -14,8 +14,9 @@ import pytest
 from flax import nnx
 
 from configs.moe import dts, dts_shakespeare, dts_yelp, flexmoe, flexmoe_images, gpt_moe_1_5b
-from experiments import dts_gate, moe_language
-from experiments import flexmoe as flexmoe_study
+from experiments.common import moe
+from experiments.dts_gate import study as dts_gate
+from experiments.flexmoe import study as flexmoe_study
 from jaxgen.errors import ConfigError
 from jaxgen.moe.layer import MoEContext
 from jaxgen.moe.placement.adaptive import AdaptivePlacement
@@ -85,7 +86,7 @@ def test_every_gate_to_the_same_perplexity(tmp_path, one_device):
         *("dts-4", "dts-2", "dts-1"),  # one a segment, and the shared expert's
         *("switch", "hash", "dense"),
     }
-    count = moe_language.flops(config, 200)
+    count = moe.flops(config, 200)
     pairs = config.train.batch_size * config.data.context  # one expert a token, one layer
     want = config.train.steps * (count.base + pairs * count.pair)
     assert rows["switch"]["to_target"][1] == pytest.approx(want)
@@ -113,14 +114,14 @@ def test_segments_leave_nothing_over_the_budget():
 def test_dts_with_its_shared_expert_begins_at_the_dense_model():
     """Unmasked copies and weights that sum to 1 compute what the dense model does."""
     config = configured(dts, TINY, DTS, {"dts.mask_rate": 0.0, "dts.threshold": 0.0})
-    dense = moe_language.build(config, 50, 0, nnx.Rngs(0))
-    fresh = moe_language.build(config, 50, 4, nnx.Rngs(1))
+    dense = moe.build(config, 50, 0, nnx.Rngs(0))
+    fresh = moe.build(config, 50, 4, nnx.Rngs(1))
     model = dts_gate.from_dense(config, dense, 0, fresh)
     tokens = jax.random.randint(jax.random.key(2), (2, 17), 0, 50)
     segment = dts_gate.segments(config)[0]
     route = MoEContext(dts_gate.make_gate(config, "dts", None, jnp.int32(0), segment))
-    want, _ = moe_language.nll(dense, tokens, MoEContext(), None)
-    got, loads = moe_language.nll(model, tokens, route, jax.random.key(3))
+    want, _ = moe.nll(dense, tokens, MoEContext(), None)
+    got, loads = moe.nll(model, tokens, route, jax.random.key(3))
     assert float(got) == pytest.approx(float(want), rel=1e-5)
     assert (loads.counts == 32).all()
     masked = dts_gate.from_dense(
@@ -260,7 +261,7 @@ def test_windows_tell_what_is_left_over(tmp_path):
     (tmp_path / "a").write_text("\n".join(f"word number {i} </s>" for i in range(100)))
     files = {"data.source": "files", "data.path": str(tmp_path), "data.files": ("a",)}
     config = configured(dts, TINY, files, {"data.tokenizer": "word", "data.context": 7})
-    corpus = moe_language.load(config, tmp_path / "w")
+    corpus = moe.load(config, tmp_path / "w")
     left = {}
     for name, lines in (("train", 84), ("valid", 8), ("test", 8)):
         predicted = 5 * lines - 1  # four words and an end token a line; the first is not predicted

@@ -6,10 +6,10 @@ import shutil
 import subprocess
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from experiments.sequence_data import Part, Vocabulary
 from flax import nnx
 
 from configs.eddpm import digits
@@ -18,20 +18,18 @@ from configs.eisl import invented
 from configs.latentops import grammar as edit_config
 from configs.moe import dts
 from configs.style_transfer import grammar as transfer_config
-from experiments import (
-    attributes,
-    eisl,
-    image_report,
-    latent_methods,
-    latent_space,
-    latentops_report,
-    moe_report,
-    sequence_report,
-    style_transfer,
-)
+from experiments.dts_gate import report as dts_report
+from experiments.eddpm import image_report, sequence_report
+from experiments.eisl import report as eisl_report
+from experiments.latentops import methods
+from experiments.latentops import report as latentops_report
+from experiments.style_transfer import report as transfer_report
 from jaxgen.data.images import Images
+from jaxgen.data.tokens import TextSplit, Vocabulary
 from jaxgen.data.translation import Pairs
+from jaxgen.evaluators import attributes
 from jaxgen.latent_ode import sample
+from jaxgen.models.attribute_heads import AttributeHeads, Operators
 from jaxgen.ode import Stats
 from tests.pages import CASES, Page
 
@@ -60,9 +58,11 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on thi
 def part(texts=TEXTS):
     ids = np.zeros((len(texts), 4), np.int32)
     v = Vocabulary(
-        4, 4, 4, 0, 0, 0, 0, decode=lambda u: [texts[i % len(texts)] for i in range(len(u))]
+        *(4, 4, 4, 0, 0, 0, 0),
+        decode=lambda u: [texts[i % len(texts)] for i in range(len(u))],
+        encode=lambda lines: {},
     )
-    return Part(list(texts), {"source": ids, "target": ids}, v)
+    return TextSplit(list(texts), {"source": ids, "target": ids}, v)
 
 
 def images(folder):
@@ -96,6 +96,20 @@ class Sign(nnx.Module):
         return u[:2]
 
 
+@jax.tree_util.register_static
+class Same:
+    """A space where latents are the tokens themselves."""
+
+    def encode(self, x):
+        return x["source"] * 1.0
+
+    def decode(self, u):
+        return u
+
+    def texts(self, u, train):
+        return train.vocabulary.decode(u)
+
+
 def stay(total, u, *, points, **options):
     """In place of the ODE: nothing moves."""
     path = jnp.repeat(u[:, None], points, 1)
@@ -107,17 +121,17 @@ def edits(folder):
     config = edit_config.get_config()
     config.data.source = config.data.label_field = NAME
     config.operators.attributes, config.evaluate.combinations = ("sentiment",), (("sentiment",),)
-    heads = latent_space.Heads(config, 0, nnx.Rngs(0))
+    heads = AttributeHeads(4, {}, width=8, depth=1, rngs=nnx.Rngs(0))
     heads.nets = nnx.Dict({"sentiment": Sign()})
-    operators = latent_space.Operators(heads, (), {})
-    space = latent_space.Space(NAME, lambda x: x["source"] * 1.0, lambda u: u, lambda key, n: None)
+    labels = (NAME, "<b>good</b>")
+    operators = Operators(heads, {}, (("sentiment", labels),))
     targets = {"sentiment": np.zeros(len(TEXTS), int)}
     tables = {}
     for name in ("edit", "generate"):
-        task = latent_methods.Task(name, ("sentiment",), np.zeros((len(TEXTS), 4)), targets, TEXTS)
+        task = methods.Task(name, ("sentiment",), np.zeros((len(TEXTS), 4)), targets, TEXTS)
         tables[name, "sentiment", "ODE"] = (task, TEXTS, np.arange(len(TEXTS)))
     judges = SimpleNamespace(
-        attribute=SimpleNamespace(about=lambda: NAME), real_ppl=2.0, real_self_bleu=30.0
+        attributes=SimpleNamespace(about=lambda: NAME), real_ppl=2.0, real_self_bleu=30.0
     )
     cell = {"space": NAME, "task": "edit", "attributes": "sentiment", "seed": 0}
     rows = [
@@ -125,9 +139,9 @@ def edits(folder):
         {"system": NAME, "guidance_strength": 1.0, "bleu": 2.0, **cell},
     ]
     study = SimpleNamespace(config=config, workdir=folder, data={"train": part(), "test": part()})
-    shown = {NAME: {"tables": tables, "space": space, "operators": operators}}
+    shown = {NAME: {"tables": tables, "space": Same(), "operators": operators}}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(attributes.LABELS, "sentiment", (NAME, "<b>good</b>"))
+        patch.setitem(attributes.LABELS, "sentiment", labels)
         patch.setattr(sample, "solve", stay)
         return latentops_report.write(study, judges, rows, shown)
 
@@ -141,25 +155,25 @@ def translations(folder):
     ]
     pairs = Pairs(TEXTS, TEXTS[::-1])
     corpus = SimpleNamespace(parts={"train": pairs, "test": pairs}, about_cuts=lambda: "")
-    return eisl.write(SimpleNamespace(config=config, workdir=folder), corpus, rows)
+    return eisl_report.write(SimpleNamespace(config=config, workdir=folder, data=corpus), rows)
 
 
 def transfers(folder):
     config = transfer_config.get_config()
     config.data.source, config.transfer.content_weights = NAME, (1.0,)
     judges = SimpleNamespace(
-        attribute=SimpleNamespace(about=lambda: NAME),
+        attributes=SimpleNamespace(about=lambda: NAME),
         real_ppl=2.0,
         accuracy=lambda texts, targets: np.zeros(len(texts)),
         perplexity=lambda texts: 3.0,
-        geometric_mean=lambda *each: 0.5,
+        mean=lambda *each: 0.5,
     )
     metrics = {"accuracy": 0.5, "bleu": 1.0, "ppl": 2.0, "mean": 0.1}
     rows = [{"loss": loss, "weight": 1.0, "seed": 0, **metrics} for loss in config.losses]
     shown = {(loss, 1.0): TEXTS for loss in config.losses}
     study = SimpleNamespace(config=config, workdir=folder, data={"train": part()})
     asked = np.arange(len(TEXTS)) % 2
-    return style_transfer.write(study, judges, rows, shown, part(), asked)
+    return transfer_report.write(study, judges, rows, shown, part(), asked)
 
 
 def mixtures(folder):
@@ -173,7 +187,7 @@ def mixtures(folder):
     config.data.context = 4
     study = SimpleNamespace(config=config, workdir=folder)
     seconds = {"switch": 1.0, "dense": 1.0, NAME: 2.0}
-    return moe_report.write_dts(study, corpus, rows, seconds, ())
+    return dts_report.write(study, corpus, rows, seconds, ())
 
 
 STUDIES = {f.__name__: f for f in (images, sequences, edits, translations, transfers, mixtures)}

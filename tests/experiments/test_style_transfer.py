@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from experiments.sequence_data import Vocabulary
 from flax import nnx
 
 from configs.style_transfer import grammar, yelp
-from experiments import style_transfer
+from experiments.style_transfer import study
+from jaxgen.data.tokens import TokenShape
 from jaxgen.errors import ConfigError
 
 TINY = {
@@ -31,25 +31,25 @@ TINY = {
     "evaluate.count": 20,
     "data.limit": 300,
 }
-V = Vocabulary(size=9, source_size=9, length=5, begin=1, end=2, unknown=3, source_pad=0)
+V = TokenShape(size=9, source_size=9, length=5, begin=1, end=2, unknown=3, source_pad=0)
 
 
 def tiny(**changes):
     config = grammar.get_config()
     config.update_from_flattened_dict(TINY | changes)
-    style_transfer.validate(config)
+    study.validate(config)
     return config
 
 
 def test_shipped_configs_are_valid():
     for module in (grammar, yelp):
-        style_transfer.validate(module.get_config())
+        study.validate(module.get_config())
 
 
 @pytest.mark.slow
 def test_a_run_judges_both_content_losses_and_again_from_checkpoints(tmp_path, one_device):
     config = tiny()
-    style_transfer.train(config, tmp_path)
+    study.train(config, tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     assert [r["loss"] for r in results["systems"]] == ["ce", "eisl"]
     assert all(0 <= r["accuracy"] <= 1 for r in results["systems"])
@@ -63,19 +63,17 @@ def test_a_run_judges_both_content_losses_and_again_from_checkpoints(tmp_path, o
     assert "\n| majority class | – | " in report
     assert "Cut: none of train, valid, test." in report
     trained = (tmp_path / "metrics.jsonl").read_text()
-    style_transfer.evaluate_again(config, tmp_path)
+    study.evaluate_again(config, tmp_path)
     assert json.loads((tmp_path / "results.json").read_text())["systems"] == results["systems"]
     assert (tmp_path / "metrics.jsonl").read_text() == trained
 
 
 def test_the_style_is_told_by_the_first_token():
     x = jnp.asarray([[4, 5, 2, 0, 0], [6, 2, 0, 0, 0]])
-    told = style_transfer.prepend_style_token(x, jnp.asarray([0, 1]), V)
+    told = study.prepend_style_token(x, jnp.asarray([0, 1]), V)
     assert told.tolist() == [[9, 4, 5, 2, 0, 0], [10, 6, 2, 0, 0, 0]]
-    model = style_transfer.build(tiny(), V, nnx.Rngs(0))
-    zero, one = (
-        style_transfer.written_logits(model, V, x, x, jnp.full(2, s), None) for s in (0, 1)
-    )
+    model = study.build(tiny(), V, nnx.Rngs(0))
+    zero, one = (study.written_logits(model, V, x, x, jnp.full(2, s), None) for s in (0, 1))
     assert zero.shape == (2, 5, 9)
     assert np.abs(zero - one).max() > 1e-4
 
@@ -83,15 +81,16 @@ def test_the_style_is_told_by_the_first_token():
 def test_the_loss_is_its_three_terms():
     """With content "ce" and weight 0 there is no gradient from it; with weight 1 it adds up."""
     config = tiny(**{"model.dropout": 0.0})
-    classifier = style_transfer.classifier_system(config, V).build(jax.random.key(1))
+    classifier = study.classifier_task(config, V).build(jax.random.key(1))
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.integers(3, 9, (4, 5))).at[:, 4].set(2)
     batch = {"target": x, "style": jnp.asarray([0, 1, 0, 1])}
     values = {}
     for content in ("ce", "eisl"):
-        system = style_transfer.system(config, V, classifier, content, 0.5)
-        model = system.build(jax.random.key(0))
-        value, (parts, _) = jax.jit(system.loss)(model, None, batch, jax.random.key(2), 0)
+        task = study.task(config, V, classifier, content, 0.5)
+        model, extra = task.build(jax.random.key(0)), task.extra()
+        value, (parts, kept) = jax.jit(task.loss)(model, extra, batch, jax.random.key(2), 0)
+        assert jax.tree.all(jax.tree.map(np.array_equal, kept, classifier))  # it is not trained
         want = parts["repeat"] + config.transfer.style_weight * parts["style"]
         assert float(value) == pytest.approx(float(want + 0.5 * parts["content"]), rel=1e-6)
         values[content] = parts
@@ -115,4 +114,4 @@ def test_bad_fields(field, value, message):
     config = grammar.get_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ConfigError, match=message):
-        style_transfer.validate(config)
+        study.validate(config)

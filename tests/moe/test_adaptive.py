@@ -12,12 +12,12 @@ from flax import nnx
 from jaxgen import mesh as mesh_lib
 from jaxgen.data import pipeline
 from jaxgen.losses.cross_entropy import cross_entropy
+from jaxgen.models import gpt2
 from jaxgen.moe import gates
 from jaxgen.moe.layer import MoEContext
 from jaxgen.moe.placement import simulator
 from jaxgen.moe.placement.adaptive import AdaptivePlacement
 from jaxgen.moe.placement.planner import Policy
-from jaxgen.nn import gpt2
 from jaxgen.train import loop, state, step
 
 E, LAYERS, SLOTS, VOCAB, LENGTH, STEPS = 8, 1, 2, 11, 8, 10
@@ -31,7 +31,7 @@ def placer(name, **options):
 
 
 def build(place, key):
-    spec = gpt2.spec(
+    spec = gpt2.config(
         VOCAB,
         width=8,
         depth=2,

@@ -10,7 +10,10 @@ from flax import nnx
 
 from jaxgen.losses import vae
 from jaxgen.models import bert, gpt2, t5, vit
-from jaxgen.nn import attention, nat, sequence, textcnn
+from jaxgen.models.text_autoencoder import SequenceEncoder
+from jaxgen.models.text_decoders import LatentGPT
+from jaxgen.models.translator import drop_repeats
+from jaxgen.nn import attention, textcnn
 from jaxgen.text import decoding, masking
 
 V, POSITIONS = 11, 8
@@ -143,12 +146,13 @@ def test_latents_reach_the_end_of_texts_under_windows():
     spec = gpt2.config(
         V, width=16, depth=2, heads=2, max_positions=20, windows=(3, 3), init_std=0.5
     )
-    model, z = sequence.LatentGPT(spec, 4, rngs=nnx.Rngs(0)), jnp.ones((1, 4))
+    model = LatentGPT(spec, 4, length=12, begin=0, end=1, rngs=nnx.Rngs(0))
+    z = jnp.ones((1, 4))
     model.added.kernel[...] *= 0  # z by its memory slot alone
-    found = decoding.greedy(model.start(z, begin=0, max_tokens=12), max_tokens=12)
-    logits = model(found.tokens, z, begin=0)
+    found = decoding.greedy(model.start(z, max_tokens=12), max_tokens=12)
+    logits = model(found.tokens, z)
     assert (logits.argmax(-1) == found.tokens).all()
-    assert (jnp.abs(logits - model(found.tokens, -z, begin=0)).max(-1) > 1e-4).all()
+    assert (jnp.abs(logits - model(found.tokens, -z)).max(-1) > 1e-4).all()
 
 
 def test_dropout_in_bfloat16_is_as_exact_as_without(gpt):
@@ -173,7 +177,7 @@ def test_no_rows_no_tokens_and_rows_of_padding(gpt, encoder, seq2seq):
         cnn = textcnn.TextCNN(V, 3, width=4, kernels=(1,), rngs=nnx.Rngs(0))
         assert jnp.isfinite(cnn(tokens, tokens > 0)).all()
         assert masking.shift_right(tokens, 1).shape == shape
-        assert nat.drop_repeats(tokens, 0).shape == shape
+        assert drop_repeats(tokens, 0).shape == shape
     nothing = jnp.zeros((2, 4), bool)
     assert jnp.isfinite(encoder(ids(2, 4), mask=nothing)).all()
     assert jnp.isfinite(gpt(ids(2, 4), mask=nothing)[0]).all()
@@ -190,7 +194,7 @@ def test_pictures_and_texts_of_another_size_are_refused():
     with pytest.raises(ValueError, match="a picture's shape is"):
         net(jnp.zeros((1, 2, 2, 1)))
     spec = bert.config(V, width=8, depth=1, heads=1, max_positions=9)
-    placed = sequence.SequenceEncoder(spec, 3, pad=0, per_position=6, rngs=nnx.Rngs(0))
+    placed = SequenceEncoder(spec, 3, pad=0, per_position=6, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="tokens' length is 5, allowed: 6"):
         placed(ids(1, 5))
 

@@ -6,7 +6,10 @@ import pytest
 from flax import nnx
 
 from jaxgen import mesh as mesh_lib
-from jaxgen.train import state, step
+from jaxgen.data import images, pipeline
+from jaxgen.diffusion import schedule
+from jaxgen.models.image_autoencoder import ImageAutoencoder
+from jaxgen.train import latent_tasks, state, step
 
 
 def build(key):
@@ -146,22 +149,25 @@ _cache = {}
 def run_curve(shape, devices):
     if devices in _cache and devices == 1:
         return _cache[devices]
-    from configs.eddpm import digits
-    from experiments import image_study, systems
-    from jaxgen.data import images, pipeline
-
-    config = digits.get_config()
-    config.model.denoiser_width = 64
-    config.model.width = 8
     mesh = mesh_lib.make_mesh(shape, jax.devices()[:devices])
-    system = systems.eddpm_system(config, image_study.make_domain(config, (8, 8, 1)))
+    # As the digits study, with narrower networks.
+    sizes = {"latent_dim": 32, "width": 8, "denoiser_width": 64, "encoder_bias": False}
+    task = latent_tasks.eddpm_task(
+        lambda rngs: ImageAutoencoder((8, 8, 1), rngs=rngs, **sizes),
+        schedule.linear(1000, 1e-4, 0.02),
+        latent_norm="running",
+        inputs=lambda batch: batch["image"],
+        sigma_0=0.03,
+        diffusion_weight=0.1,
+        num_t=8,
+    )
     tx = step.optimizer(optax.constant_schedule(1e-3))
 
     def init(k):
-        return state.create(system.build, tx, k, extra=system.extra)
+        return state.create(task.build, tx, k, extra=task.extra)
 
     s, where = state.create_sharded(init, jax.random.key(0), mesh)
-    f = step.make_step(system.loss, tx, ema_decay=0.99, shardings=where)
+    f = step.make_step(task.loss, tx, ema_decay=0.99, shardings=where)
     it = pipeline.batches({"image": images.load("digits")["train"].image}, 64, seed=0)
     values = []
     for _ in range(20):

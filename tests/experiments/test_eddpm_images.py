@@ -1,32 +1,35 @@
+"""The study on images: its tasks, its schedule, and the parts of its report."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs.eddpm import celeba64, digits
-from experiments import eddpm as study
-from experiments import image_report, image_study, systems
+from experiments.common.latent import chain_of
+from experiments.eddpm import image_report, images, study, systems
 from jaxgen.errors import ConfigError
+from jaxgen.nn import batch_renorm
 from jaxgen.train import tables
 from jaxgen.train.state import parameter_count
 
 SHAPE = (8, 8, 1)
 
 
-def domain(config):
-    return image_study.make_domain(config, SHAPE)
+def networks(config):
+    return images.ImageNetworks(config, SHAPE)
 
 
-def count(system):
-    return parameter_count(jax.eval_shape(system.build, jax.random.key(0)))
+def count(task):
+    return parameter_count(jax.eval_shape(task.build, jax.random.key(0)))
 
 
 def test_all_systems_have_about_the_same_number_of_parameters():
     config = digits.get_config()
-    goal = count(systems.eddpm_system(config, domain(config)))
-    vae = count(systems.vae_system(config, domain(config), 1.0, with_mlp=True))
-    stages = count(systems.vae_system(config, domain(config), 1.0, with_mlp=False))
-    ddpm = count(image_study.ddpm_system(config, SHAPE))
+    goal = count(systems.eddpm_task(config, networks(config)))
+    vae = count(systems.vae_task(config, networks(config), 1.0, with_mlp=True))
+    stages = count(systems.vae_task(config, networks(config), 1.0, with_mlp=False))
+    ddpm = count(images.ddpm_task(config, networks(config), SHAPE))
     assert stages == vae  # the two-stage MLP is counted once, in the first stage's module
     for other in (vae, ddpm):
         assert abs(other / goal - 1) < 0.1
@@ -42,29 +45,30 @@ def test_latents_do_not_shrink_whatever_the_encoder_scale(scale):
     """The trap: a diffusion term that makes z ~ 0. After 60 steps the latent std is still about 1."""
     import optax
 
-    from jaxgen.data import images, pipeline
+    from jaxgen.data import images as image_data
+    from jaxgen.data import pipeline
     from jaxgen.train import state, step
 
     config = digits.get_config()
     config.model.width = 8
     config.model.denoiser_width = 32
     config.eddpm.diffusion_weight = 100.0
-    system = systems.eddpm_system(config, domain(config))
+    task = systems.eddpm_task(config, networks(config))
     tx = step.optimizer(optax.constant_schedule(3e-3))
 
     def init(k):
-        s = state.create(system.build, tx, k, extra=system.extra)
+        s = state.create(task.build, tx, k, extra=task.extra)
         kernel = s.model.encoder.out.kernel
         kernel[...] = kernel[...] * scale
         return s
 
     s = jax.jit(init)(jax.random.key(0))
-    f = step.make_step(system.loss, tx, ema_decay=0.9)
-    train = jnp.asarray(images.load("digits")["train"].image)
+    f = step.make_step(task.loss, tx, ema_decay=0.9)
+    train = jnp.asarray(image_data.load("digits")["train"].image)
     it = pipeline.batches({"image": np.asarray(train)}, 64, seed=0)
     for _ in range(60):
         s, _ = f(s, next(it))
-    z, _ = systems.batch_renorm.standardise(s.model.encoder(train), s.extra["moments"])
+    z, _ = batch_renorm.standardise(s.model.encoder(train), s.extra["moments"])
     # Not exactly 1: the running moments lag behind an encoder that still moves fast.
     assert 0.5 < float(jnp.std(z, axis=0).mean()) < 2.0
 
@@ -83,12 +87,7 @@ def test_nearest_mse_against_brute_force():
     rng = np.random.default_rng(0)
     a, b = rng.random((7, 3, 3, 1)), rng.random((9, 3, 3, 1))
     want = np.mean([min(((x - y) ** 2).mean() for y in b) for x in a])
-    assert image_study.nearest_mse(a, b) == pytest.approx(want)
-
-
-def test_in_batches_pads_and_cuts():
-    rows = np.arange(10.0)[:, None]
-    assert np.array_equal(systems.in_batches(lambda x: 2 * x, rows, batch=4), 2 * rows)
+    assert images.nearest_mse(a, b) == pytest.approx(want)
 
 
 def test_impossible_schedule_is_a_config_error():
@@ -96,7 +95,7 @@ def test_impossible_schedule_is_a_config_error():
     config.schedule.kind = "vp_sde"
     config.schedule.beta_max = 1e6
     with pytest.raises(ConfigError, match="schedule"):
-        systems.make_schedule(config)
+        chain_of(config)
 
 
 def test_mean_ranks_and_spread():

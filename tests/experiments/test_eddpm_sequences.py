@@ -10,9 +10,10 @@ import pytest
 from flax import nnx
 
 from configs.eddpm import antibody, grammar, peptides, yelp, yelp_paper
-from experiments import eddpm as study
-from experiments import protein_ascent, sequence_data, sequence_judge, sequence_study, systems
+from experiments.common import text, text_model
+from experiments.eddpm import protein_ascent, sequences, study, systems
 from jaxgen.data import corpora
+from jaxgen.data.tokens import TokenShape, about_cuts
 from jaxgen.errors import ConfigError
 from jaxgen.models import bert, gpt2, hf
 from jaxgen.text import tokenizers
@@ -66,15 +67,14 @@ def test_shipped_configs_are_valid():
 
 
 def test_autoencoders_have_the_same_number_of_parameters():
-    v = sequence_data.Vocabulary(50, 50, 12, 2, 3, 1, 0)
-    domain = sequence_study.make_domain(grammar.get_config(), v)
     config = grammar.get_config()
+    networks = sequences.SequenceNetworks(config, TokenShape(50, 50, 12, 2, 3, 1, 0))
     counts = [
-        parameter_count(jax.eval_shape(system.build, jax.random.key(0)))
-        for system in (
-            systems.eddpm_system(config, domain),
-            systems.vae_system(config, domain, 1.0, with_mlp=True),
-            systems.vae_system(config, domain, 1e-3, with_mlp=False),
+        parameter_count(jax.eval_shape(task.build, jax.random.key(0)))
+        for task in (
+            systems.eddpm_task(config, networks),
+            systems.vae_task(config, networks, 1.0, with_mlp=True),
+            systems.vae_task(config, networks, 1e-3, with_mlp=False),
         )
     ]
     assert counts[1] == counts[2]
@@ -99,9 +99,9 @@ def test_text_run_reports_all_three_capabilities_and_resumes(tmp_path, capsys, o
     floors = results["floors"]
     assert floors["copy of the input"]["bleu"] == pytest.approx(100)
     assert 0 < floors["constant consensus"]["token_accuracy"] < 1
-    data = sequence_data.load(config, tmp_path)
+    data = text.load(config, tmp_path)
     most = np.bincount(data["train"].label).argmax()
-    test = sequence_data.take_rows(data["test"], 40).label
+    test = data["test"].take(40).label
     assert floors["majority class"]["probe_accuracy"] == np.mean(test == most)
     assert floors["unigram"]["reverse_ppl"] < 200  # of at most 200 words
     assert floors["data"]["grammatical"] == 1.0
@@ -158,7 +158,7 @@ def test_proteins_of_another_alphabet_run(tmp_path, one_device):
 
 def test_what_is_cut_is_counted(tmp_path):
     config = tiny(grammar, **{"data.max_tokens": 12, "data.max_words": 16})
-    data = sequence_study.load(config, tmp_path)
+    data = text.load(config, tmp_path)
     texts = [r.text.split() for r in corpora.grammar(400)]
     kept = [t for t in texts if len(t) <= 16]
     read = [part.read for part in data.values()]
@@ -166,9 +166,9 @@ def test_what_is_cut_is_counted(tmp_path):
     assert sum(r.cut for r in read) == sum(len(t) > 11 for t in kept) > 0
     assert sum(r.tokens for r in read) == sum(map(len, kept))
     assert sum(r.lost for r in read) == sum(max(len(t) - 11, 0) for t in kept)
-    line = sequence_data.about_cuts(data)
+    line = about_cuts(data)
     assert f"Left out: {len(texts) - len(kept)} texts of more than 16 words.\n" in line
-    assert sequence_data.take_rows(data["test"], 3).read == data["test"].read
+    assert data["test"].take(3).read == data["test"].read
 
 
 def test_pretrained_folders_fill_encoder_and_decoder(tmp_path):
@@ -194,29 +194,29 @@ def test_pretrained_folders_fill_encoder_and_decoder(tmp_path):
             "model.decoder_path": str(tmp_path / "gpt"),
         },
     )
-    data = sequence_study.load(config, tmp_path / "w")
+    data = text.load(config, tmp_path / "w")
     train = data["train"]
     assert train.vocabulary.source_size == 90
     assert train.x["source"].shape == train.x["target"].shape
     assert not np.array_equal(train.x["source"], train.x["target"])
-    domain = sequence_study.make_domain(config, train.vocabulary)
-    model = domain.pretrained(domain.build(False, nnx.Rngs(0)))
+    networks = sequences.SequenceNetworks(config, train.vocabulary)
+    model = networks.pretrained(networks.build(nnx.Rngs(0), predict_variance=False))
     for ours, theirs in ((model.encoder.bert, read), (model.decoder.gpt, write)):
         same = jax.tree.map(lambda a, b: bool((a == b).all()), ours, theirs)
         assert all(jax.tree.leaves(same))
     x = {k: jnp.asarray(a[:3]) for k, a in train.x.items()}
-    z = domain.encode(model, x)
-    logp = domain.logprob(model, jax.random.key(0))(x, z)
+    z = model.encode(x)
+    logp = model.decode_logprob(x, z, jax.random.key(0))
     assert z.shape == (3, 8)
     assert logp.shape == (3,)
     assert (logp < 0).all()
 
 
 def test_valid_proteins_have_gaps_at_the_ends_only():
-    assert sequence_judge.valid_protein("JJACDEJ", 3, 5)
-    assert not sequence_judge.valid_protein("JACJDEJ", 3, 6)
-    assert not sequence_judge.valid_protein("JACJ", 3, 6)
-    assert not sequence_judge.valid_protein("ACDEFGH", 3, 6)
+    assert sequences.valid_protein("JJACDEJ", 3, 5)
+    assert not sequences.valid_protein("JACJDEJ", 3, 6)
+    assert not sequences.valid_protein("JACJ", 3, 6)
+    assert not sequences.valid_protein("ACDEFGH", 3, 6)
 
 
 def test_nearest_distance_against_brute_force():
@@ -226,27 +226,11 @@ def test_nearest_distance_against_brute_force():
     assert protein_ascent.nearest_distance(a, b).tolist() == want
 
 
-def test_padding_weighs_less_where_asked():
-    """The parallel decoder's likelihood, by hand, with padding at weight 0.8."""
-    config = tiny(peptides)
-    v = sequence_data.Vocabulary(6, 6, 5, 0, 0, 0, 0)
-    x = {"target": jnp.asarray([[1, 2, 0, 0, 0], [3, 4, 5, 1, 2]])}
-    x["source"] = x["target"]
-    domain = sequence_study.make_domain(config, v)
-    model = domain.build(False, nnx.Rngs(0))
-    z = jax.random.normal(jax.random.key(0), (2, 8))
-    logp = jax.nn.log_softmax(model.decoder(z))
-    chosen = np.take_along_axis(np.asarray(logp), np.asarray(x["target"])[..., None], -1)[..., 0]
-    weight = np.where(np.asarray(x["target"]) == 0, 0.8, 1.0)
-    got = domain.logprob(model, jax.random.key(1))(x, z)
-    assert np.allclose(got, (weight * chosen).sum(-1), atol=1e-4)
-
-
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
         ("data.kind", "video", "data.kind is 'video', allowed: one of images, text, proteins"),
-        ("model.decoder", "gru", "one of gpt2, parallel"),
+        ("model.decoder", "gru", "one of gpt2, non_autoregressive"),
         ("model.word_dropout", 1.0, "model.word_dropout is 1.0"),
         ("data.max_tokens", 1, "data.max_tokens is 1"),
         ("judge.steps", 0, "judge.steps is 0"),
@@ -285,25 +269,24 @@ def test_substitutions_change_that_many_letters():
     assert (changed[:, :7] > 0).all()
 
 
-@pytest.mark.parametrize("decoder", ["gpt2", "parallel"])
+@pytest.mark.parametrize("decoder", ["gpt2", "non_autoregressive"])
 def test_eisl_takes_the_place_of_cross_entropy_by_one_field(decoder):
-    """With share 1 and the whole target as n-gram a parallel decoder has cross-entropy again.
+    """With share 1 and the whole target as n-gram a non-autoregressive decoder has cross-entropy again.
 
     An autoregressive one reads its own output then, not the target.
     """
-    v = sequence_data.Vocabulary(12, 12, 6, 2, 3, 1, 0)
+    shape = TokenShape(12, 12, 6, 2, 3, 1, 0)
     ids = jnp.asarray([[4, 5, 6, 7, 3, 0], [8, 9, 3, 0, 0, 0]])
     x, z = {"source": ids, "target": ids}, jax.random.normal(jax.random.key(0), (2, 8))
 
     def logp(**changes):
         config = tiny(grammar, **{"model.decoder": decoder, "model.word_dropout": 0.0, **changes})
-        domain = sequence_study.make_domain(config, v)
-        model = domain.build(False, nnx.Rngs(0))
-        return domain.logprob(model, jax.random.key(1))(x, z)
+        model = text_model.build_autoencoder(config, shape, nnx.Rngs(0), predict_variance=False)
+        return model.decode_logprob(x, z, jax.random.key(1))
 
     plain = logp()
     whole = logp(**{"model.eisl": 1.0, "model.eisl_ngrams": (0,)})
-    assert np.allclose(plain, whole, atol=1e-4) == (decoder == "parallel")
+    assert np.allclose(plain, whole, atol=1e-4) == (decoder == "non_autoregressive")
     half = logp(**{"model.eisl": 0.5, "model.eisl_ngrams": (0,)})
     assert np.allclose(half, (plain + whole) / 2, atol=1e-4)
     bigrams = logp(**{"model.eisl": 1.0, "model.eisl_ngrams": (2,)})

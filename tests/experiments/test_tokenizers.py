@@ -9,7 +9,9 @@ import sys
 import pytest
 
 from configs.eddpm import grammar
-from experiments import eddpm, kept_tokenizers, sequence_data, sequence_study, systems
+from experiments.common import text
+from experiments.common import tokenizers as stored
+from experiments.eddpm import study, systems
 from jaxgen.config import Config
 from jaxgen.data import corpora
 from jaxgen.errors import ConfigError
@@ -37,7 +39,7 @@ def content(workdir):
 
 @pytest.mark.parametrize("state", ["empty", "half", "without names"])
 def test_what_a_kill_left_is_written_again(tmp_path, state):
-    first = kept_tokenizers.kept_tokenizer(config(), tmp_path, TEXTS)
+    first = stored.kept_tokenizer(config(), tmp_path, TEXTS)
     begun(tmp_path)
     want = content(tmp_path)
     for file in (tmp_path / "tokenizer").iterdir():
@@ -46,38 +48,38 @@ def test_what_a_kill_left_is_written_again(tmp_path, state):
         elif state == "empty" or file.name == "tokenizer_config.json":
             file.unlink()
     (tmp_path / "tokenizer.tmp").mkdir()
-    again = kept_tokenizers.kept_tokenizer(config(), tmp_path, TEXTS)
+    again = stored.kept_tokenizer(config(), tmp_path, TEXTS)
     assert content(tmp_path) == want
     assert tokenizers.digest(again) == tokenizers.digest(first)
     assert not (tmp_path / "tokenizer.tmp").exists()
 
 
 def test_a_kept_tokenizer_is_not_trained_again(tmp_path, monkeypatch):
-    kept_tokenizers.kept_tokenizer(config(), tmp_path, TEXTS)
+    stored.kept_tokenizer(config(), tmp_path, TEXTS)
     begun(tmp_path)
     monkeypatch.setattr(tokenizers, "train", None)
-    assert len(kept_tokenizers.kept_tokenizer(config(), tmp_path, TEXTS)) == 120
+    assert len(stored.kept_tokenizer(config(), tmp_path, TEXTS)) == 120
 
 
 def test_a_launch_that_failed_leaves_no_tokenizer_behind(tmp_path):
     """No config.json: the next launch may have another vocabulary."""
-    assert len(kept_tokenizers.kept_tokenizer(config(), tmp_path, TEXTS)) == 120
-    assert len(kept_tokenizers.kept_tokenizer(config(vocab_size=90), tmp_path, TEXTS)) == 90
+    assert len(stored.kept_tokenizer(config(), tmp_path, TEXTS)) == 120
+    assert len(stored.kept_tokenizer(config(vocab_size=90), tmp_path, TEXTS)) == 90
     begun(tmp_path)
-    assert len(kept_tokenizers.kept_tokenizer(config(vocab_size=90), tmp_path, TEXTS)) == 90
+    assert len(stored.kept_tokenizer(config(vocab_size=90), tmp_path, TEXTS)) == 90
 
 
 def test_another_tokenizer_is_refused(tmp_path):
-    kept_tokenizers.kept_tokenizer(config(), tmp_path, TEXTS)
+    stored.kept_tokenizer(config(), tmp_path, TEXTS)
     begun(tmp_path)
     tokenizers.train(TEXTS[:90], vocab_size=120).save_pretrained(tmp_path / "tokenizer")
     with pytest.raises(ConfigError, match=r"was started with \(tokenizers\.json") as e:
-        kept_tokenizers.kept_tokenizer(config(), tmp_path, TEXTS)
+        stored.kept_tokenizer(config(), tmp_path, TEXTS)
     assert "\n" not in str(e.value)
     # A lost folder cannot be trained again from other text.
     (tmp_path / "tokenizer" / "tokenizer.json").unlink()
     with pytest.raises(ConfigError, match="was started with"):
-        kept_tokenizers.kept_tokenizer(config(), tmp_path, TEXTS[:90])
+        stored.kept_tokenizer(config(), tmp_path, TEXTS[:90])
 
 
 def test_a_workdir_without_digests_goes_on(tmp_path):
@@ -85,7 +87,7 @@ def test_a_workdir_without_digests_goes_on(tmp_path):
     tokenizers.train(TEXTS[:90], vocab_size=120).save_pretrained(tmp_path / "tokenizer")
     begun(tmp_path)
     want = content(tmp_path)
-    kept_tokenizers.kept_tokenizer(config(), tmp_path, TEXTS)
+    stored.kept_tokenizer(config(), tmp_path, TEXTS)
     assert content(tmp_path) == want
     assert set(json.loads((tmp_path / "tokenizers.json").read_text())) == {"data.tokenizer"}
 
@@ -95,12 +97,12 @@ def test_named_folders_must_stay_as_they_are(tmp_path):
     workdir.mkdir()
     tokenizers.train(TEXTS, vocab_size=120).save_pretrained(folder)
     named = (workdir, "model.encoder_path", str(folder))
-    kept_tokenizers.named_tokenizer(*named)
+    stored.named_tokenizer(*named)
     begun(workdir)
-    assert len(kept_tokenizers.named_tokenizer(*named)) == 120
+    assert len(stored.named_tokenizer(*named)) == 120
     tokenizers.train(TEXTS, vocab_size=100).save_pretrained(folder)
     with pytest.raises(ConfigError, match=r"model\.encoder_path is .* was started with"):
-        kept_tokenizers.named_tokenizer(*named)
+        stored.named_tokenizer(*named)
 
 
 @pytest.mark.parametrize("where", ["a file", "nothing", "an empty folder", "a damaged one"])
@@ -112,11 +114,11 @@ def test_a_bad_folder_is_named_before_data_are_read(tmp_path, where, monkeypatch
         folder.mkdir()
         if where == "a damaged one":
             (folder / "tokenizer.json").write_text("{")
-    monkeypatch.setattr(sequence_data.text, "load", None)
+    monkeypatch.setattr(text.text, "load", None)
     c = grammar.get_config()
     c.data.tokenizer = str(folder)
     with pytest.raises(ConfigError, match=r"^data\.tokenizer is '[^\n]*$") as e:
-        sequence_data.load(c, tmp_path / "w")
+        text.load(c, tmp_path / "w")
     assert ("one of bpe, wordpiece, word, or an existing folder" in str(e.value)) == (
         where in ("a file", "nothing")
     )
@@ -129,7 +131,7 @@ def test_one_process_trains_and_the_others_read(tmp_path):
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
     code = (
-        "import pathlib, sys, time, jax; from experiments import kept_tokenizers\n"
+        "import pathlib, sys, time, jax; from experiments.common import tokenizers as stored\n"
         "from jaxgen.text import tokenizers; from jaxgen.config import Config\n"
         "i, workdir = int(sys.argv[1]), pathlib.Path(sys.argv[2])\n"
         f"jax.distributed.initialize('localhost:{port}', 2, i)\n"
@@ -138,7 +140,7 @@ def test_one_process_trains_and_the_others_read(tmp_path):
         "    trained.append(1); time.sleep(2.0); return train(*a, **k)\n"
         "tokenizers.train = slow\n"
         "c = Config(); c.data = Config({'tokenizer': 'bpe', 'vocab_size': 60})\n"
-        "t = kept_tokenizers.kept_tokenizer(c, workdir, ['good food here', 'bad wine'] * (i + 1))\n"
+        "t = stored.kept_tokenizer(c, workdir, ['good food here', 'bad wine'] * (i + 1))\n"
         "print(len(trained), tokenizers.digest(t))\n"
     )
     argv = [sys.executable, "-c", code]
@@ -170,14 +172,14 @@ def test_a_text_run_repeats_bit_for_bit(tmp_path, one_device):
             **{"model.latent_dim": 4, "vae.betas": (1.0,)},
         }
     )
-    eddpm.validate(c)
+    study.validate(c)
     curves = []
     for name in "ab":
         if name == "b":
-            study = eddpm.open_eddpm(c, tmp_path / name)
-            system = systems.vae_system(c, sequence_study.domain(study), 1.0, with_mlp=True)
-            study.fit(system, 0, sequence_study.train_arrays(study), until=2)
-        eddpm.train_system(eddpm.open_eddpm(c, tmp_path / name), "vae", 0)
+            problem = study.open_problem(c, tmp_path / name)
+            task = systems.vae_task(c, problem.networks, 1.0, with_mlp=True)
+            problem.runs.fit(task, 0, problem.arrays(), until=2)
+        systems.train(study.open_problem(c, tmp_path / name), "vae", 0)
         rows = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         curves.append([(r["step"], r["loss"]) for r in map(json.loads, rows)])
     assert [step for step, _ in curves[0]] == [1, 2, 3, 4]
