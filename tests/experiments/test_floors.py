@@ -10,6 +10,7 @@ from configs.eddpm import grammar, peptides
 from configs.moe import dts
 from experiments.dts_gate import report as dts_report
 from experiments.eddpm import image_report, sequences
+from experiments.flexmoe import report as flexmoe_report
 from experiments.latentops import methods
 from jaxgen.data.images import Images
 from jaxgen.data.tokens import TextSplit, Vocabulary
