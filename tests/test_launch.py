@@ -132,21 +132,6 @@ def test_a_launch_that_failed_before_a_checkpoint_does_not_mark_its_workdir(tmp_
     assert {p.name for p in tmp_path.iterdir()} - {"variant-0"} == {"mine.txt"}
 
 
-def test_fields_of_the_running_may_change_on_a_trained_workdir(tmp_path):
-    config = Config({"train": {"steps": 3, "keep": 2}, "mesh": {"data": 1}, "seeds": 1, "seed": 0})
-    write_config(tmp_path, config)
-    (tmp_path / "checkpoints" / "eddpm-0" / "5").mkdir(parents=True)
-    runtime = ("mesh.", "seeds", "train.keep")
-    other = config.copy_and_resolve_references()
-    other.update({"seeds": 3, "mesh": {"data": 8}, "train": {"keep": 9}})
-    assert not check_workdir(tmp_path, other, "train", runtime=runtime, may_begin=True)
-    with pytest.raises(ConfigError, match=r"mesh\.data: 1 -> 8; seeds: 1 -> 3; train\.keep: 2"):
-        check_workdir(tmp_path, other, "train", may_begin=True)
-    other.seed = 4
-    with pytest.raises(ConfigError, match=r"started with; seed: 0 -> 4$"):
-        check_workdir(tmp_path, other, "train", runtime=runtime, may_begin=True)
-
-
 def test_unreadable_image_is_named(tmp_path):
     for i in range(20):
         (tmp_path / "images").mkdir(exist_ok=True)

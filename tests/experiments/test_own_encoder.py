@@ -3,6 +3,7 @@
 import json
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -52,13 +53,12 @@ def test_it_trains_and_encodes(config, tmp_path, one_device):
     assert type(encoder).__name__ == "BagEncoder"
     rows = (tmp_path / "w" / "metrics.jsonl").read_text().splitlines()
     assert [r["step"] for r in map(json.loads, rows)] == [1, 2, 3]
-    x = {side: ids[:8] for side, ids in problem.data["test"].x.items()}
+    x = {side: jnp.asarray(ids[:8]) for side, ids in problem.data["test"].x.items()}
     z = np.asarray(trained.system.encode(x))
     assert z.shape == (8, config.model.latent_dim)
     # A bag: the order of words does not matter.
-    real = (x["source"] != encoder.pad).sum(1).min()
-    turned = x["source"].copy()
-    turned[:, :real] = turned[:, :real][:, ::-1]
+    shortest = int((x["source"] != encoder.pad).sum(1).min())
+    turned = x["source"].at[:, :shortest].set(x["source"][:, :shortest][:, ::-1])
     assert np.allclose(trained.system.encode(x | {"source": turned}), z, atol=1e-4)
     vae = problem.networks.build(nnx.Rngs(0), predict_variance=True)
     mean, log_var = vae.posterior(x)
