@@ -1,15 +1,24 @@
 import os
 import pathlib
+import re
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
 ROOT = pathlib.Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_imports_jaxgen_alone(path):
+    cells = nbformat.read(path, as_version=4).cells
+    code = "\n".join(c.source for c in cells if c.cell_type == "code")
+    assert not re.findall(r"^\s*(?:from|import) (?:experiments|configs)\b.*", code, re.M)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_runs(path, monkeypatch):
     monkeypatch.setenv("JAXGEN_NOTEBOOK_STEPS", "60")
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
