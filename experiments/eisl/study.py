@@ -131,6 +131,7 @@ def run(config: Config, workdir: pathlib.Path, *, reuse: bool) -> None:
         trained.
     """
     study = open_study(config, workdir, corpora.load, may_train=reuse)
+
     @functools.lru_cache(maxsize=1)  # cells that begin at one start follow each other
     def start_of(kind: str, level: float, seed: int) -> tuple[TranslationModel, Tested]:
         model = train_start(study, kind, level, seed)
