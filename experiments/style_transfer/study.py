@@ -40,7 +40,7 @@ NAMES = {
     "classifier": "width word_dropout steps learning_rate",
     "evaluate": "count",
 }
-RUNTIME = (*fields.RUNTIME, "sample.", "evaluate.", "losses", "transfer.content_weights")
+RUNTIME = (*fields.RUNTIME, "evaluate.", "losses", "transfer.content_weights")
 
 
 def validate(config: Config) -> None:
