@@ -18,8 +18,8 @@ from jaxgen.diffusion import eddpm, gaussian, samplers, schedule, timestep_sampl
 from jaxgen.latent_ode import ascent, baselines, energy, priors, sample
 from jaxgen.losses import eisl, fused_linear, vae
 from jaxgen.losses.bag_of_ngrams import bag_of_ngrams_loss
+from jaxgen.losses.cross_entropy import mean_cross_entropy, sum_cross_entropy
 from jaxgen.losses.policy_gradient import policy_gradient_loss
-from jaxgen.metrics import text
 from jaxgen.metrics.sentence_bleu import sentence_bleu
 from jaxgen.models import bert, gpt2, t5
 from jaxgen.models.text_decoders import LatentGPT
@@ -82,12 +82,17 @@ def bag_of_ngrams(a):
 
 
 @case("wide")
+def cross_entropy(a):
+    x, y = a(3, 5, 7), a.ids(7, 3, 5)
+    options = {"mask": jnp.asarray(MASK), "label_smoothing": 0.1}
+    return sum_cross_entropy(x, y, **options), mean_cross_entropy(x, y, **options)
+
+
+@case("wide")
 def policy_gradient(a):
     x, y = a(3, 5, 7), a.ids(7, 3, 5)
     rewards = sentence_bleu(y, y[::-1], jnp.asarray(MASK), jnp.asarray(MASK))
-    return policy_gradient_loss(x, y, rewards, mask=jnp.asarray(MASK)), text.nll(
-        x, y, jnp.asarray(MASK)
-    )
+    return policy_gradient_loss(x, y, rewards, mask=jnp.asarray(MASK))
 
 
 @case("wide", scale=3)
@@ -354,7 +359,7 @@ def language_models():
     )
     seq2seq = t5.T5(t5.config(11, width=8, depth=1, heads=2), rngs=nnx.Rngs(0))
     tokens = jnp.asarray([[3, 4, 5], [0, 6, 7]], jnp.int32)
-    latent = LatentGPT(gpt.spec, 3, length=4, begin=1, end=1, rngs=nnx.Rngs(0))
+    latent = LatentGPT(gpt.config, 3, length=4, begin=1, end=1, rngs=nnx.Rngs(0))
     starts = [
         decoding.prompt(gpt, tokens, max_tokens=4, mask=tokens > 0),
         decoding.prompt_seq2seq(seq2seq, tokens, max_tokens=4, mask=tokens > 0),

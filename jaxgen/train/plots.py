@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.legend import Legend
     from matplotlib.lines import Line2D
 
-Numbers = Sequence[float] | ndarray
-Colour = str | tuple[float, ...]
+Numbers = Sequence[float | int] | ndarray
+Colour = str | tuple[float, ...] | ndarray
 
 CURVES = ("loss", "valid_nll", "reconstruction", "eps_mse")
 _DASHES = ("-", "--", ":", "-.")

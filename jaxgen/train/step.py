@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
 from jaxgen.train.state import TrainState
 
@@ -35,7 +36,7 @@ def learning_rate(
         after: optax.Schedule = optax.constant_schedule(peak)
     elif kind == "rsqrt":
 
-        def after(count: Int[Array, ""]) -> Float[Array, ""]:
+        def after(count: Num[ArrayLike, ""]) -> Float[Array, ""]:
             return peak * jnp.sqrt(max(warmup, 1) / jnp.maximum(count + max(warmup, 1), 1))
     else:
         raise ValueError(f"schedule is {kind!r}, allowed: {', '.join(SCHEDULES)}")
@@ -134,7 +135,7 @@ def make_step(
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
 
-def _gather(shardings: TrainState | None) -> Callable[[PyTree], PyTree]:
+def _gather(shardings: PyTree) -> Callable[[PyTree], PyTree]:
     """Collects parameters over `fsdp` before use, so that this axis splits nothing but the batch.
 
     Left to itself, XLA may also split activations along a parameter's fsdp dimension; on a mesh of

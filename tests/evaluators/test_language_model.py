@@ -58,7 +58,7 @@ def test_nats_of_a_row_by_hand():
     # What follows the end token does not matter.
     other = lm_nll(model, ids.at[0, 3:].set(7), SHAPE.begin, SHAPE.end)[0]
     assert float(other[0]) == pytest.approx(want, rel=1e-5)
-    task = lm_task("lm", model.spec, SHAPE)
+    task = lm_task("lm", model.config, SHAPE)
     value, (metrics, _) = task.loss(model, None, {"target": ids}, jax.random.key(0), jnp.int32(0))
     assert float(value) == pytest.approx(want / 3, rel=1e-5)
     assert float(metrics["perplexity"]) == pytest.approx(np.exp(want / 3), rel=1e-4)

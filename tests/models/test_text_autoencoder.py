@@ -14,7 +14,7 @@ from jaxgen.models import bert, gpt2
 from jaxgen.models.latent import LatentModel
 from jaxgen.models.text_autoencoder import SequenceEncoder, TextAutoencoder
 from jaxgen.models.text_decoders import LatentGPT, NonAutoregressiveDecoder
-from jaxgen.nn.transformer import TransformerConfig
+from jaxgen.nn.transformer_config import TransformerConfig
 from jaxgen.text import decoding
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -7,11 +7,11 @@ from flax import nnx
 from jaxgen.models import vit
 from jaxgen.moe import gates
 from jaxgen.moe.layer import MoEContext
-from jaxgen.nn import transformer
+from jaxgen.nn import transformer_config
 
 
 def make(**options):
-    stack = transformer.TransformerConfig(8, 2, 2, 4, 12, causal=False, **options)
+    stack = transformer_config.TransformerConfig(8, 2, 2, 4, 12, causal=False, **options)
     return vit.ViT(vit.ViTConfig(4, 2, 3, 5, stack), rngs=nnx.Rngs(0))
 
 
@@ -43,6 +43,8 @@ def test_experts():
 
 def test_refused():
     with pytest.raises(ValueError, match="patch is 3, allowed: a divisor of the size 4"):
-        vit.ViTConfig(4, 3, 3, 5, transformer.TransformerConfig(8, 2, 2, 4, 12, causal=False))
+        vit.ViTConfig(
+            4, 3, 3, 5, transformer_config.TransformerConfig(8, 2, 2, 4, 12, causal=False)
+        )
     with pytest.raises(ValueError, match="causal is True"):
-        vit.ViTConfig(4, 2, 3, 5, transformer.TransformerConfig(8, 2, 2, 4, 12))
+        vit.ViTConfig(4, 2, 3, 5, transformer_config.TransformerConfig(8, 2, 2, 4, 12))
