@@ -27,6 +27,7 @@ from jaxgen.nn import batch_renorm, bert, conv, gpt2, mlp, sequence, t5, transfo
 from jaxgen.numerics import wide
 from jaxgen.peft import lora
 from jaxgen.text import decoding
+from jaxgen.text.gumbel_softmax import gumbel_softmax
 
 CASES = {}
 TOLERANCE = {"bfloat16": 4e-2, "float16": 5e-3, "float32": 1e-4, "float64": 1e-4}
@@ -278,7 +279,7 @@ def decoding_by_a_table(a):
 
 
 @case(drawn=True)
-def gumbel_softmax(a):
+def draws_of_tokens(a):
     draw = functools.partial(gumbel_softmax, a(4, 5), KEY(), temperature=0.5)
     return draw(), draw(hard=True)
 
