@@ -361,8 +361,8 @@ def language_models():
     tokens = jnp.asarray([[3, 4, 5], [0, 6, 7]], jnp.int32)
     latent = LatentGPT(gpt.config, 3, length=4, begin=1, end=1, rngs=nnx.Rngs(0))
     starts = [
-        decoding.prompt(gpt, tokens, max_tokens=4, mask=tokens > 0),
-        decoding.prompt_seq2seq(seq2seq, tokens, max_tokens=4, mask=tokens > 0),
+        gpt.start(tokens, max_tokens=4, mask=tokens > 0),
+        seq2seq.start(tokens, max_tokens=4, mask=tokens > 0),
         latent.start(jnp.ones((2, 3), jnp.float32)),
     ]
     out = []
