@@ -5,7 +5,6 @@ asked for something impossible, 130 Ctrl-C; all but 0 print one line on stderr.
 """
 
 import importlib.machinery
-import importlib.util
 import json
 import logging
 import os
@@ -15,6 +14,7 @@ import shutil
 import socket
 import sys
 import traceback
+import types
 import warnings
 from collections.abc import Callable, Collection, Mapping
 
@@ -204,9 +204,8 @@ def load_config(file: str) -> Config:
         raise ConfigError("config", path, "an existing config file")
     try:
         loader = importlib.machinery.SourceFileLoader("jaxgen_config_file", path)
-        spec = importlib.util.spec_from_loader(loader.name, loader)
-        assert spec is not None
-        module = importlib.util.module_from_spec(spec)
+        module = types.ModuleType(loader.name)
+        module.__file__ = path
         loader.exec_module(module)
         config = module.get_config(*argument)
     except (Exception, SystemExit) as e:

@@ -14,6 +14,7 @@ from jaxgen.config import Config
 from jaxgen.data.images import Images
 from jaxgen.diffusion import gaussian
 from jaxgen.evaluators.common import batched_apply, decode, encode
+from jaxgen.evaluators.image_classifier import ImageClassifier
 from jaxgen.metrics import floors as floor_metrics
 from jaxgen.metrics import frechet, probes
 from jaxgen.train import markup, plots, report, writers
@@ -110,7 +111,7 @@ def write(
 
 
 def floor_rows(
-    data: Mapping[str, Images], judge: Any, real: Mapping[str, float]
+    data: Mapping[str, Images], judge: ImageClassifier, real: Mapping[str, float]
 ) -> dict[str, dict[str, float]]:
     """What the mean train image, the most frequent class and real test images score.
 
@@ -119,11 +120,9 @@ def floor_rows(
       real: see `images.ImageProblem.real_numbers`.
     """
     train, test = data["train"], data["test"]
-    assert train.label is not None
-    assert test.label is not None
     mse, mean = floor_metrics.mean_image_mse(train.image, test.image)
     same = judge.features(np.stack([mean, mean]))
-    majority = floor_metrics.majority_accuracy(train.label, test.label)
+    majority = floor_metrics.majority_accuracy(np.asarray(train.label), np.asarray(test.label))
     return {
         "mean image": {
             "reconstruction_mse": mse,
@@ -205,11 +204,10 @@ def eddpm_pictures(
 
 def edit(page: report.Report, test: Images, trained: System, artefacts: Mapping[str, Any]) -> None:
     """Moves test images towards another class along the probe's direction; states how many flip."""
-    assert test.label is not None
     probe = artefacts["probe"]
     classes = list(probe.steps[1][1].classes_)
     source, target = classes[3 % len(classes)], classes[8 % len(classes)]
-    chosen = np.flatnonzero(test.label == source)
+    chosen = np.flatnonzero(np.asarray(test.label) == source)
     direction = probes.probe_direction(probe, int(target)) - probes.probe_direction(
         probe, int(source)
     )

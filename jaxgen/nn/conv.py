@@ -44,7 +44,8 @@ class ResBlock(nnx.Module):
     ) -> Float[Array, "B H W D"]:
         h = self.norm2(self.conv1(jax.nn.silu(self.norm1(x))))
         if self.cond is not None:
-            assert cond is not None
+            if cond is None:
+                raise ValueError("cond is None, allowed: [B, K], for a block built with cond_dim")
             scale, shift = jnp.split(self.cond(cond)[:, None, None, :], 2, axis=-1)
             h = h * (1.0 + scale) + shift
         h = self.conv2(jax.nn.silu(h))

@@ -112,7 +112,8 @@ class UNet(nnx.Module):
         time = timestep_embedding(t * self.time_scale, self.width)
         cond = self.time2(jax.nn.silu(self.time1(time)))
         if self.cond is not None:
-            assert z is not None
+            if z is None:
+                raise ValueError("z is None, allowed: [B, D], for a network built with cond_dim")
             cond = cond + self.cond(z)
         cond = jax.nn.silu(cond)
         h = self.stem(x.astype(self.dtype or x.dtype))
