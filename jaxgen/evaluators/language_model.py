@@ -91,7 +91,9 @@ class LanguageModel:
         """Of a token of these sequences, the end token included."""
         return _perplexity(self.model, targets, self.shape)
 
-    def reverse_perplexity(self, name: str, seed: int, samples: TokenIds, real: TokenIds) -> float:
+    def reverse_perplexity(
+        self, name: str, seed: int, samples: TokenIds, real: Int[np.ndarray, "M T"]
+    ) -> float:
         """Of a token of real sequences, under a language model of the samples.
 
         Args:
