@@ -31,7 +31,7 @@ BATCH = P(BATCH_AXES)
 # are simply replicated. Convolutions stay off `model`: XLA's partitioner returned wrong gradients for
 # kernels split over both channel axes beside a split batch (jax 0.10.2, CPU).
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    (r"(^|/)experts/up:3$", ("expert", "fsdp", "model")),
+    (r"(^|/)experts/(up|gate):3$", ("expert", "fsdp", "model")),
     (r"(^|/)experts/down:3$", ("expert", "model", "fsdp")),
     (r"(^|/)kernel:[45]$", ("fsdp",)),
     (r"(^|/)kernel:[23]$", ("fsdp", "model")),

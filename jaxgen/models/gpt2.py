@@ -33,12 +33,26 @@ class GPTConfig:
       max_positions: the most tokens of a text.
       stack: the blocks.
       tied: the output layer's weights are the token embedding.
+      learned_positions: a vector for each position is added to the tokens'.
+      position_offset: rows of that table before the first position's.
+      embed_width: of the token embedding, where a linear layer leads from it to the stack, and one back
+        before the output layer (OPT-350m); 0 is the stack's width, without such layers.
+      head_bias: of an untied output layer.
     """
 
     vocab_size: int
     max_positions: int
     stack: TransformerConfig
     tied: bool = True
+    learned_positions: bool = True
+    position_offset: int = 0
+    embed_width: int = 0
+    head_bias: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "max_positions"):
+            require(name, getattr(self, name) >= 1, getattr(self, name), "at least 1")
+        require("head_bias", not (self.tied and self.head_bias), True, "False with tied")
 
 
 def config(
@@ -63,16 +77,27 @@ def config(
 
 
 class GPT(nnx.Module):
-    """Tokens to logits of the next token; also the module of GPT-Neo."""
+    """Tokens to logits of the next token; the module of all decoder-only families."""
 
     def __init__(self, config: GPTConfig, *, rngs: nnx.Rngs):
         self.config = config
         s = config.stack
-        init = nnx.initializers.normal(s.init_std)
-        self.tokens = nnx.Embed(config.vocab_size, s.width, embedding_init=init, rngs=rngs)
-        self.positions = nnx.Embed(config.max_positions, s.width, embedding_init=init, rngs=rngs)
+        width = config.embed_width or s.width
+        embed = functools.partial(
+            nnx.Embed, embedding_init=nnx.initializers.normal(s.init_std), rngs=rngs
+        )
+        self.tokens = embed(config.vocab_size, width)
+        rows = config.max_positions + config.position_offset
+        self.positions = embed(rows, s.width) if config.learned_positions else None
         self.stack = Transformer(s, rngs=rngs)
-        self.head = None if config.tied else make_linear(s, s.width, config.vocab_size, False, rngs)
+        self.head = (
+            None
+            if config.tied
+            else make_linear(s, width, config.vocab_size, config.head_bias, rngs)
+        )
+        leads = bool(config.embed_width)
+        self.project_in = make_linear(s, width, s.width, False, rngs) if leads else None
+        self.project_out = make_linear(s, s.width, width, False, rngs) if leads else None
 
     def __call__(
         self,
@@ -80,7 +105,7 @@ class GPT(nnx.Module):
         *,
         mask: Bool[Array, "B T"] | None = None,
         positions: Int[Array, "#B T"] | None = None,
-        prefix: Float[Array, "B L P D"] | None = None,
+        prefix: Float[Array, "B L P W"] | None = None,
         added: Float[Array, "B D"] | None = None,
         cache: Cache | None = None,
         key: Key[Array, ""] | None = None,
@@ -89,7 +114,7 @@ class GPT(nnx.Module):
 
         Args:
           mask: which tokens are real. Padding goes left where a cache is used.
-          positions: of the learned embedding; by default counted over real tokens.
+          positions: of the learned or rotary embedding; by default counted over real tokens.
           prefix: extra slots of every layer, see `Transformer`.
           added: a vector added to every token's embedding.
           key: switches dropout on.
@@ -111,7 +136,7 @@ class GPT(nnx.Module):
         *,
         mask: Bool[Array, "B T"] | None = None,
         positions: Int[Array, "#B T"] | None = None,
-        prefix: Float[Array, "B L P D"] | None = None,
+        prefix: Float[Array, "B L P W"] | None = None,
         added: Float[Array, "B D"] | None = None,
         cache: Cache | None = None,
         route: MoEContext | None = None,
@@ -131,7 +156,11 @@ class GPT(nnx.Module):
             positions = jnp.maximum(before + jnp.cumsum(real, -1) - 1, 0)
         key_embed, key_stack = split_key(key, 2)
         h = lookup(self.tokens.embedding[...], tokens, "tokens", mask)
-        h = h + lookup(self.positions.embedding[...], positions, "positions", mask)
+        if self.project_in is not None:
+            h = self.project_in(h)
+        if self.positions is not None:
+            rows = positions + self.config.position_offset
+            h = h + lookup(self.positions.embedding[...], rows, "positions", mask)
         if added is not None:
             h = h + added[:, None]
         h = dropout(h, s.dropout, key_embed)
@@ -147,6 +176,8 @@ class GPT(nnx.Module):
 
     def logits(self, h: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Of the token after each state; float32."""
+        if self.project_out is not None:
+            h = self.project_out(h)
         if self.head is not None:
             return self.head(h).astype(jnp.float32)
         table = self.tokens.embedding[...].astype(h.dtype)
@@ -166,7 +197,7 @@ class GPT(nnx.Module):
         *,
         max_tokens: int,
         mask: Bool[Array, "B P"] | None = None,
-        prefix: Float[Array, "B L S D"] | None = None,
+        prefix: Float[Array, "B L S W"] | None = None,
         added: Float[Array, "B D"] | None = None,
     ) -> decoding.Start:
         """Reads a prompt; `jaxgen.text.decoding` goes on from there.

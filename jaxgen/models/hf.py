@@ -24,14 +24,18 @@ from safetensors import numpy as st_numpy
 
 from jaxgen.errors import ConfigError
 from jaxgen.mesh import path_name
-from jaxgen.models import bert, gpt2, gpt_neo, t5
+from jaxgen.models import bert, gguf, gpt2, gpt_neo, gptj, llama, opt, t5
 from jaxgen.models.hf_family import Family
 
 Config: TypeAlias = gpt2.GPTConfig | bert.BertConfig | t5.T5Config
 Model: TypeAlias = gpt2.GPT | bert.Bert | t5.T5
 M = TypeVar("M", gpt2.GPT, bert.Bert, t5.T5)
 FAMILIES: dict[str, Family[Any]] = {
-    family.model_type: family for family in (gpt2.FAMILY, gpt_neo.FAMILY, bert.FAMILY, t5.FAMILY)
+    family.model_type: family
+    for family in (
+        *(gpt2.FAMILY, gpt_neo.FAMILY, gptj.FAMILY, opt.FAMILY, *llama.FAMILIES),
+        *(bert.FAMILY, t5.FAMILY),
+    )
 }
 
 
@@ -72,10 +76,14 @@ def tensor_files(folder: pathlib.Path, name: str = "model") -> list[pathlib.Path
     if single.is_file():
         return [single]
     if not index.is_file():
-        pickles = sorted(p.name for p in folder.glob(f"*{name}*.bin*") if p.is_file())
+        patterns = (f"*{name}*.bin*", "*.pth", "*.pt")
+        pickles = sorted({p.name for g in patterns for p in folder.glob(g) if p.is_file()})
         want = "a folder with safetensors weights"
         if pickles:
-            want += f" ({pickles[0]} is a pickle, which is not read: convert it to safetensors)"
+            want += (
+                f" ({pickles[0]} is a pickle, which is not read: convert it to safetensors, where it is trusted, "
+                "by transformers' AutoModel.from_pretrained(folder).save_pretrained(new_folder))"
+            )
         raise ConfigError("folder", str(single), want)
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not places:
@@ -126,24 +134,34 @@ def read_tensors(folder: pathlib.Path, name: str = "model") -> dict[str, np.ndar
 def read_config(folder: str | pathlib.Path, **options: object) -> Any:
     """The config of the model in a folder, without its weights; arguments and errors as in `load`.
 
-    Its class is that of the folder's model type: `GPTConfig`, `GPTNeoConfig`, `BertConfig` or `T5Config`.
+    Its class is that of the folder's model type, such as `GPTConfig`, `LlamaConfig`, `BertConfig`.
     """
     folder = pathlib.Path(folder)
+    if gguf.is_gguf(folder):
+        raw, names = gguf.read_config(folder), gguf.tensor_names(folder)
+        return _with(FAMILIES[raw["model_type"]].read(raw, names), options)
     path = folder / "config.json"
     if not os.path.isfile(path):
-        raise ConfigError("folder", str(folder), "a folder with config.json")
+        ggufs = sorted(p.name for p in folder.glob("*.gguf")) if os.path.isdir(folder) else []
+        want = "a folder with config.json"
+        raise ConfigError("folder", str(folder), f"{want}, or {ggufs[0]} in it" if ggufs else want)
     raw = read_json(path)
     kind = raw.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise ConfigError("model_type", kind, "one of " + ", ".join(FAMILIES))
     family = FAMILIES[kind]
-    names: set[str] = set()
+    names = set()
     for file in tensor_files(folder):
         with _open(file) as f:
             names |= set(f.keys())
-    config = family.read(raw, set(family.canonical(names).values()))
+    return _with(family.read(raw, set(family.canonical(names).values())), options)
+
+
+def _with(config: Any, options: Mapping[str, Any]) -> Any:
+    """A config whose stacks have other options."""
     changed = {
-        name: dataclasses.replace(getattr(config, name), **options) for name in family.stacks
+        name: dataclasses.replace(getattr(config, name), **options)
+        for name in family_of(config).stacks
     }
     return dataclasses.replace(config, **changed)
 
@@ -154,10 +172,10 @@ def make(config: Config, *, rngs: nnx.Rngs) -> Model:
 
 
 def load(folder: str | pathlib.Path, **options: object) -> Model:
-    """The model of a Hugging Face folder: GPT-2, GPT-Neo, BERT or T5, by its `model_type`.
+    """The model of a Hugging Face folder, by its `model_type` (one of `FAMILIES`), or of a GGUF file.
 
     Args:
-      folder: with config.json and safetensors weights.
+      folder: with config.json and safetensors weights; or the path of a GGUF file (`jaxgen.models.gguf`).
       options: fields of `TransformerConfig` to set, such as dtype, remat, scan.
 
     Raises:
@@ -166,7 +184,8 @@ def load(folder: str | pathlib.Path, **options: object) -> Model:
     """
     config = read_config(folder, **options)
     model = jax.eval_shape(lambda: make(config, rngs=nnx.Rngs(0)))
-    return fill(model, read_tensors(pathlib.Path(folder)))
+    folder = pathlib.Path(folder)
+    return fill(model, gguf.read_tensors(folder) if gguf.is_gguf(folder) else read_tensors(folder))
 
 
 def fill(model: M, tensors: Mapping[str, np.ndarray]) -> M:

@@ -25,6 +25,7 @@ from jaxgen.models.hf_fields import (
     Raw,
     is_off,
 )
+from jaxgen.nn.rotary import Rotary
 from jaxgen.nn.transformer_config import TransformerConfig
 
 C = TypeVar("C")
@@ -131,7 +132,7 @@ class Family(Generic[C]):
             arguments |= part
             said |= dict.fromkeys(part, next(iter(field.defaults)))
         heads, width = arguments["heads"], arguments["width"]
-        if "head_dim" not in arguments and width % heads:
+        if not arguments.get("head_dim") and width % heads:
             raise ConfigError(said["heads"], heads, f"a divisor of {said['width']}, {width}")
         return self.config(**arguments)
 
@@ -146,13 +147,16 @@ class Family(Generic[C]):
         for field in self.fields:
             out |= field.write(arguments)
         again = self.read(out, {f"{name}.weight" for name in self.tensors(config).values()})
-        for stack in self.stacks:
-            ours, read = _plain(getattr(config, stack)), _plain(getattr(again, stack))
-            for name, value in vars(ours).items():
-                other = getattr(read, name)
-                if value != other:
-                    want = f"{other!r}, all that config.json can say of {self.model_type}"
-                    raise ConfigError(f"{stack}.{name}", value, want)
+        pairs = {
+            f"{s}.": (_plain(getattr(config, s)), _plain(getattr(again, s))) for s in self.stacks
+        }
+        rest = {n: v for n, v in vars(config).items() if n not in self.stacks}
+        pairs = {"": (rest, vars(again)), **{n: (vars(a), vars(b)) for n, (a, b) in pairs.items()}}
+        for start, (ours, read) in pairs.items():
+            for name, value in ours.items():
+                if value != read[name]:
+                    want = f"{read[name]!r}, all that config.json can say of {self.model_type}"
+                    raise ConfigError(f"{start}{name}", value, want)
         return out
 
     def file_name(self, config: C, path: str) -> tuple[str, bool]:
@@ -209,6 +213,13 @@ def _plain(stack: TransformerConfig) -> TransformerConfig:
     scale = stack.head_dim**-0.5 if stack.scale is None else stack.scale
     windows = stack.windows if any(stack.windows) else ()
     changes: dict[str, Any] = {**_RUNTIME, "scale": scale, "windows": windows}
+    if stack.rotary is not None:
+        rotary = stack.rotary
+        kept = {"none": (), "linear": ("factor",), "llama3": tuple(vars(rotary))}[rotary.scaling]
+        said = {
+            n: v for n, v in vars(rotary).items() if n in ("base", "interleaved", "scaling", *kept)
+        }
+        changes["rotary"] = Rotary(**{**said, "dim": rotary.dim or stack.head_dim})
     if not stack.relative_buckets:
         changes["relative_distance"] = 128
     if not stack.experts:

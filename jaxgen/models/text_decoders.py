@@ -1,6 +1,6 @@
 """p(tokens | z): GPT, which reads z besides the tokens before, and a decoder of all positions at once.
 
-`LatentGPT` is autoregressive: z enters GPT-2 as one memory slot of every layer and as a vector added
+`LatentGPT` is autoregressive: z enters a GPT as one memory slot of every layer and as a vector added
 to every embedding (Li et al., 2020, Optimus; also Liu et al., 2024, EDDPM). `NonAutoregressiveDecoder`
 predicts all positions at once from z, as protein autoencoders do (Castro et al., 2022, ReLSO).
 """
@@ -43,11 +43,11 @@ class Condition(TypedDict):
     """Arguments of a GPT that carry z."""
 
     prefix: Float[Array, "B L 1 W"]
-    added: Float[Array, "B W"]
+    added: Float[Array, "B E"]
 
 
 class LatentGPT(nnx.Module):
-    """p(tokens | z) by GPT-2."""
+    """p(tokens | z) by a GPT of any family: GPT-2, Llama and others."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class LatentGPT(nnx.Module):
         # As small as the token embeddings, which a unit-scale z would drown.
         init = nnx.initializers.normal(s.init_std)
         self.memory = nnx.Linear(
-            dim, s.depth * s.width, use_bias=False, kernel_init=init, rngs=rngs
+            dim, s.depth * s.kv_width, use_bias=False, kernel_init=init, rngs=rngs
         )
         self.added = nnx.Linear(dim, s.width, use_bias=False, kernel_init=init, rngs=rngs)
         self.length, self.begin, self.end, self.unknown = length, begin, end, unknown
@@ -85,7 +85,7 @@ class LatentGPT(nnx.Module):
     def condition(self, z: Float[Array, "B D"]) -> Condition:
         """z, as the GPT reads it."""
         s = self.gpt.config.stack
-        slots = self.memory(z).reshape(z.shape[0], s.depth, 1, s.width)
+        slots = self.memory(z).reshape(z.shape[0], s.depth, 1, s.kv_width)
         return {"prefix": slots, "added": self.added(z)}
 
     def __call__(

@@ -66,7 +66,10 @@ class RouterStats:
 
 
 class Experts(nnx.Module):
-    """E feed-forward networks down(act(up(x))), their weights side by side, one in each slot."""
+    """E feed-forward networks, their weights side by side, one in each slot.
+
+    Each is down(act(up(x))), or down(act(gate(x)) * up(x)) (Shazeer, 2020).
+    """
 
     def __init__(
         self,
@@ -77,6 +80,7 @@ class Experts(nnx.Module):
         slots: int = 0,
         activation: Callable[[Array], Array] = jax.nn.gelu,
         std: tuple[float, float] | None = None,
+        gated: bool = False,
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
@@ -92,27 +96,41 @@ class Experts(nnx.Module):
         f32 = jnp.float32
         self.up = nnx.Param(up * draw(rngs.params(), (experts, width, hidden), f32)[place])
         self.down = nnx.Param(down * draw(rngs.params(), (experts, hidden, width), f32)[place])
+        gate_shape = (experts, width, hidden)
+        self.gate = nnx.Param(up * draw(rngs.params(), gate_shape, f32)[place]) if gated else None
 
-    # How the weights are split: slots over `expert`, hidden units over `model`.
-    specs = (P(expert_parallel.AXIS, None, "model"), P(expert_parallel.AXIS, "model", None))
+    @property
+    def specs(self) -> tuple[P, ...]:
+        """How each of `weights` is split: slots over `expert`, hidden units over `model`."""
+        into, out = P(expert_parallel.AXIS, None, "model"), P(expert_parallel.AXIS, "model", None)
+        return (into, out) if self.gate is None else (into, out, into)
 
-    def weights(self, x: Array) -> tuple[Float[Array, "slots D H"], Float[Array, "slots H D"]]:
-        """(up, down), in the dtype of the computation on x."""
+    def weights(self, x: Array) -> tuple[Float[Array, "slots _ _"], ...]:
+        """(up [slots, D, H], down [slots, H, D]), and a gate like up, in the dtype of the computation on x."""
         dtype = x.dtype if self.dtype is None else self.dtype
-        return self.up[...].astype(dtype), self.down[...].astype(dtype)
+        params = (self.up, self.down) if self.gate is None else (self.up, self.down, self.gate)
+        return tuple(p[...].astype(dtype) for p in params)
+
+    def _apply(
+        self,
+        weights: tuple[Array, ...],
+        x: Float[Array, "*rows D"],
+        matmul: Callable[[Array, Array], Array],
+    ) -> Float[Array, "*rows D"]:
+        up, down, *gate = weights
+        h = matmul(x, up)
+        h = self.activation(matmul(x, gate[0])) * h if gate else self.activation(h)
+        return matmul(h, down)
 
     def on_buffers(self, x: Float[Array, "E C D"]) -> Float[Array, "E C D"]:
         """Each expert on its buffer."""
-        up, down = self.weights(x)
-        h = self.activation(jnp.einsum("ecd,edf->ecf", x, up))
-        return jnp.einsum("ecf,efd->ecd", h, down)
+        return self._apply(self.weights(x), x, lambda a, w: jnp.einsum("ecd,edf->ecf", a, w))
 
     def on_groups(
-        self, weights: tuple[Array, Array], x: Float[Array, "M D"], sizes: Int[Array, " E"]
+        self, weights: tuple[Array, ...], x: Float[Array, "M D"], sizes: Int[Array, " E"]
     ) -> Float[Array, "M D"]:
         """The first sizes[0] rows by expert 0, the next sizes[1] by expert 1, and so on."""
-        up, down = weights
-        return grouped_matmul(self.activation(grouped_matmul(x, up, sizes)), down, sizes)
+        return self._apply(weights, x, lambda a, w: grouped_matmul(a, w, sizes))
 
 
 class MoE(nnx.Module):
@@ -128,6 +146,7 @@ class MoE(nnx.Module):
         capacity_factor: float = 0.0,
         activation: Callable[[Array], Array] = jax.nn.gelu,
         std: tuple[float, float] | None = None,
+        gated: bool = False,
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
@@ -137,7 +156,7 @@ class MoE(nnx.Module):
         hidden: of each expert.
         slots: places for experts' weights, for replicas; E by default.
         capacity_factor: of the buffers (`dispatch.capacity_of`); 0 for dropless.
-        activation: as std and dtype, of `Experts`.
+        activation: as std, gated and dtype, of `Experts`.
 
         Raises:
           ValueError: fewer slots than experts.
@@ -152,6 +171,7 @@ class MoE(nnx.Module):
             slots=slots,
             activation=activation,
             std=std,
+            gated=gated,
             dtype=dtype,
             rngs=rngs,
         )
@@ -202,7 +222,7 @@ class MoE(nnx.Module):
             if placement is None:
                 placement = jnp.arange(slots) % self.num_experts
 
-            def on_device(weights: tuple[Array, Array], rows: Array, sizes: Array) -> Array:
+            def on_device(weights: tuple[Array, ...], rows: Array, sizes: Array) -> Array:
                 y = experts.on_groups(weights, rows, sizes)
                 return jax.lax.psum(y, "model")
 

@@ -1,7 +1,7 @@
 """Multi-head attention, what it may see, and the keys and values that decoding keeps.
 
 Source: Vaswani et al. (2017); local attention: Black et al. (2021, GPT-Neo); relative position buckets:
-Raffel et al. (2020, T5); rotary: Su et al. (2021).
+Raffel et al. (2020, T5); grouped queries: Ainslie et al. (2023).
 """
 
 import dataclasses
@@ -29,8 +29,8 @@ class Cache:
     """Keys and values of what was read so far; fixed size, so one compilation serves all steps.
 
     Attributes:
-      keys: one [B, H, S, K] a layer: heads come before slots, so that each head's keys lie together
-        and a step reads them without a transposed copy of the whole cache.
+      keys: one [B, G, S, K] a layer, of G key-value heads: heads come before slots, so that each head's
+        keys lie together and a step reads them without a transposed copy of the whole cache.
       values: like `keys`.
       mask: [B, S], which slots hold a real position.
       length: how many slots are filled, the same for all rows.
@@ -50,7 +50,7 @@ class Cache:
 
 def make_cache(config: TransformerConfig, batch: int, size: int) -> Cache:
     """An empty cache of `size` slots."""
-    shape = (batch, config.heads, size, config.head_dim)
+    shape = (batch, config.kv_heads, size, config.head_dim)
     dtype = jnp.dtype(config.dtype)
     return Cache(
         [jnp.zeros(shape, dtype) for _ in range(config.depth)],
@@ -127,13 +127,13 @@ def visible(scope: Scope, window: int | Int[Array, ""]) -> Bool[Array, "..."] | 
     return near if scope.mask is None else scope.mask & near
 
 
-def heads_first(x: Float[Array, "B S H K"]) -> Float[Array, "B H S K"]:
+def heads_first(x: Float[Array, "B S G K"]) -> Float[Array, "B G S K"]:
     """The layout of a cache."""
     return x.swapaxes(1, 2)
 
 
 def append(
-    cached: KV, k: Float[Array, "B T H K"], v: Float[Array, "B T H K"], at: Int[Array, ""]
+    cached: KV, k: Float[Array, "B T G K"], v: Float[Array, "B T G K"], at: Int[Array, ""]
 ) -> KV:
     """A layer's cache with new keys and values from slot `at` on."""
     put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=at, axis=2)
@@ -143,8 +143,8 @@ def append(
 
 def attend(
     q: Float[Array, "B T H K"],
-    k: Float[Array, "B S H K"],
-    v: Float[Array, "B S H K"],
+    k: Float[Array, "B S G K"],
+    v: Float[Array, "B S G K"],
     mask: Bool[Array, "#B #H #T S"] | None,
     bias: Float[Array, "#B H T S"] | None,
     *,
@@ -154,26 +154,20 @@ def attend(
 ) -> Float[Array, "B T H K"]:
     """softmax(scale q k^T + bias) v, with dropout on the weights where a key is given.
 
-    Logits are float32 or wider up to the softmax. Without keys to see, the result is 0.
+    H is a multiple of G: H / G neighbouring query heads read one key-value head. Logits are float32 or wider up to the softmax. Without keys to see, the result is 0.
     """
     if not k.shape[1]:
         return jnp.zeros_like(q)
     if key is None or rate == 0.0:
         bias = None if bias is None else bias.astype(q.dtype)
         return jax.nn.dot_product_attention(q, k, v, bias, mask, scale=scale)
-    logits = scale * jnp.einsum("BTHK,BSHK->BHTS", q, k, preferred_element_type=wide(q))
-    if bias is not None:
-        logits += bias
-    if mask is not None:
-        logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
-    weights = dropout(jax.nn.softmax(logits, -1).astype(v.dtype), rate, key)
-    return jnp.einsum("BHTS,BSHK->BTHK", weights, v)
+    return _attend(q, heads_first(k), heads_first(v), mask, bias, scale=scale, rate=rate, key=key)
 
 
 def attend_cached(
     q: Float[Array, "B T H K"],
-    k: Float[Array, "B H S K"],
-    v: Float[Array, "B H S K"],
+    k: Float[Array, "B G S K"],
+    v: Float[Array, "B G S K"],
     mask: Bool[Array, "#B #H #T S"] | None,
     bias: Float[Array, "#B H T S"] | None,
     *,
@@ -182,23 +176,32 @@ def attend_cached(
     """`attend` over keys and values as a cache holds them, without dropout."""
     if not k.shape[2]:
         return jnp.zeros_like(q)
-    logits = jnp.einsum("BTHK,BHSK->BHTS", q, k, preferred_element_type=wide(q)) * scale
+    return _attend(q, k, v, mask, bias, scale=scale)
+
+
+def _attend(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B G S K"],
+    v: Float[Array, "B G S K"],
+    mask: Bool[Array, "#B #H #T S"] | None,
+    bias: Float[Array, "#B H T S"] | None,
+    *,
+    scale: float,
+    rate: float = 0.0,
+    key: Key[Array, ""] | None = None,
+) -> Float[Array, "B T H K"]:
+    batch, length, heads, _ = q.shape
+    groups, size = k.shape[1:3]
+    q = q.reshape(batch, length, groups, heads // groups, -1)
+    grouped = jnp.einsum("BTGRK,BGSK->BGRTS", q, k, preferred_element_type=wide(q))
+    logits = grouped.reshape(batch, heads, length, size) * scale
     if bias is not None:
         logits += bias
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
-    weights = jax.nn.softmax(logits, -1).astype(v.dtype)
-    return jnp.einsum("BHTS,BHSK->BTHK", weights, v)
-
-
-def rotate(x: Float[Array, "B T H K"], positions: Int[Array, "#B T"]) -> Float[Array, "B T H K"]:
-    """Rotary position embedding: pairs (i, i + K/2) turn by position * 10000 ** (-2 i / K)."""
-    half = x.shape[-1] // 2
-    freqs = 10_000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = positions[..., None, None].astype(jnp.float32) * freqs
-    cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
-    a, b = x[..., :half], x[..., half:]
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+    weights = dropout(jax.nn.softmax(logits, -1).astype(v.dtype), rate, key)
+    out = jnp.einsum("BGRTS,BGSK->BTGRK", weights.reshape(grouped.shape), v)
+    return out.reshape(batch, length, heads, -1)
 
 
 def relative_bucket(
@@ -235,35 +238,45 @@ class Attention(nnx.Module):
 
     def __init__(self, config: TransformerConfig, *, cross: bool = False, rngs: nnx.Rngs):
         self.config, self.fused = config, config.fused_qkv and not cross
-        inner = config.heads * config.head_dim
+        self.kv_heads = config.heads if cross else config.kv_heads
+        inner, kv_inner = config.heads * config.head_dim, self.kv_heads * config.head_dim
         make = functools.partial(make_linear, config, config.width, rngs=rngs)
         if self.fused:
-            self.qkv = make(3 * inner, config.qkv_bias)
+            self.qkv = make(inner + 2 * kv_inner, config.qkv_bias)
         else:
             self.query = make(inner, config.qkv_bias)
-            self.key = make(inner, config.qkv_bias)
-            self.value = make(inner, config.qkv_bias)
+            self.key = make(kv_inner, config.qkv_bias)
+            self.value = make(kv_inner, config.qkv_bias)
         self.out = make_linear(
             config, inner, config.width, config.out_bias, rngs, std=residual_std(config)
         )
+        norm = functools.partial(
+            nnx.RMSNorm, config.head_dim, epsilon=config.norm_eps, dtype=jnp.dtype(config.dtype)
+        )
+        self.query_norm = norm(rngs=rngs) if config.qk_norm else None
+        self.key_norm = norm(rngs=rngs) if config.qk_norm else None
 
-    def _heads(self, x: Float[Array, "B T I"]) -> Float[Array, "B T H K"]:
-        return x.reshape(*x.shape[:2], self.config.heads, self.config.head_dim)
+    def _heads(
+        self, x: Float[Array, "B T I"], norm: nnx.RMSNorm | None = None
+    ) -> Float[Array, "B T _ K"]:
+        x = x.reshape(*x.shape[:2], -1, self.config.head_dim)
+        return x if norm is None else norm(x)
 
     def project(self, h: Float[Array, "B T D"]) -> tuple[Array, Array, Array]:
-        """Queries, keys and values [B, T, H, K] of the same input."""
+        """Queries [B, T, H, K], and keys and values [B, T, G, K], of the same input."""
         if self.fused:
-            q, k, v = jnp.split(self.qkv(h), 3, -1)
+            inner, kv_inner = (n * self.config.head_dim for n in (self.config.heads, self.kv_heads))
+            q, k, v = jnp.split(self.qkv(h), (inner, inner + kv_inner), -1)
         else:
             q, k, v = self.query(h), self.key(h), self.value(h)
-        return self._heads(q), self._heads(k), self._heads(v)
+        return self._heads(q, self.query_norm), self._heads(k, self.key_norm), self._heads(v)
 
     def memory(self, memory: Float[Array, "B M D"]) -> tuple[Array, Array]:
         """Keys and values of an encoder's output, for cross attention."""
-        return self._heads(self.key(memory)), self._heads(self.value(memory))
+        return self._heads(self.key(memory), self.key_norm), self._heads(self.value(memory))
 
     def queries(self, h: Float[Array, "B T D"]) -> Float[Array, "B T H K"]:
-        return self._heads(self.query(h))
+        return self._heads(self.query(h), self.query_norm)
 
     def mix(
         self,
@@ -276,7 +289,7 @@ class Attention(nnx.Module):
         *,
         cached: bool = False,
     ) -> Float[Array, "B T D"]:
-        """`cached`: k and v are [B, H, S, K], as a cache has them."""
+        """`cached`: k and v are [B, G, S, K], as a cache has them."""
         config = self.config
         scale = config.head_dim**-0.5 if config.scale is None else config.scale
         if cached:

@@ -1,4 +1,4 @@
-"""One transformer core: GPT-2, GPT-Neo, BERT and T5 are settings of it.
+"""One transformer core: GPT-2, Llama, BERT and T5 are settings of it.
 
 A `TransformerConfig` says which norm, positions, biases and activation; `Transformer` is the stack of blocks
 that all models of `jaxgen.models` share. Decoding keeps keys and values in a `Cache`, a pytree.
@@ -24,10 +24,10 @@ from jaxgen.nn.attention import (
     heads_first,
     key_slots,
     relative_bias,
-    rotate,
     visible,
 )
 from jaxgen.nn.layers import FeedForward, dropout, make_norm, residual_std, split_key
+from jaxgen.nn.rotary import rotate
 from jaxgen.nn.transformer_config import ACTIVATIONS, TransformerConfig
 from jaxgen.numerics import finite_padding
 
@@ -44,7 +44,7 @@ class Block(nnx.Module):
         self.attention = Attention(config, rngs=rngs)
         self.norm_cross = make_norm(config, rngs) if config.cross else None
         self.cross = Attention(config, cross=True, rngs=rngs) if config.cross else None
-        self.norm2 = make_norm(config, rngs)
+        self.norm2 = None if config.parallel else make_norm(config, rngs)
         self.mlp = None if mixture else FeedForward(config, rngs=rngs)
         self.moe = make_moe(config, rngs) if mixture else None
 
@@ -57,7 +57,7 @@ class Block(nnx.Module):
         placement: Int[Array, " slots"] | None = None,
         window: int | Array = 0,
         query_scale: float | Array = 1.0,
-        prefix: Float[Array, "B P D"] | None = None,
+        prefix: Float[Array, "B P W"] | None = None,
         cached: KV | None = None,
         cross_kv: KV | None = None,
         key: Key[Array, ""] | None = None,
@@ -67,12 +67,15 @@ class Block(nnx.Module):
         keys = split_key(key, 6)
         x = self.norm1(h) if config.pre_norm else h
         q, k, v = self.attention.project(x)
-        if config.rotary:
-            q, k = rotate(q, scope.positions), rotate(k, scope.positions)
+        if config.rotary is not None:
+            q = rotate(q, scope.positions, config.rotary)
+            k = rotate(k, scope.positions, config.rotary)
         if config.scale_by_layer:
             q = (q * query_scale).astype(q.dtype)
         if prefix is not None:  # one vector serves as key and value (Li et al., 2020, Optimus)
-            slot = prefix.reshape(*prefix.shape[:2], config.heads, config.head_dim).astype(k.dtype)
+            slot = prefix.reshape(*prefix.shape[:2], config.kv_heads, config.head_dim).astype(
+                k.dtype
+            )
             k, v = jnp.concatenate([slot, k], 1), jnp.concatenate([slot, v], 1)
         if cached is not None:
             if scope.offset is None:
@@ -95,7 +98,9 @@ class Block(nnx.Module):
             h = h + dropout(out, config.dropout, keys[3])
             if not config.pre_norm:
                 h = self.norm_cross(h)
-        x, load = self.norm2(h) if config.pre_norm else h, None
+        load = None
+        if self.norm2 is not None:  # a parallel block goes on with what attention read
+            x = self.norm2(h) if config.pre_norm else h
         if self.moe is None:
             out = self.mlp(x, keys[4])
         else:
@@ -136,7 +141,7 @@ class Transformer(nnx.Module):
         positions: Int[Array, "#B T"] | None = None,
         memory: Float[Array, "B M D"] | None = None,
         memory_mask: Bool[Array, "B M"] | None = None,
-        prefix: Float[Array, "B L P D"] | None = None,
+        prefix: Float[Array, "B L P W"] | None = None,
         cache: Cache | None = None,
         route: MoEContext | None = None,
         key: Key[Array, ""] | None = None,
@@ -148,7 +153,8 @@ class Transformer(nnx.Module):
           positions: for rotary embeddings; by default 0..T-1 after what the cache holds.
           memory: an encoder's output, for cross attention; with a cache, needed once.
           memory_mask: which of its rows are real.
-          prefix: P extra slots of each of L layers, seen by every position, with no query.
+          prefix: P extra slots of each of L layers, seen by every position, with no query. W is `kv_width`;
+            where keys turn by their positions, slots stand at position 0.
           cache: what was read before; the call appends to it. States are NaN where it has no room left,
             which only a traced length lets happen.
           route: how mixtures of experts work; by default Switch's gate on one device.
@@ -216,7 +222,7 @@ class Transformer(nnx.Module):
         self,
         h: Float[Array, "B T D"],
         scope: Scope,
-        prefix: Float[Array, "B L P D"] | None,
+        prefix: Float[Array, "B L P W"] | None,
         cache: Cache | None,
         cross: list[KV] | None,
         route: MoEContext | None,
@@ -252,7 +258,7 @@ class Transformer(nnx.Module):
         self,
         h: Float[Array, "B T D"],
         scope: Scope,
-        prefix: Float[Array, "B L P D"] | None,
+        prefix: Float[Array, "B L P W"] | None,
         route: MoEContext | None,
         key: Key[Array, ""] | None,
     ) -> tuple[Float[Array, "B T D"], RouterStats | None]:
@@ -311,6 +317,7 @@ def make_moe(config: TransformerConfig, rngs: nnx.Rngs) -> MoE:
         capacity_factor=config.capacity_factor,
         activation=ACTIVATIONS[config.activation],
         std=(config.init_std, residual_std(config)),
+        gated=config.gated,
         dtype=jnp.dtype(config.dtype),
         rngs=rngs,
     )

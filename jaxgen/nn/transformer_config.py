@@ -1,4 +1,4 @@
-"""The shape of a stack of transformer blocks: GPT-2, GPT-Neo, BERT and T5 are settings of it."""
+"""The shape of a stack of transformer blocks: GPT-2, Llama, BERT and T5 are settings of it."""
 
 import dataclasses
 import functools
@@ -8,6 +8,7 @@ import jax
 from jaxtyping import Array
 
 from jaxgen.errors import require
+from jaxgen.nn.rotary import Rotary
 
 NORMS = ("layer", "rms")
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -25,18 +26,22 @@ class TransformerConfig:
     Attributes:
       width: of the residual stream.
       head_dim: of one head; 0 is width / heads. heads * head_dim need not be `width` (T5).
+      kv_heads: of self-attention's keys and values, each read by heads / kv_heads neighbouring query heads
+        (grouped queries, Ainslie et al., 2023); 0 for one a query head.
       mlp_width: hidden size of the feed-forward layer; 0 is 4 * width.
       causal: a position sees itself and earlier ones only.
       cross: each block also attends to an encoder's output.
       pre_norm: norms before the sublayers and one at the end (GPT, T5), or after each sum (BERT).
+      parallel: one norm, whose output both attention and feed-forward layer read (GPT-J).
       norm: "layer" or "rms".
       activation: "gelu_tanh", "gelu", "relu" or "silu".
       gated: the feed-forward layer is down(act(gate(x)) * up(x)).
       fused_qkv: one matrix for queries, keys and values of self-attention.
+      qk_norm: an RMSNorm on each head's queries and keys, before they turn (Qwen3).
       scale: of the attention logits; None is head_dim ** -0.5.
       scale_by_layer: layer i's logits of self-attention are divided by i, counted from 1 (GPT-2's
         scale_attn_by_inverse_layer_idx).
-      rotary: rotate queries and keys by their positions.
+      rotary: how queries and keys turn by their positions; None for not at all. Prefix slots do not turn.
       relative_buckets: of T5's position bias, 0 for none; `relative_distance` is its reach.
       windows: of each layer, how many positions back (itself included) it sees; 0 for all. Prefix slots
         are seen from everywhere.
@@ -59,10 +64,12 @@ class TransformerConfig:
     depth: int
     heads: int
     head_dim: int = 0
+    kv_heads: int = 0
     mlp_width: int = 0
     causal: bool = True
     cross: bool = False
     pre_norm: bool = True
+    parallel: bool = False
     norm: str = "layer"
     norm_eps: float = 1e-5
     activation: str = "gelu_tanh"
@@ -71,9 +78,10 @@ class TransformerConfig:
     out_bias: bool = True
     mlp_bias: bool = True
     fused_qkv: bool = False
+    qk_norm: bool = False
     scale: float | None = None
     scale_by_layer: bool = False
-    rotary: bool = False
+    rotary: Rotary | None = None
     relative_buckets: int = 0
     relative_distance: int = 128
     windows: tuple[int, ...] = ()
@@ -98,6 +106,16 @@ class TransformerConfig:
             object.__setattr__(self, "mlp_width", 4 * self.width)
         for field in ("head_dim", "mlp_width"):
             require(field, getattr(self, field) >= 1, getattr(self, field), "at least 1")
+        if not self.kv_heads:
+            object.__setattr__(self, "kv_heads", self.heads)
+        groups = self.kv_heads >= 1 and self.heads % self.kv_heads == 0
+        require("kv_heads", groups, self.kv_heads, f"a divisor of heads, {self.heads}")
+        if self.parallel and (self.cross or not self.pre_norm):
+            raise ValueError("parallel is True, allowed with cross or without pre_norm: False")
+        if self.rotary is not None:
+            dim = self.rotary.dim or self.head_dim
+            fits = dim <= self.head_dim and dim % 2 == 0
+            require("rotary.dim", fits, dim, f"even, at most head_dim, {self.head_dim}")
         if self.norm not in NORMS:
             raise ValueError(f"norm is {self.norm!r}, allowed: {', '.join(NORMS)}")
         if self.activation not in ACTIVATIONS:
@@ -111,11 +129,15 @@ class TransformerConfig:
                 f"experts, expert_every, capacity_factor are {self.experts}, {self.expert_every}, "
                 f"{self.capacity_factor}, allowed: 0 or more, at least 1, 0 or more"
             )
-        if self.experts and (self.gated or self.depth % self.expert_every):
-            raise ValueError(
-                f"gated, depth are {self.gated}, {self.depth}, allowed with experts: False, "
-                f"a multiple of expert_every, {self.expert_every}"
-            )
+        if self.experts:
+            whole = self.depth % self.expert_every == 0
+            want = f"a multiple of expert_every, {self.expert_every}, with experts"
+            require("depth", whole, self.depth, want)
+
+    @property
+    def kv_width(self) -> int:
+        """Of a position's keys, all heads of it; and of a prefix slot."""
+        return self.kv_heads * self.head_dim
 
     @property
     def moe_layers(self) -> int:

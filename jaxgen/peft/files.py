@@ -35,6 +35,7 @@ _PREFIX = "base_model.model."
 _TENSOR = re.compile(
     r"(base_model\.model\.)?(?P<module>.+)\.lora_(?P<part>[AB])(\.default)?\.weight"
 )
+_WRAPPERS = re.compile(r"^((module|model|_orig_mod|transformer)\.)*")
 # Where the number of a block stands in a name: what leads to it, and the number.
 _STARTS = re.compile(r"(?:^|(?<=\.))(.*?)\.(\d+)(?=\.)")
 
@@ -202,18 +203,19 @@ def load(model: M, folder: str | pathlib.Path) -> M:
         raise ConfigError("folder", str(folder), "a folder with adapter_config.json")
     c = complete(hf.read_json(path))
     tensors = hf.read_tensors(folder, "adapter_model")
-    base = hf.family_of(model.config).prefix  # type: ignore[attr-defined]
+    prefix = hf.family_of(model.config).prefix  # type: ignore[attr-defined]
+    base = _WRAPPERS.sub("", prefix)
     model = nnx.clone(model)
     ours = {}
     for place, parent, name, layer in lora.layers(model, nnx.Linear):
         if _named(model, place):
-            ours[_file_name(model, place)[0].removeprefix(base)] = parent, name, layer
+            ours[_file_name(model, place)[0].removeprefix(prefix)] = parent, name, layer
     found: dict[str, dict[str, Any]] = {}
     strange = []
     for tensor, value in tensors.items():
         match = _TENSOR.fullmatch(tensor)
         module = match["module"] if match else ""
-        place = re.sub(r"^((module|model|_orig_mod|transformer)\.)*", "", module).removeprefix(base)
+        place = _WRAPPERS.sub("", module).removeprefix(base)
         if match and place in ours:
             found.setdefault(place, {"module": module})[match["part"]] = value
             if value.dtype.name not in hf.FLOATS:
@@ -264,7 +266,7 @@ def put(
 def save(model: nnx.Module, folder: str | pathlib.Path) -> None:
     """Writes `adapter_config.json` and `adapter_model.safetensors`, as peft loads them.
 
-    The model is one that `jaxgen.models.hf` can name (GPT-2, GPT-Neo, BERT, T5), with wrapped layers. The
+    The model is one that `jaxgen.models.hf` can name (`hf.FAMILIES`), with wrapped layers. The
     most frequent rank and alpha become `r` and `lora_alpha`, others go to the patterns.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Tokenizers: load one from a local folder, or train one on a corpus and save it.
+"""Tokenizers: load one from a local folder or GGUF file, or train one on a corpus and save it.
 
 All are `transformers.PreTrainedTokenizerFast` over the `tokenizers` library, so a folder written here
 opens with `AutoTokenizer` and the other way round. Text is data: what spells a special token in it, such
@@ -19,7 +19,7 @@ from jaxtyping import Int
 from numpy import ndarray
 
 from jaxgen.errors import ConfigError
-from jaxgen.text import merges
+from jaxgen.text import gguf, merges
 
 # transformers.PreTrainedTokenizerBase, a module that takes seconds to import.
 Tokenizer: TypeAlias = Any
@@ -99,6 +99,9 @@ def check_folder(folder: str | pathlib.Path, *, field: str = "tokenizer") -> Non
       ConfigError: no folder, no file of a tokenizer in it, or one of its JSON files is damaged.
     """
     folder = pathlib.Path(folder)
+    if gguf.is_gguf(folder):
+        gguf.reader(folder, field=field)
+        return
     if not os.path.isdir(folder):  # pathlib raises where a name is too long
         raise ConfigError(field, str(folder), "an existing folder")
     patterns = ("tokenizer*.json", "vocab*", "*.model", "*.tiktoken")
@@ -116,15 +119,20 @@ def check_folder(folder: str | pathlib.Path, *, field: str = "tokenizer") -> Non
 
 
 def load(folder: str | pathlib.Path, *, field: str = "tokenizer") -> Tokenizer:
-    """The tokenizer of a local folder.
+    """The tokenizer of a local folder, or of a GGUF file.
 
     Args:
+      folder: or the path of a GGUF file, see `jaxgen.text.gguf`.
       field: that named the folder, for errors.
 
     Raises:
       ConfigError: no folder, nothing in it that transformers can read, code of its own that would have to
         be run (`auto_map`), or no token that could end a text.
     """
+    if gguf.is_gguf(folder):
+        tokenizer = gguf.tokenizer(folder, field=field)
+        _special_ids(tokenizer, field)
+        return tokenizer
     from transformers import AutoTokenizer
     from transformers.utils import logging
 

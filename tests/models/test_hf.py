@@ -10,6 +10,7 @@ import pytest
 from jaxgen.errors import ConfigError
 from jaxgen.models import bert, hf
 from jaxgen.nn import layers
+from jaxgen.nn.rotary import Rotary
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: install the extra `parity`")
 transformers = pytest.importorskip("transformers")
@@ -235,11 +236,17 @@ def test_cached_decoding_equals_one_pass():
 
     from jaxgen.models import gpt2
 
-    for options in ({}, {"rotary": True}, {"relative_buckets": 8}, {"windows": (0, 3)}):
+    for options in (
+        {},
+        {"rotary": Rotary()},
+        {"kv_heads": 1},
+        {"relative_buckets": 8},
+        {"windows": (0, 3)},
+    ):
         spec = gpt2.config(V, width=16, depth=2, heads=2, max_positions=32, **options)
         model = gpt2.GPT(spec, rngs=nnx.Rngs(0))
         tokens = jax.random.randint(jax.random.key(0), (3, 9), 0, V)
-        prefix = jax.random.normal(jax.random.key(1), (3, 2, 2, 16))
+        prefix = jax.random.normal(jax.random.key(1), (3, 2, 2, spec.stack.kv_width))
         want, none = model(tokens, prefix=prefix)
         assert none is None
         cache = model.make_cache(3, 16)

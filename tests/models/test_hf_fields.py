@@ -10,6 +10,7 @@ from flax import nnx
 from jaxgen.errors import ConfigError
 from jaxgen.models import bert, gpt2, hf, t5
 from jaxgen.models.hf_fields import UNSAID
+from jaxgen.nn.rotary import Rotary
 
 V = 50
 SIZES = {
@@ -242,7 +243,7 @@ def test_what_changes_nothing_is_let_through():
     ("spec", "field"),
     [
         (gpt2.config(V, width=8, depth=2, heads=2, max_positions=9, windows=(0, 3)), "windows"),
-        (gpt2.config(V, width=8, depth=2, heads=2, max_positions=9, rotary=True), "rotary"),
+        (gpt2.config(V, width=8, depth=2, heads=2, max_positions=9, rotary=Rotary()), "rotary"),
         (gpt2.config(V, width=8, depth=2, heads=2, max_positions=9, scale=0.3), "scale"),
         (bert.config(V, width=8, depth=1, heads=2, max_positions=9, pre_norm=True), "pre_norm"),
         (t5.fresh_config(V, width=8, depth=1, heads=2), "scale"),
