@@ -8,21 +8,21 @@ import shutil
 import sys
 import tempfile
 
+from tests.processes import XLA_FLAGS
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
+_given = os.environ.get("XLA_FLAGS", "")
+os.environ["XLA_FLAGS"] = f"{_given} {XLA_FLAGS} --xla_force_host_platform_device_count=8"
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # Workers and launched programs compile the same functions: each is compiled once a session.
     _cache = tempfile.mkdtemp(prefix="jaxgen-tests-")
     atexit.register(shutil.rmtree, _cache, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
-# Compiling, not running, is what tests spend their time on.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from jaxtyping import install_import_hook
+from jaxtyping import install_import_hook  # noqa: E402
 
 _hook = install_import_hook("jaxgen", "beartype.beartype")
 

@@ -1,7 +1,6 @@
 """The command line as a user meets it: one clear line and exit code 2, or a finished run."""
 
 import json
-import os
 import pathlib
 import re
 import shutil
@@ -18,6 +17,7 @@ from PIL import Image
 from jaxgen.config import Config
 from jaxgen.errors import ConfigError
 from jaxgen.launch import check_workdir, clear, write_config
+from tests import processes
 
 ROOT = pathlib.Path(__file__).parents[1]
 DIGITS = "--config=configs/eddpm/digits.py"
@@ -39,8 +39,10 @@ TINY = [
 
 
 def command(*args):
-    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
-    return [sys.executable, "-m", "experiments.eddpm", *args], {"cwd": ROOT, "env": env}
+    return [sys.executable, "-m", "experiments.eddpm", *args], {
+        "cwd": ROOT,
+        "env": processes.environment(),
+    }
 
 
 def launch(*args, timeout=400):

@@ -113,6 +113,10 @@ def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
     """Trains what is not trained (if it may), judges all methods, writes the report."""
     study = open_latentops(config, workdir, may_train=may_train)
     data, runs = study.data, study.runs
+    trained = [
+        (seed, space, fit_operators(config, runs, data["train"], space, seed))
+        for seed, space in spaces(study)
+    ]
     judges = attribute_fields.judges(config, runs, data)
     moves = {
         (task, name): move
@@ -121,8 +125,7 @@ def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
     }
     rows: list[Row] = []
     shown: dict[str, Any] = {}
-    for seed, space in spaces(study):
-        operators = fit_operators(config, runs, data["train"], space, seed)
+    for seed, space, operators in trained:
         done, artefacts = methods.evaluate(config, data, judges, moves, space, operators, seed)
         rows += done
         if seed == config.seed:

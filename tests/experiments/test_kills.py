@@ -15,6 +15,7 @@ import time
 
 import pytest
 
+from tests import processes
 from tests.experiments import (
     test_eddpm_sequences,
     test_eisl_study,
@@ -59,9 +60,10 @@ def start(study, workdir, log):
         changes = [*changes, *(f"--config.{k}={v}" for k, v in OFTEN.items())]
     module = f"experiments.{MODULES.get(study, study)}"
     argv = [sys.executable, "-m", module, f"--config=configs/{config}.py", f"--workdir={workdir}"]
-    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
     with log.open("a") as out:
-        return subprocess.Popen([*argv, *changes], cwd=ROOT, env=env, stdout=out, stderr=out)
+        return subprocess.Popen(
+            [*argv, *changes], cwd=ROOT, env=processes.environment(), stdout=out, stderr=out
+        )
 
 
 def rows(workdir):

@@ -1,7 +1,6 @@
 """Two real processes of jax.distributed: signals, locks and damaged checkpoints reach both of them."""
 
 import json
-import os
 import pathlib
 import re
 import signal
@@ -12,6 +11,8 @@ import time
 
 import pytest
 
+from tests import processes
+
 PROGRAM = pathlib.Path(__file__).with_name("program.py")
 
 
@@ -19,8 +20,7 @@ def start(workdir, steps, count=2):
     with socket.socket() as s:
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
-    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    env["PYTHONPATH"] = str(PROGRAM.parents[2])
+    env = processes.environment() | {"PYTHONPATH": str(PROGRAM.parents[2])}
     return [
         subprocess.Popen(
             [sys.executable, str(PROGRAM), str(i), str(count), str(port), str(workdir), str(steps)],

@@ -1,0 +1,14 @@
+"""What the tests tell XLA, and the environment of the programs that they launch."""
+
+import importlib.metadata
+import os
+
+# Compiling, not running, is what tests spend their time on: half of it with the older emitters, which
+# jaxlib 0.10 still has. Newer ones know no such flag.
+_OLDER_EMITTERS = importlib.metadata.version("jaxlib").startswith("0.10.")
+XLA_FLAGS = "--xla_cpu_use_fusion_emitters=false" if _OLDER_EMITTERS else ""
+
+
+def environment() -> dict[str, str]:
+    """Of a launch as from a shell: on one CPU device, where the tests themselves have eight."""
+    return dict(os.environ) | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": XLA_FLAGS}
