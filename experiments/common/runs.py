@@ -96,7 +96,12 @@ def compile_task(
     task, options = make(mesh), options_of(config)
     tx = options.make_optimizer(optax.constant_schedule(options.learning_rate))
     init = functools.partial(
-        state.create, task.build, tx, use_ema=options.ema_decay > 0, extra=task.extra
+        state.create,
+        task.build,
+        tx,
+        use_ema=options.ema_decay > 0,
+        extra=task.extra,
+        frozen=task.frozen,
     )
     template = jax.eval_shape(init, jax.random.key(0))
     where = mesh_lib.shardings(template, mesh)
@@ -111,6 +116,7 @@ def compile_task(
         ema_decay=options.ema_decay,
         accumulate=options.accumulate,
         shardings=where,
+        frozen=task.frozen,
     )
     report = aot.compile_report(train_step.lower(with_sharding, batch))
     axes = ", ".join(f"{a} {n}" for a, n in mesh.shape.items() if n > 1)

@@ -6,7 +6,7 @@ import logging
 import math
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -85,6 +85,7 @@ def fit(
     mesh: Mesh,
     extra: Callable[[], PyTree] = lambda: None,
     pretrained: Callable[[PyTree], PyTree] | None = None,
+    frozen: Sequence[str] = (),
     evaluate: Callable[[state_lib.TrainState], dict[str, float]] | None = None,
     adapt: Adapt | None = None,
 ) -> state_lib.TrainState:
@@ -95,6 +96,7 @@ def fit(
       build: key -> module.
       loss: see `jaxgen.train.step.Loss`.
       pretrained: fresh model -> model with weights from files; used at step 0 only.
+      frozen: what is not trained; see `jaxgen.train.frozen`.
       data: an iterator of batches with `get_state` and `set_state` (`jaxgen.data.pipeline`).
       evaluate: state -> scalars, which join the metrics of that step.
       adapt: changes the state after every step.
@@ -110,7 +112,8 @@ def fit(
     """
 
     def init(k: Key[Array, ""]) -> state_lib.TrainState:
-        return state_lib.create(build, tx, k, use_ema=options.ema_decay > 0, extra=extra)
+        use_ema = options.ema_decay > 0
+        return state_lib.create(build, tx, k, use_ema=use_ema, extra=extra, frozen=frozen)
 
     lead = jax.process_index() == 0
     saved = workdir / "checkpoints" / name
@@ -139,6 +142,7 @@ def fit(
                 ema_decay=options.ema_decay,
                 accumulate=options.accumulate,
                 shardings=where,
+                frozen=frozen,
             )
             profile = _Profile(workdir / "profile" / name, options)
             stack.callback(profile.close)

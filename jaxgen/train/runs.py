@@ -31,6 +31,7 @@ class TrainTask:
       loss: see `jaxgen.train.step.Loss`.
       extra: makes the loss' own state.
       pretrained: puts weights from files (or of another run) into a fresh model.
+      frozen: regular expressions of the parameters that keep their values; see `jaxgen.train.frozen`.
       key: the run's key comes from it and the seed, from `name` where it is empty; tasks that shall train
         the same model share one.
     """
@@ -40,6 +41,7 @@ class TrainTask:
     loss: step.Loss
     extra: Callable[[], PyTree] = lambda: None
     pretrained: Callable[[PyTree], PyTree] | None = None
+    frozen: tuple[str, ...] = ()
     key: str = ""
 
 
@@ -145,10 +147,11 @@ class Runs:
             mesh=self.mesh,
             extra=task.extra,
             pretrained=task.pretrained,
+            frozen=task.frozen,
             evaluate=evaluate,
             adapt=adapt,
         )
-        model = final.model if final.ema is None else final.ema
+        model = state.averaged(final)
         whole = all(a.is_fully_replicated for a in jax.tree.leaves(model))
         return mesh_lib.to_host(model) if whole or jax.process_count() > 1 else model
 

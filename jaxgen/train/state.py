@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key, PyTree
 
 from jaxgen import mesh as mesh_lib
+from jaxgen.train.frozen import masked, trained_part, whole
 
 
 @jax.tree_util.register_dataclass
@@ -23,7 +24,7 @@ class TrainState:
     Attributes:
       step: how many updates were made, an int32 scalar.
       model: the trained module, a pytree of parameters.
-      ema: exponential moving average of `model`, or None.
+      ema: exponential moving average of what is trained of `model`, or None.
       opt_state: of optax.
       extra: state of the loss itself that has no gradient (adaptive sampling of t), or None.
       key: base key of the run; the key of a step is `fold_in(key, step)`, so each is used once.
@@ -51,17 +52,23 @@ def create(
     key: Key[Array, ""],
     *,
     use_ema: bool = True,
+    frozen: Sequence[str] = (),
     extra: Callable[[], PyTree] = lambda: None,
 ) -> TrainState:
-    """A fresh state; pure, so it can be jitted with output shardings or shape-evaluated."""
+    """A fresh state; pure, so it can be jitted with output shardings or shape-evaluated.
+
+    Args:
+      frozen: see `jaxgen.train.frozen.trained_part`.
+    """
     key_model, key_run = jax.random.split(key)
     model = build(key_model)
+    part = trained_part(model, frozen)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         model=model,
         # A copy, since donated buffers must not be shared.
-        ema=jax.tree.map(jnp.copy, model) if use_ema else None,
-        opt_state=tx.init(model),
+        ema=jax.tree.map(jnp.copy, part) if use_ema else None,
+        opt_state=tx.init(part),
         extra=extra(),
         key=key_run,
     )
@@ -78,9 +85,19 @@ def create_sharded(
 def replace_model(state: TrainState, model: PyTree, shardings: TrainState) -> TrainState:
     """The state with other parameters (and an EMA that starts at them), placed as before."""
     placed = jax.device_put(model, shardings.model)
-    ema = None if state.ema is None else jax.device_put(model, shardings.ema)
-    # Donated buffers must not be shared.
-    return dataclasses.replace(state, model=placed, ema=jax.tree.map(jnp.copy, ema))
+    ema = state.ema
+    if ema is not None:
+        # Donated buffers must not be shared.
+        ema = jax.tree.map(
+            lambda old, new: old if masked(old) else jnp.copy(new), ema, placed, is_leaf=masked
+        )
+        ema = jax.device_put(ema, shardings.ema)
+    return dataclasses.replace(state, model=placed, ema=ema)
+
+
+def averaged(state: TrainState) -> PyTree:
+    """The model with the moving average of what was trained; without an average as it is."""
+    return state.model if state.ema is None else whole(state.ema, state.model)
 
 
 def parameter_count(model: PyTree) -> int:

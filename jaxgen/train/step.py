@@ -1,6 +1,6 @@
 """One optimisation step: gradient, accumulation, clipping, update, EMA, all in one jit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
+from jaxgen.train.frozen import trained_part, whole
 from jaxgen.train.state import TrainState
 
 # (model, extra, batch, key, step) -> (loss, (scalar metrics, new extra)); the step counts from 0.
@@ -76,6 +77,7 @@ def make_step(
     ema_decay: float = 0.0,
     accumulate: int = 1,
     shardings: TrainState | None = None,
+    frozen: Sequence[str] = (),
 ) -> jax.stages.Wrapped:
     """The jitted step `(state, batch) -> (state, metrics)`; the state's buffers are donated.
 
@@ -84,25 +86,31 @@ def make_step(
       accumulate: the batch is cut into that many parts, worked off one after another; the update
         uses the mean gradient, so memory falls and the result keeps its meaning.
       shardings: of the state, as `create_sharded` returns them.
+      frozen: as it was for the state's `create`.
     """
     gather = (lambda model: model) if shardings is None else _gather(shardings.model)
 
-    def forward(model: PyTree, *args: PyTree) -> PyTree:
-        return loss(gather(model), *args)
+    def forward(part: PyTree, model: PyTree, *args: PyTree) -> PyTree:
+        return loss(gather(whole(part, model)), *args)
 
     grad = jax.value_and_grad(forward, has_aux=True)
 
     def gradients(
         state: TrainState, batch: PyTree, key: Key[Array, ""]
     ) -> tuple[PyTree, PyTree, PyTree]:
+        trained = trained_part(state.model, frozen)
         if accumulate == 1:
-            (value, (metrics, extra)), g = grad(state.model, state.extra, batch, key, state.step)
+            (value, (metrics, extra)), g = grad(
+                trained, state.model, state.extra, batch, key, state.step
+            )
             return {"loss": value, **metrics}, extra, g
 
         def part(carry: PyTree, inputs: PyTree) -> PyTree:
             extra, total = carry
             piece, key_part = inputs
-            (value, (metrics, extra)), g = grad(state.model, extra, piece, key_part, state.step)
+            (value, (metrics, extra)), g = grad(
+                trained, state.model, extra, piece, key_part, state.step
+            )
             total = jax.tree.map(lambda a, b: a + b / accumulate, total, g)
             return (extra, total), {"loss": value, **metrics}
 
@@ -110,7 +118,7 @@ def make_step(
         pieces = jax.tree.map(
             lambda a: a.reshape(-1, accumulate, *a.shape[1:]).swapaxes(0, 1), batch
         )
-        zeros = jax.tree.map(jnp.zeros_like, state.model)
+        zeros = jax.tree.map(jnp.zeros_like, trained)
         (extra, g), metrics = jax.lax.scan(
             part, (state.extra, zeros), (pieces, jax.random.split(key, accumulate))
         )
@@ -120,15 +128,16 @@ def make_step(
         key = jax.random.fold_in(state.key, state.step)
         metrics, extra, g = gradients(state, batch, key)
         metrics["grad_norm"] = optax.global_norm(g)
-        updates, opt_state = tx.update(g, state.opt_state, state.model)
-        model = optax.apply_updates(state.model, updates)
+        trained = trained_part(state.model, frozen)
+        updates, opt_state = tx.update(g, state.opt_state, trained)
+        trained = optax.apply_updates(trained, updates)
         ema = state.ema
         if ema is not None:
             count = state.step.astype(jnp.float32)
             decay = jnp.minimum(ema_decay, (1.0 + count) / (10.0 + count))
-            ema = jax.tree.map(lambda a, b: decay * a + (1.0 - decay) * b, ema, model)
-        new = TrainState(state.step + 1, model, ema, opt_state, extra, state.key)
-        return new, metrics
+            ema = jax.tree.map(lambda a, b: decay * a + (1.0 - decay) * b, ema, trained)
+        model = whole(trained, state.model)
+        return TrainState(state.step + 1, model, ema, opt_state, extra, state.key), metrics
 
     if shardings is None:
         return jax.jit(step, donate_argnums=0)
