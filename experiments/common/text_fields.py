@@ -3,6 +3,7 @@
 import importlib
 import os
 import pathlib
+import re
 from typing import Any
 
 from experiments.common import fields
@@ -10,6 +11,7 @@ from jaxgen import config as config_lib
 from jaxgen.config import Config
 from jaxgen.data import proteins, text
 from jaxgen.errors import ConfigError, shown, told
+from jaxgen.evaluators import vader
 from jaxgen.text import tokenizers
 
 # Of data, networks and judges: what any study on sequences reads.
@@ -18,10 +20,12 @@ NAMES = {
     "data": "kind source path name train test text_field label_field valid_fraction test_fraction "
     "limit max_words seed max_tokens tokenizer vocab_size source_vocab_size alphabet",
     "model": "latent_dim latent_norm encoder encoder_width encoder_depth encoder_heads encoder_path pre_norm "
-    "decoder decoder_width decoder_depth decoder_heads decoder_path word_dropout pad_weight eisl "
+    "decoder decoder_width decoder_depth decoder_heads decoder_path lora_rank lora_alpha frozen word_dropout pad_weight eisl "
     "eisl_ngrams regressor_weight denoiser_width denoiser_depth dropout dtype remat scan",
-    "judge": "width depth heads steps reverse_steps learning_rate test_rows probe_rows",
+    "judge": "width depth heads steps reverse_steps learning_rate test_rows probe_rows lm_path vader",
 }
+# Hugging Face's names of the families that `models.gpt2.GPT` is the module of.
+DECODERS = ("gpt2", "gpt_neo", "gptj", "opt", "llama", "mistral", "qwen2", "qwen3")
 RULES: dict[str, config_lib.Rule] = {
     "data.kind": config_lib.one_of("text", "proteins"),
     "data.source": config_lib.one_of(*text.SOURCES, "csv", *proteins.SETS),
@@ -44,8 +48,23 @@ def check_sequences(config: Config) -> None:
         allowed = "'' for a non-autoregressive decoder"
         raise ConfigError("model.decoder_path", m.decoder_path, allowed)
     check_pretrained(config, "model.encoder_path", ("bert",), d.max_tokens)
-    gpts = ("gpt2", "gpt_neo")
-    check_pretrained(config, "model.decoder_path", gpts, d.max_tokens + 1)
+    check_pretrained(config, "model.decoder_path", DECODERS, d.max_tokens + 1)
+    check_pretrained(config, "judge.lm_path", DECODERS, 2)
+    check_trained_part(config)
+
+
+def check_trained_part(config: Config) -> None:
+    """LoRA, and what is frozen."""
+    m = config.model
+    if m.lora_rank and m.decoder != "gpt2":
+        raise ConfigError("model.lora_rank", m.lora_rank, "0 for a non-autoregressive decoder")
+    for pattern in m.frozen:
+        try:
+            re.compile(pattern)
+        except re.error as e:
+            raise ConfigError("model.frozen", m.frozen, f"regular expressions ({e})") from e
+    if config.judge.vader:
+        vader.compound([])
 
 
 def check_text(config: Config) -> None:

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any, cast
 
+import jax
 from flax import nnx
+from jaxtyping import Array, Key
 
 from experiments.common.latent import denoiser_of
 from experiments.common.text_fields import own_encoder
@@ -13,6 +15,7 @@ from jaxgen.models import bert, gpt2, hf
 from jaxgen.models.text_autoencoder import SequenceEncoder, TextAutoencoder, TextEncoder
 from jaxgen.models.text_decoders import LatentGPT, NonAutoregressiveDecoder, TextDecoder
 from jaxgen.nn.transformer_config import TransformerConfig
+from jaxgen.peft import lora
 
 
 def token_shape(config: Config) -> TokenShape:
@@ -60,6 +63,8 @@ def build_autoencoder(
             rngs=rngs,
             **eisl,
         )
+    if m.lora_rank:
+        decoder.gpt = _with_lora(config, decoder.gpt, rngs.params())
     return TextAutoencoder(
         shape.size,
         shape.length,
@@ -121,10 +126,19 @@ def load_pretrained(config: Config) -> Callable[[TextAutoencoder], TextAutoencod
         if isinstance(model.encoder, SequenceEncoder) and m.encoder_path:
             model.encoder.bert = cast(bert.Bert, hf.load(m.encoder_path, **stack_options(config)))
         if isinstance(model.decoder, LatentGPT) and m.decoder_path:
-            model.decoder.gpt = cast(gpt2.GPT, hf.load(m.decoder_path, **stack_options(config)))
+            gpt = cast(gpt2.GPT, hf.load(m.decoder_path, **stack_options(config)))
+            if m.lora_rank:
+                adapters, _ = lora.split(model.decoder.gpt)
+                gpt = lora.split(_with_lora(config, gpt, jax.random.key(0)))[1](adapters)
+            model.decoder.gpt = gpt
         return model
 
     return load
+
+
+def _with_lora(config: Config, gpt: gpt2.GPT, key: Key[Array, ""]) -> gpt2.GPT:
+    m = config.model
+    return lora.wrap(gpt, m.lora_rank, m.lora_alpha, "/attention/", key)
 
 
 def gpt_config(config: Config, shape: TokenShape, *, depth: int) -> gpt2.GPTConfig:

@@ -40,6 +40,7 @@ class ImageNetworks:
     config: Config
     shape: ImageShape
     pretrained: Pretrained | None = None
+    frozen: tuple[str, ...] = ()
 
     def build(self, rngs: nnx.Rngs, *, predict_variance: bool) -> ImageAutoencoder:
         """The autoencoder of `config.model`."""

@@ -23,6 +23,7 @@ COLUMNS = {
     "exact_match": "exact match ↑",
     "sample_ppl": "sample PPL ↓",
     "reverse_ppl": "reverse PPL ↓",
+    "pretrained_ppl": "PPL of a pretrained LM ↓",
     "self_bleu": "self-BLEU ↓",
     "distinct_2": "distinct-2 ↑",
     "grammatical": "grammatical ↑",

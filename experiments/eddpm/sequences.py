@@ -19,7 +19,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from experiments.common import text, text_model
-from experiments.common.attributes import language_model
+from experiments.common.attributes import language_model, pretrained_lm
 from experiments.common.runs import open_study
 from experiments.eddpm import protein_ascent, sequence_fields, sequence_report
 from experiments.eddpm.systems import Networks, Shown, System, Trained, generate
@@ -28,6 +28,7 @@ from jaxgen.data import corpora
 from jaxgen.data.tokens import TextSplit, TokenIds, TokenShape
 from jaxgen.evaluators.common import batched_apply, decode, encode
 from jaxgen.evaluators.language_model import LanguageModel, lm_task, real_tokens
+from jaxgen.evaluators.pretrained_lm import PretrainedLM
 from jaxgen.evaluators.protein_regressor import ProteinRegressor
 from jaxgen.metrics import floors, probes
 from jaxgen.metrics import text as text_metrics
@@ -68,6 +69,11 @@ class SequenceNetworks:
     def pretrained(self) -> Pretrained | None:
         """Weights from the folders that the config names."""
         return text_model.load_pretrained(self.config)
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """As the config says."""
+        return tuple(self.config.model.frozen)
 
     def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Of a batch, from the config alone."""
@@ -121,6 +127,7 @@ class SequenceProblem:
     data: dict[str, TextSplit]
     networks: Networks
     judge: LanguageModel = dataclasses.field(init=False)
+    pretrained_lm: PretrainedLM | None = dataclasses.field(init=False, default=None)
     regressor: ProteinRegressor | None = dataclasses.field(init=False, default=None)
 
     @staticmethod
@@ -144,6 +151,7 @@ class SequenceProblem:
         """The language model of `config.judge`, and a regressor where there are values."""
         train = self.data["train"]
         self.judge = language_model(self.config, self.runs, train)
+        self.pretrained_lm = pretrained_lm(self.config, self.runs)
         if train.value is not None:
             self.regressor = ProteinRegressor.train(
                 train.vocabulary, train.x["target"], train.value
@@ -222,6 +230,8 @@ class SequenceProblem:
             "unique": len(set(texts)) / len(texts),
         }
         if self.regressor is None:
+            if self.pretrained_lm is not None:
+                out["pretrained_ppl"] = self.pretrained_lm.perplexity(texts)
             out["self_bleu"] = text_metrics.self_bleu(texts)
             out["distinct_2"] = text_metrics.distinct_n(texts, 2)
             if config.data.source == "grammar":

@@ -55,6 +55,11 @@ class Networks(Protocol):
         """Puts weights from files into a fresh model; None without files."""
         ...
 
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """What is not trained; see `jaxgen.train.frozen`."""
+        ...
+
     def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Of a batch, from the config alone."""
         ...
@@ -142,6 +147,7 @@ def eddpm_task(config: Config, networks: Networks) -> TrainTask:
         inputs=networks.inputs,
         auxiliary=networks.auxiliary,
         pretrained=networks.pretrained,
+        frozen=networks.frozen,
         **eddpm_options(config),
     )
 
@@ -161,6 +167,7 @@ def vae_task(config: Config, networks: Networks, beta: float, *, with_mlp: bool)
         inputs=networks.inputs,
         auxiliary=networks.auxiliary,
         pretrained=networks.pretrained,
+        frozen=networks.frozen,
     )
 
 

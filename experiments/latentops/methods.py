@@ -233,13 +233,14 @@ def floor_rows(
     if task.sources is None:
         distinct = text_metrics.distinct_n(texts, 2)
         real = {"ppl": judges.real_ppl, "self_bleu": judges.real_self_bleu, "distinct_2": distinct}
-        return rows | {"data": real}
+        return rows | {"data": real | judges.further(texts, {})}
     targets = {n: task.targets[n] for n in task.names}
     copy = {
         "accuracy": float(judges.accuracy(task.sources, targets).mean()),
         "bleu": text_metrics.bleu(task.sources, task.sources),
         "ppl": judges.perplexity(task.sources),
     }
+    copy |= judges.further(task.sources, targets)
     mean = judges.mean(copy["accuracy"], copy["ppl"], copy["bleu"] / 100.0)
     return rows | {"copy of the input": copy | {"mean": mean}}
 
@@ -283,10 +284,13 @@ def evaluate(
             guidance_strength = max(grid, key=score) if len(grid) > 1 else grid[0]
             moved = apply(move, operators, task, seed, guidance_strength, repeats=3)
             numbers, texts = judge(judges, space, train, task, moved)
+            solved = np.flatnonzero(~moved["failed"])
+            asked = {n: task.targets[n][solved] for n in task.names}
+            numbers |= judges.further(texts, asked)
             rows.append({"system": name, **cell, "guidance_strength": guidance_strength, **numbers})
             shown[task.name, cell["attributes"], name] = (
                 task,
                 texts,
-                np.flatnonzero(~moved["failed"]),
+                solved,
             )
     return rows, {"tables": shown, "space": space, "operators": operators}

@@ -24,10 +24,16 @@ from jaxgen.train import markup, plots, report
 from jaxgen.train.tables import summarise
 from jaxgen.train.writers import write_atomic
 
+# By judges that had no part in any choice, where a config asks for them.
+FURTHER = {
+    "pretrained_ppl": "PPL of a pretrained LM ↓",
+    "vader_accuracy": "accuracy by VADER ↑",
+}
 EDIT = {
     "accuracy": "accuracy ↑",
     "bleu": "input-BLEU ↑",
     "ppl": "PPL ↓",
+    **FURTHER,
     "mean": "geometric mean ↑",
     "milliseconds": "ms a sentence ↓",
     "nfe": "NFE",
@@ -37,6 +43,7 @@ EDIT = {
 GENERATE = {
     "accuracy": "accuracy ↑",
     "ppl": "PPL ↓",
+    **FURTHER,
     "self_bleu": "self-BLEU ↓",
     "distinct_2": "distinct-2 ↑",
     "mean": "geometric mean ↑",

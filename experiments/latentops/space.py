@@ -52,6 +52,7 @@ def vae_task(config: Config, shape: TokenShape) -> TrainTask:
         free_bits=c.free_bits,
         posterior=posterior,
         pretrained=load_pretrained(config),
+        frozen=tuple(config.model.frozen),
     )
 
 
@@ -61,6 +62,7 @@ def eddpm_task(config: Config, shape: TokenShape) -> TrainTask:
         functools.partial(_build, config, shape, predict_variance=False),
         chain_of(config),
         pretrained=load_pretrained(config),
+        frozen=tuple(config.model.frozen),
         **eddpm_options(config),
     )
 

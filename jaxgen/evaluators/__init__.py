@@ -11,13 +11,16 @@ if TYPE_CHECKING:
         controlled_text,
         image_classifier,
         language_model,
+        pretrained_lm,
         protein_regressor,
+        vader,
     )
     from jaxgen.evaluators.attributes import AttributeClassifier
     from jaxgen.evaluators.common import batched_apply, decode, encode
     from jaxgen.evaluators.controlled_text import ControlledText
     from jaxgen.evaluators.image_classifier import ImageClassifier
     from jaxgen.evaluators.language_model import LanguageModel
+    from jaxgen.evaluators.pretrained_lm import PretrainedLM
     from jaxgen.evaluators.protein_regressor import ProteinRegressor
 
 __getattr__, __dir__, __all__ = _lazy.attach(__name__)

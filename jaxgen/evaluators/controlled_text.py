@@ -7,9 +7,11 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from jaxgen.data.tokens import TextSplit, TokenIds
+from jaxgen.evaluators import vader
 from jaxgen.evaluators.attributes import AttributeClassifier
 from jaxgen.evaluators.common import geometric_mean
 from jaxgen.evaluators.language_model import LanguageModel
+from jaxgen.evaluators.pretrained_lm import PretrainedLM
 from jaxgen.metrics import text as text_metrics
 
 
@@ -22,13 +24,23 @@ class ControlledText:
     encode: Callable[[Sequence[str]], Mapping[str, TokenIds]]
     real_ppl: float
     real_self_bleu: float
+    pretrained_lm: PretrainedLM | None = None
+    vader: bool = False
 
     @classmethod
     def of(
-        cls, attributes: AttributeClassifier, language_model: LanguageModel, test: TextSplit
+        cls,
+        attributes: AttributeClassifier,
+        language_model: LanguageModel,
+        test: TextSplit,
+        *,
+        pretrained_lm: PretrainedLM | None = None,
+        vader: bool = False,
     ) -> "ControlledText":
         """Args:
         test: real sentences.
+        pretrained_lm: a further judge of fluency, see `further`.
+        vader: VADER is a further judge of sentiment.
         """
         return cls(
             attributes,
@@ -36,6 +48,8 @@ class ControlledText:
             test.vocabulary.encode,
             language_model.perplexity(test.x["target"]),
             self_bleu(test.text),
+            pretrained_lm,
+            vader,
         )
 
     def accuracy(
@@ -48,6 +62,17 @@ class ControlledText:
     def perplexity(self, texts: Sequence[str]) -> float:
         """Of a token, under the language model of real sentences."""
         return self.language_model.perplexity(self.encode(texts)["target"])
+
+    def further(
+        self, texts: Sequence[str], targets: Mapping[str, Int[np.ndarray, " N"]]
+    ) -> dict[str, float]:
+        """What judges say that had no part in any choice: of fluency, and of sentiment where it is a target."""
+        out = {}
+        if self.pretrained_lm is not None:
+            out["pretrained_ppl"] = self.pretrained_lm.perplexity(texts)
+        if self.vader and "sentiment" in targets:
+            out["vader_accuracy"] = vader.accuracy(texts, targets["sentiment"])
+        return out
 
     def mean(self, accuracy: float, ppl: float, kept: float) -> float:
         """Geometric mean of accuracy, fluency min(1, PPL of real / PPL) and a share of what is kept."""

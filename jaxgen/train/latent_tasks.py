@@ -54,6 +54,7 @@ def eddpm_task(
     inputs: Callable[[Batch], PyTree] = whole_batch,
     auxiliary: Auxiliary = no_auxiliary,
     pretrained: Pretrained | None = None,
+    frozen: tuple[str, ...] = (),
     **options: Any,
 ) -> TrainTask:
     """EDDPM: one loss for encoder, noise predictor and decoder.
@@ -108,7 +109,7 @@ def eddpm_task(
             state["history"] = timestep_sampling.init()
         return state
 
-    return TrainTask("eddpm", lambda key: build(nnx.Rngs(key)), loss, extra, pretrained)
+    return TrainTask("eddpm", lambda key: build(nnx.Rngs(key)), loss, extra, pretrained, frozen)
 
 
 def vae_task(
@@ -122,6 +123,7 @@ def vae_task(
     inputs: Callable[[Batch], PyTree] = whole_batch,
     auxiliary: Auxiliary = no_auxiliary,
     pretrained: Pretrained | None = None,
+    frozen: tuple[str, ...] = (),
 ) -> TrainTask:
     """A VAE, with the weight of its KL term a function of the step.
 
@@ -152,7 +154,9 @@ def vae_task(
         more = auxiliary(model, mean, batch)
         return value + sum(more.values()), (aux | more, extra)
 
-    return TrainTask(name, lambda key: build(nnx.Rngs(key)), loss, pretrained=pretrained)
+    return TrainTask(
+        name, lambda key: build(nnx.Rngs(key)), loss, pretrained=pretrained, frozen=frozen
+    )
 
 
 def latent_diffusion_task(

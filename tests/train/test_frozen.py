@@ -92,7 +92,10 @@ def test_no_gradient_of_what_is_frozen_is_computed(key):
 @pytest.mark.parametrize(
     ("patterns", "message"),
     [
-        (("bdy",), r"frozen has 'bdy', allowed: expressions that each match a parameter: body/bias"),
+        (
+            ("bdy",),
+            r"frozen has 'bdy', allowed: expressions that each match a parameter: body/bias",
+        ),
         (("(",), "frozen is .*, allowed: regular expressions"),
         (("body", "head"), "frozen is .*, allowed: such that some parameter is trained"),
     ],
