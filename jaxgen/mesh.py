@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.tree_util import KeyPath
 from jaxtyping import PyTree
@@ -27,12 +27,12 @@ BATCH_AXES = ("data", "fsdp", "expert")
 BATCH = P(BATCH_AXES)
 
 # Matched against `name:rank`; the first match wins. A spec names the trailing axes of the array;
-# leading axes are not split. An axis that does not divide its dimension is left out, so small arrays
+# leading axes, such as that of stacked blocks, are not split. An axis that does not divide its dimension is left out, so small arrays
 # are simply replicated. Convolutions stay off `model`: XLA's partitioner returned wrong gradients for
 # kernels split over both channel axes beside a split batch (jax 0.10.2, CPU).
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    (r"(^|/)experts/up:3$", ("expert", "fsdp", "model")),
-    (r"(^|/)experts/down:3$", ("expert", "model", "fsdp")),
+    (r"(^|/)experts/up:[34]$", ("expert", "fsdp", "model")),
+    (r"(^|/)experts/down:[34]$", ("expert", "model", "fsdp")),
     (r"(^|/)kernel:[45]$", ("fsdp",)),
     (r"(^|/)kernel:[23]$", ("fsdp", "model")),
     (r"(^|/)embedding:2$", ("model", "fsdp")),
@@ -125,7 +125,7 @@ def path_name(path: KeyPath) -> str:
 def partition_spec(
     name: str,
     shape: tuple[int, ...],
-    mesh: Mesh,
+    mesh: Mesh | AbstractMesh,
     rules: Sequence[tuple[str, tuple[str | None, ...]]] = RULES,
 ) -> P:
     """The PartitionSpec of one array by its name; see `RULES`."""

@@ -15,6 +15,7 @@ from jaxgen.models.hf_family import Family
 from jaxgen.moe.layer import MoEContext, RouterStats
 from jaxgen.nn.attention import Cache, make_cache
 from jaxgen.nn.layers import dropout, make_linear, split_key
+from jaxgen.nn.stacked import unstack
 from jaxgen.nn.transformer import Transformer
 from jaxgen.nn.transformer_config import TransformerConfig
 from jaxgen.numerics import lookup
@@ -192,14 +193,15 @@ class GPT(nnx.Module):
             )
         slots = 0 if prefix is None else prefix.shape[2]
         empty = self.make_cache(batch, slots + total)
-        h, cache, _ = self.hidden(tokens, mask=mask, prefix=prefix, added=added, cache=empty)
+        model = unstack(self)  # once, not at every token
+        h, cache, _ = model.hidden(tokens, mask=mask, prefix=prefix, added=added, cache=empty)
 
         def step(state: State, token: Int[Array, " N"]) -> tuple[Float[Array, "N V"], State]:
             cache, extra = state
-            logits, cache = self(token[:, None], cache=cache, added=extra)
+            logits, cache = model(token[:, None], cache=cache, added=extra)
             return logits[:, 0], (cache, extra)
 
-        return decoding.Start(step, (cache, added), self.logits(h[:, -1:])[:, 0], max_tokens)
+        return decoding.Start(step, (cache, added), model.logits(h[:, -1:])[:, 0], max_tokens)
 
 
 def tensors(config: GPTConfig, attention: Mapping[str, str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from jaxgen.models import hf_fields as hf
 from jaxgen.models.hf_family import Family
 from jaxgen.nn.attention import Cache, make_cache
 from jaxgen.nn.layers import dropout, make_linear, split_key
+from jaxgen.nn.stacked import unstack
 from jaxgen.nn.transformer import Transformer
 from jaxgen.nn.transformer_config import TransformerConfig
 from jaxgen.numerics import lookup
@@ -200,16 +201,15 @@ class T5(nnx.Module):
           mask: which tokens of the source are real.
           start: the token that targets begin with.
         """
-        batch = source.shape[0]
-        memory = self.encode(source, mask=mask)
+        memory, model = self.encode(source, mask=mask), unstack(self)  # once, not at every token
         seen = jnp.ones(source.shape, bool) if mask is None else mask
-        first = jnp.full((batch, 1), start, jnp.int32)
-        cache = self.make_cache(batch, 1 + max_tokens)
-        logits, filled = self.decode(first, memory, memory_mask=seen, cache=cache)
+        first = jnp.full((source.shape[0], 1), start, jnp.int32)
+        cache = self.make_cache(source.shape[0], 1 + max_tokens)
+        logits, filled = model.decode(first, memory, memory_mask=seen, cache=cache)
 
         def step(state: State, token: Int[Array, " N"]) -> tuple[Float[Array, "N V"], State]:
             cache, seen = state
-            logits, cache = self.decode(token[:, None], memory_mask=seen, cache=cache)
+            logits, cache = model.decode(token[:, None], memory_mask=seen, cache=cache)
             return logits[:, 0], (cache, seen)
 
         return decoding.Start(step, (filled, seen), logits[:, 0], max_tokens)

@@ -42,7 +42,8 @@ class TransformerConfig:
         are seen from everywhere.
       dropout: rate, of embeddings, attention weights and sublayer outputs.
       remat: recompute blocks in the backward pass (gradient checkpointing).
-      scan: trace one block for all layers; compile time no longer grows with depth.
+      scan: keep the blocks' parameters stacked, and trace one block for all layers: compile time no longer
+        grows with depth. See `jaxgen.nn.stacked`.
       experts: of the mixture that takes the feed-forward layer's place; 0 for none.
       expert_every: each so-many-th block has a mixture, the last of them included.
       expert_slots: places for experts' weights, for replicas; 0 for one an expert.
@@ -116,6 +117,11 @@ class TransformerConfig:
                 f"gated, depth are {self.gated}, {self.depth}, allowed with experts: False, "
                 f"a multiple of expert_every, {self.expert_every}"
             )
+
+    @property
+    def period(self) -> int:
+        """After how many blocks their forms come again: one, or from mixture to mixture."""
+        return self.expert_every if self.experts else 1
 
     @property
     def moe_layers(self) -> int:
