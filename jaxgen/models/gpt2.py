@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxgen import fsdp
 from jaxgen.errors import require
 from jaxgen.models import hf_fields as hf
 from jaxgen.models.hf_family import Family
@@ -131,7 +132,7 @@ class GPT(nnx.Module):
             before = 0 if cache is None else cache.read[:, None]
             positions = jnp.maximum(before + jnp.cumsum(real, -1) - 1, 0)
         key_embed, key_stack = split_key(key, 2)
-        h = lookup(self.tokens.embedding[...], tokens, "tokens", mask)
+        h = fsdp.looked_up(lookup(self.tokens.embedding[...], tokens, "tokens", mask))
         h = h + lookup(self.positions.embedding[...], positions, "positions", mask)
         if added is not None:
             h = h + added[:, None]
@@ -150,7 +151,7 @@ class GPT(nnx.Module):
         """Of the token after each state; float32."""
         if self.head is not None:
             return self.head(h).astype(jnp.float32)
-        table = self.tokens.embedding[...].astype(h.dtype)
+        table = fsdp.gather_table(self.tokens.embedding[...], h.dtype)
         f32 = jnp.float32
         # XLA's CPU matmul is nearly twice as fast with the few rows on the right.
         if h.shape[1] == 1:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxgen import fsdp
 from jaxgen.errors import ConfigError
 from jaxgen.models import hf_fields as hf
 from jaxgen.models.hf_family import Family
@@ -107,9 +108,8 @@ class T5(nnx.Module):
         key_embed, key_stack, key_out = split_key(key, 3)
         rate = self.config.encoder.dropout
         table = self.tokens.embedding[...]
-        h = dropout(lookup(table, tokens, "tokens", mask), rate, key_embed)
-        h, _, _ = self.encoder(h, mask=mask, key=key_stack)
-        return dropout(h, rate, key_out)
+        h = dropout(fsdp.looked_up(lookup(table, tokens, "tokens", mask)), rate, key_embed)
+        return dropout(self.encoder(h, mask=mask, key=key_stack)[0], rate, key_out)
 
     def states(
         self,
@@ -131,7 +131,7 @@ class T5(nnx.Module):
         key_embed, key_stack, key_out = split_key(key, 3)
         rate = self.config.decoder.dropout
         table = self.tokens.embedding[...]
-        h = dropout(lookup(table, tokens, "tokens", mask), rate, key_embed)
+        h = dropout(fsdp.looked_up(lookup(table, tokens, "tokens", mask)), rate, key_embed)
         h, cache, _ = self.decoder(
             h, mask=mask, memory=memory, memory_mask=memory_mask, cache=cache, key=key_stack
         )
@@ -140,7 +140,8 @@ class T5(nnx.Module):
 
     def output_embedding(self) -> Float[Array, "V D"]:
         """The output layer's weights, one row for each token."""
-        return self.tokens.embedding[...] if self.head is None else self.head.kernel[...].T
+        table = self.tokens.embedding[...]
+        return fsdp.gather_table(table) if self.head is None else self.head.kernel[...].T
 
     def decode(
         self,
