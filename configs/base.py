@@ -44,8 +44,9 @@ def mesh(**changes: Any) -> Config:
         fsdp=1,
         expert=1,
         model=1,
+        slices=0,  # parts with fast links inside; 0: as the devices say
         host_devices=0,  # force this many CPU devices
-        processes=1,
+        processes=0,  # in all; 0: as the cluster says, one where there is none
         process_id=-1,
         coordinator="",  # host:port of process 0
         topology="",  # of --mode=compile, such as v5p:4x4x4

@@ -11,7 +11,6 @@ import os
 import pathlib
 import re
 import shutil
-import socket
 import sys
 import traceback
 import types
@@ -23,6 +22,7 @@ from absl import flags
 from ml_collections import FrozenConfigDict, config_flags
 
 from jaxgen import config as config_lib
+from jaxgen import distributed
 from jaxgen.config import Config
 from jaxgen.errors import ConfigError, RunError, UsageError, shorten, shown, told
 from jaxgen.train import lock
@@ -227,36 +227,12 @@ def setup_devices(mesh: Config, mode: str) -> None:
     if mesh.host_devices:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", mesh.host_devices)
-    if mesh.processes > 1 or mesh.coordinator:
-        _meet(mesh)
+    if mode != "compile":
+        distributed.meet(mesh.processes, mesh.process_id, mesh.coordinator)
     try:
         jax.devices()
     except RuntimeError as e:
         raise UsageError(f"no devices: {e}") from e
-
-
-def _meet(mesh: Config) -> None:
-    """Starts jax.distributed.
-
-    Raises:
-      ConfigError: the processes cannot meet as the config says.
-    """
-    field = "mesh.coordinator" if mesh.coordinator else "mesh.processes"
-    value = mesh.coordinator or mesh.processes
-    try:
-        if mesh.coordinator and mesh.process_id == 0:
-            # Where the port is taken, the service would write lines of its own.
-            with socket.socket(socket.AF_INET) as s:
-                s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                s.bind(("", int(mesh.coordinator.rpartition(":")[2])))
-        jax.distributed.initialize(
-            coordinator_address=mesh.coordinator or None,
-            num_processes=mesh.processes if mesh.processes > 1 else None,
-            process_id=mesh.process_id if mesh.process_id >= 0 else None,
-        )
-    except Exception as e:  # of many kinds; nothing runs yet
-        allowed = "mesh.processes, mesh.process_id and mesh.coordinator that fit together, or a "
-        raise ConfigError(field, value, f"{allowed}cluster that jax knows ({e})") from e
 
 
 def check_workdir(

@@ -5,7 +5,6 @@ maps parameter names to PartitionSpecs; everything else (optimiser moments, EMA)
 name inside its own and so follows it.
 """
 
-import collections
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.tree_util import KeyPath
 from jaxtyping import PyTree
@@ -27,12 +26,12 @@ BATCH_AXES = ("data", "fsdp", "expert")
 BATCH = P(BATCH_AXES)
 
 # Matched against `name:rank`; the first match wins. A spec names the trailing axes of the array;
-# leading axes are not split. An axis that does not divide its dimension is left out, so small arrays
+# leading axes, such as that of stacked blocks, are not split. An axis that does not divide its dimension is left out, so small arrays
 # are simply replicated. Convolutions stay off `model`: XLA's partitioner returned wrong gradients for
 # kernels split over both channel axes beside a split batch (jax 0.10.2, CPU).
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    (r"(^|/)experts/(up|gate):3$", ("expert", "fsdp", "model")),
-    (r"(^|/)experts/down:3$", ("expert", "model", "fsdp")),
+    (r"(^|/)experts/(up|gate):[34]$", ("expert", "fsdp", "model")),
+    (r"(^|/)experts/down:[34]$", ("expert", "model", "fsdp")),
     (r"(^|/)kernel:[45]$", ("fsdp",)),
     (r"(^|/)kernel:[23]$", ("fsdp", "model")),
     (r"(^|/)embedding:2$", ("model", "fsdp")),
@@ -70,40 +69,72 @@ def axis_sizes(shape: Mapping[str, int], devices: int) -> dict[str, int]:
     return sizes
 
 
-def make_mesh(shape: Mapping[str, int], devices: Sequence[Device] | None = None) -> Mesh:
+def make_mesh(
+    shape: Mapping[str, int], devices: Sequence[Device] | None = None, *, slices: int = 0
+) -> Mesh:
     """A mesh over all devices (or those given) with the four `AXES`.
 
     Where devices belong to several slices, the first axes in the order of `AXES` run across slices as far
     as they divide: the slow network between slices then carries sums of gradients, and the links inside a
     slice carry the rest.
 
+    Args:
+      slices: see `slices_of`.
+
     Raises:
       ConfigError: axis sizes that do not fit the devices, or slices of different sizes.
     """
     devices = jax.devices() if devices is None else devices
-    grid = device_grid(tuple(axis_sizes(shape, len(devices)).values()), devices)
+    sizes = tuple(axis_sizes(shape, len(devices)).values())
+    grid = device_grid(sizes, devices, slices=slices)
     return Mesh(grid, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
 
 
-def device_grid(sizes: Sequence[int], devices: Sequence[Device]) -> np.ndarray:
+def slices_of(devices: Sequence[Device], slices: int = 0) -> list[list[Device]]:
+    """Devices by what they are joined by: fast links inside a slice (TPU's ICI), a network between (DCN).
+
+    Args:
+      slices: how many there are; 0 for as many as the devices say, one where they say nothing. Devices that
+        say nothing (GPUs of several machines) are cut into that many parts in the order of processes.
+
+    Raises:
+      ConfigError: slices of different sizes, or another number than the devices say.
+    """
+    groups: dict[int, list[Device]] = {}
+    for d in devices:
+        groups.setdefault(getattr(d, "slice_index", 0), []).append(d)
+    if slices and len(groups) == 1 and len(devices) % slices == 0:
+        size = len(devices) // slices
+        order = sorted(devices, key=lambda d: (getattr(d, "process_index", 0), d.id))
+        groups = {i: order[i * size : (i + 1) * size] for i in range(slices)}
+    if slices and slices != len(groups):
+        said = f"{len(groups)}, as the devices say" if len(groups) > 1 else "a divisor of "
+        said += "" if len(groups) > 1 else f"{len(devices)}, the number of devices"
+        raise ConfigError("mesh.slices", slices, said)
+    if len({len(group) for group in groups.values()}) > 1:
+        count = {index: len(group) for index, group in groups.items()}
+        raise ConfigError("mesh", count, "slices with the same number of devices each")
+    return [groups[index] for index in sorted(groups)]
+
+
+def device_grid(sizes: Sequence[int], devices: Sequence[Device], *, slices: int = 0) -> np.ndarray:
     """Devices in the shape of a mesh, near ones along the last axes.
 
     Raises:
-      ConfigError: slices of different sizes.
+      ConfigError: see `slices_of`.
     """
-    # A TPU slice is a torus; an axis of 8 on 4x4x4 needs half of a second physical axis.
-    split = {"allow_split_physical_axes": True}
-    of_slice = collections.Counter(getattr(d, "slice_index", 0) for d in devices)
-    if len(of_slice) == 1:
-        return mesh_utils.create_device_mesh(sizes, devices, **split)
-    if len(set(of_slice.values())) > 1:
-        raise ConfigError("mesh", dict(of_slice), "slices with the same number of devices each")
-    left, across = len(of_slice), []
+    groups = slices_of(devices, slices)
+    left, across = len(groups), []
     for size in sizes:
         across.append(math.gcd(size, left))
         left //= across[-1]
     inside = [size // n for size, n in zip(sizes, across, strict=True)]
-    return mesh_utils.create_hybrid_device_mesh(inside, across, devices, **split)
+    grid = np.empty(tuple(sizes), object)
+    for at, group in zip(np.ndindex(*across), groups, strict=True):
+        place = tuple(slice(i * n, (i + 1) * n) for i, n in zip(at, inside, strict=True))
+        # A TPU slice is a torus; an axis of 8 on 4x4x4 needs half of a second physical axis.
+        grid[place] = mesh_utils.create_device_mesh(inside, group, allow_split_physical_axes=True)
+    return grid
 
 
 def batch_divisor(mesh: Mesh) -> int:
@@ -125,7 +156,7 @@ def path_name(path: KeyPath) -> str:
 def partition_spec(
     name: str,
     shape: tuple[int, ...],
-    mesh: Mesh,
+    mesh: Mesh | AbstractMesh,
     rules: Sequence[tuple[str, tuple[str | None, ...]]] = RULES,
 ) -> P:
     """The PartitionSpec of one array by its name; see `RULES`."""

@@ -91,3 +91,27 @@ def test_slices_of_different_sizes():
     chips = [Chip(i, slice_index=i // 6) for i in range(8)]
     with pytest.raises(ConfigError, match="slices with the same number of devices"):
         mesh_lib.device_grid((8, 1, 1, 1), chips)
+
+
+def test_devices_that_say_nothing_are_cut_into_the_slices_that_are_given():
+    mesh = mesh_lib.make_mesh({"data": 2, "fsdp": 4}, slices=2)
+    ids = np.vectorize(lambda d: d.id)(mesh.devices)
+    assert sorted(ids[0].ravel()) == [0, 1, 2, 3]
+    inner = mesh_lib.make_mesh({"fsdp": 8}, slices=2)  # no other axis can run across
+    assert sorted(d.id for d in inner.devices.ravel()[:4]) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("slices", "allowed"), [(3, "a divisor of 8"), (16, "a divisor of 8")])
+def test_impossible_slices(slices, allowed):
+    with pytest.raises(ConfigError, match=f"mesh.slices is {slices}, allowed: {allowed}"):
+        mesh_lib.make_mesh({"data": 8}, slices=slices)
+    chips = [Chip(i, slice_index=i % 2) for i in range(8)]
+    with pytest.raises(ConfigError, match="allowed: 2, as the devices say"):
+        mesh_lib.device_grid((8, 1, 1, 1), chips, slices=4)
+
+
+def test_a_split_over_slices_trains_as_one_device():
+    from tests.train.test_step import run_curve
+
+    want = run_curve({"data": 1}, 1)
+    assert np.allclose(run_curve({"data": 2, "fsdp": 4}, 8, slices=2), want, rtol=1e-5)

@@ -12,7 +12,7 @@ NAMES = {
     "": "seed seeds",
     "train": "steps batch_size optimizer learning_rate schedule warmup final clip weight_decay "
     "ema_decay accumulate log_every save_every keep restart profile_at profile_steps",
-    "mesh": "data fsdp expert model host_devices processes process_id coordinator topology",
+    "mesh": "data fsdp expert model slices host_devices processes process_id coordinator topology",
 }
 # Of a chain of latents, EDDPM's loss on it, and samples from it.
 LATENT_NAMES = {
@@ -55,7 +55,7 @@ def check_mesh(mesh: Config) -> None:
     axes = {a: mesh[a] for a in ("data", "fsdp", "expert", "model")}
     if list(axes.values()).count(-1) > 1:
         raise ConfigError("mesh", axes, "-1 for one axis at most")
-    if mesh.process_id >= mesh.processes:
+    if mesh.process_id >= max(mesh.processes, 1):
         raise ConfigError(
             "mesh.process_id", mesh.process_id, f"-1 or below mesh.processes, {mesh.processes}"
         )

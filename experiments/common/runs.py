@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 
 from jaxgen import config as config_lib
-from jaxgen import launch
+from jaxgen import fsdp, launch
 from jaxgen import mesh as mesh_lib
 from jaxgen.config import Config
 from jaxgen.errors import ConfigError
@@ -27,8 +27,10 @@ def mesh_of(config: Config, topology: str = "") -> Mesh:
     Raises:
       ConfigError: axes or a batch that do not fit.
     """
-    devices = aot.topology_devices(topology) if topology else None
-    mesh = mesh_lib.make_mesh({axis: config.mesh[axis] for axis in mesh_lib.AXES}, devices)
+    slices = config.mesh.slices
+    devices = aot.topology_devices(topology, slices=max(slices, 1)) if topology else None
+    axes = {axis: config.mesh[axis] for axis in mesh_lib.AXES}
+    mesh = mesh_lib.make_mesh(axes, devices, slices=slices)
     parts = mesh_lib.batch_divisor(mesh) * config.train.accumulate
     for field in (
         "train.batch_size",
@@ -124,6 +126,13 @@ def compile_task(
     print(f"parameters {state.parameter_count(template.model):,}; batch {options.batch_size}")
     for kind in ("memory", "argument", "temporary"):
         print(f"{kind} per chip: {report[f'{kind}_bytes_per_chip'] / 2**20:,.1f} MiB")
+    block, rest = fsdp.gathered_bytes(template.model, mesh)
+    print(
+        f"gathered parameters per chip: {block / 2**20:,.1f} MiB of one turn of blocks, "
+        f"{rest / 2**20:,.1f} MiB of all else"
+    )
+    split = aot.split_bytes(with_sharding, with_sharding.model)
+    print(f"state and gradients per chip, by formula: {split / 2**20:,.1f} MiB")
     flops = aot.matmul_flops(train_step, with_sharding, batch)
     print(f"FLOPs per step (matrix products): {flops / mesh.size:.4g} per chip, {flops:.4g} in all")
     for kind, entry in sorted(report["collectives"].items()):

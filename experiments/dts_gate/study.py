@@ -31,6 +31,7 @@ from jaxgen.launch import Mode
 from jaxgen.moe import gates
 from jaxgen.moe.init_experts import init_experts
 from jaxgen.moe.layer import Gate, MoEContext
+from jaxgen.nn import stacked
 from jaxgen.train import aot, state, step
 from jaxgen.train.runs import TrainTask
 
@@ -169,7 +170,7 @@ def task(
 
 def from_dense(config: Config, dense: Any, seed: int, model: Any) -> Any:
     """`model` with the weights of a dense one, its feed-forward layers in every expert, masked."""
-    model = jax.tree.map(jnp.array, model)
+    model, dense = stacked.unstack(jax.tree.map(jnp.array, model)), stacked.unstack(dense)
     for part in ("tokens", "positions"):
         nnx.update(getattr(model, part), nnx.state(getattr(dense, part)))
     nnx.update(model.stack.norm, nnx.state(dense.stack.norm))
@@ -188,7 +189,7 @@ def from_dense(config: Config, dense: Any, seed: int, model: Any) -> Any:
                 jax.random.fold_in(key, 2 * i + j),
             )
             getattr(new.moe.experts, name)[...] = masked
-    return jax.tree.map(jnp.array, model)
+    return jax.tree.map(jnp.array, stacked.stack(model))
 
 
 def tester(config: Config, method: str, part: Any, segment: Segment | None) -> Any:

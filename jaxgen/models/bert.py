@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxgen import fsdp
 from jaxgen.errors import ConfigError, require
 from jaxgen.models import hf_fields as hf
 from jaxgen.models.hf_family import Family
@@ -93,7 +94,7 @@ class Bert(nnx.Module):
         key_embed, key_stack = split_key(key, 2)
         length, most = tokens.shape[1], self.config.max_positions
         require("tokens' length", length <= most, length, f"at most {most}")
-        h = lookup(self.tokens.embedding[...], tokens, "tokens", mask)
+        h = fsdp.looked_up(lookup(self.tokens.embedding[...], tokens, "tokens", mask))
         h = h + self.positions.embedding[...][:length]
         kinds = jnp.zeros_like(tokens) if types is None else types
         h = h + lookup(self.types.embedding[...], kinds, "types", mask)
@@ -118,7 +119,7 @@ class Bert(nnx.Module):
         """
         if self.mlm is None:
             raise ValueError("this model has no MLM head, allowed: a config with mlm=True")
-        return self.mlm(hidden, self.tokens.embedding[...])
+        return self.mlm(hidden, fsdp.gather_table(self.tokens.embedding[...]))
 
 
 class MLMHead(nnx.Module):

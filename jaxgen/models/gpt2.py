@@ -9,12 +9,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxgen import fsdp
 from jaxgen.errors import require
 from jaxgen.models import hf_fields as hf
 from jaxgen.models.hf_family import Family
 from jaxgen.moe.layer import MoEContext, RouterStats
 from jaxgen.nn.attention import Cache, make_cache
 from jaxgen.nn.layers import dropout, make_linear, split_key
+from jaxgen.nn.stacked import unstack
 from jaxgen.nn.transformer import Transformer
 from jaxgen.nn.transformer_config import TransformerConfig
 from jaxgen.numerics import lookup
@@ -155,7 +157,7 @@ class GPT(nnx.Module):
             before = 0 if cache is None else cache.read[:, None]
             positions = jnp.maximum(before + jnp.cumsum(real, -1) - 1, 0)
         key_embed, key_stack = split_key(key, 2)
-        h = lookup(self.tokens.embedding[...], tokens, "tokens", mask)
+        h = fsdp.looked_up(lookup(self.tokens.embedding[...], tokens, "tokens", mask))
         if self.project_in is not None:
             h = self.project_in(h)
         if self.positions is not None:
@@ -180,7 +182,7 @@ class GPT(nnx.Module):
             h = self.project_out(h)
         if self.head is not None:
             return self.head(h).astype(jnp.float32)
-        table = self.tokens.embedding[...].astype(h.dtype)
+        table = fsdp.gather_table(self.tokens.embedding[...], h.dtype)
         f32 = jnp.float32
         # XLA's CPU matmul is nearly twice as fast with the few rows on the right.
         if h.shape[1] == 1:
@@ -223,14 +225,15 @@ class GPT(nnx.Module):
             )
         slots = 0 if prefix is None else prefix.shape[2]
         empty = self.make_cache(batch, slots + total)
-        h, cache, _ = self.hidden(tokens, mask=mask, prefix=prefix, added=added, cache=empty)
+        model = unstack(self)  # once, not at every token
+        h, cache, _ = model.hidden(tokens, mask=mask, prefix=prefix, added=added, cache=empty)
 
         def step(state: State, token: Int[Array, " N"]) -> tuple[Float[Array, "N V"], State]:
             cache, extra = state
-            logits, cache = self(token[:, None], cache=cache, added=extra)
+            logits, cache = model(token[:, None], cache=cache, added=extra)
             return logits[:, 0], (cache, extra)
 
-        return decoding.Start(step, (cache, added), self.logits(h[:, -1:])[:, 0], max_tokens)
+        return decoding.Start(step, (cache, added), model.logits(h[:, -1:])[:, 0], max_tokens)
 
 
 def tensors(config: GPTConfig, attention: Mapping[str, str]) -> dict[str, str]:

@@ -26,6 +26,7 @@ from jaxgen.errors import ConfigError
 from jaxgen.mesh import path_name
 from jaxgen.models import bert, gguf, gpt2, gpt_neo, gptj, llama, opt, t5
 from jaxgen.models.hf_family import Family
+from jaxgen.nn.stacked import stack, unstack
 
 Config: TypeAlias = gpt2.GPTConfig | bert.BertConfig | t5.T5Config
 Model: TypeAlias = gpt2.GPT | bert.Bert | t5.T5
@@ -196,6 +197,7 @@ def fill(model: M, tensors: Mapping[str, np.ndarray]) -> M:
         tied weights that differ.
     """
     family, config = family_of(model.config), model.config
+    model = jax.eval_shape(unstack, model)  # in files, blocks lie side by side
     names = family.canonical(tensors)
     given = {names[n]: t for n, t in tensors.items()}
     in_file = {name: n for n, name in names.items()}
@@ -244,13 +246,13 @@ def fill(model: M, tensors: Mapping[str, np.ndarray]) -> M:
     if problems:
         want = WANTED if other else f"the names of {type(model).__name__}"
         raise ConfigError("weights", "; ".join(problems), want)
-    return filled
+    return stack(filled)
 
 
 def tensors_of(model: Model) -> dict[str, np.ndarray]:
     """The model's parameters by their names in a file, on the host."""
     family, out = family_of(model.config), {}
-    for path, a in jax.tree_util.tree_leaves_with_path(model):
+    for path, a in jax.tree_util.tree_leaves_with_path(unstack(model)):
         name, transposed = family.file_name(model.config, path_name(path))
         value = np.asarray(a)
         out[name] = np.ascontiguousarray(value.T if transposed else value)

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxgen import fsdp
 from jaxgen.errors import ConfigError
 from jaxgen.models import hf_fields as hf
 from jaxgen.models.hf_family import Family
 from jaxgen.nn.attention import Cache, make_cache
 from jaxgen.nn.layers import dropout, make_linear, split_key
+from jaxgen.nn.stacked import unstack
 from jaxgen.nn.transformer import Transformer
 from jaxgen.nn.transformer_config import TransformerConfig
 from jaxgen.numerics import lookup
@@ -106,9 +108,8 @@ class T5(nnx.Module):
         key_embed, key_stack, key_out = split_key(key, 3)
         rate = self.config.encoder.dropout
         table = self.tokens.embedding[...]
-        h = dropout(lookup(table, tokens, "tokens", mask), rate, key_embed)
-        h, _, _ = self.encoder(h, mask=mask, key=key_stack)
-        return dropout(h, rate, key_out)
+        h = dropout(fsdp.looked_up(lookup(table, tokens, "tokens", mask)), rate, key_embed)
+        return dropout(self.encoder(h, mask=mask, key=key_stack)[0], rate, key_out)
 
     def states(
         self,
@@ -130,7 +131,7 @@ class T5(nnx.Module):
         key_embed, key_stack, key_out = split_key(key, 3)
         rate = self.config.decoder.dropout
         table = self.tokens.embedding[...]
-        h = dropout(lookup(table, tokens, "tokens", mask), rate, key_embed)
+        h = dropout(fsdp.looked_up(lookup(table, tokens, "tokens", mask)), rate, key_embed)
         h, cache, _ = self.decoder(
             h, mask=mask, memory=memory, memory_mask=memory_mask, cache=cache, key=key_stack
         )
@@ -139,7 +140,8 @@ class T5(nnx.Module):
 
     def output_embedding(self) -> Float[Array, "V D"]:
         """The output layer's weights, one row for each token."""
-        return self.tokens.embedding[...] if self.head is None else self.head.kernel[...].T
+        table = self.tokens.embedding[...]
+        return fsdp.gather_table(table) if self.head is None else self.head.kernel[...].T
 
     def decode(
         self,
@@ -200,16 +202,15 @@ class T5(nnx.Module):
           mask: which tokens of the source are real.
           start: the token that targets begin with.
         """
-        batch = source.shape[0]
-        memory = self.encode(source, mask=mask)
+        memory, model = self.encode(source, mask=mask), unstack(self)  # once, not at every token
         seen = jnp.ones(source.shape, bool) if mask is None else mask
-        first = jnp.full((batch, 1), start, jnp.int32)
-        cache = self.make_cache(batch, 1 + max_tokens)
-        logits, filled = self.decode(first, memory, memory_mask=seen, cache=cache)
+        first = jnp.full((source.shape[0], 1), start, jnp.int32)
+        cache = self.make_cache(source.shape[0], 1 + max_tokens)
+        logits, filled = model.decode(first, memory, memory_mask=seen, cache=cache)
 
         def step(state: State, token: Int[Array, " N"]) -> tuple[Float[Array, "N V"], State]:
             cache, seen = state
-            logits, cache = self.decode(token[:, None], memory_mask=seen, cache=cache)
+            logits, cache = model.decode(token[:, None], memory_mask=seen, cache=cache)
             return logits[:, 0], (cache, seen)
 
         return decoding.Start(step, (filled, seen), logits[:, 0], max_tokens)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxgen import fsdp
 from jaxgen.numerics import lookup
 
 
@@ -44,7 +45,7 @@ class TextCNN(nnx.Module):
         Raises:
           ValueError: outside jit, tokens that the vocabulary does not have; under jit they give NaN.
         """
-        table = self.tokens.embedding[...]
+        table = fsdp.gather_table(self.tokens.embedding[...])
         if text.ndim == 3:
             h = jnp.where(mask[..., None], text, 0.0) @ table
         else:

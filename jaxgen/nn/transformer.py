@@ -7,13 +7,14 @@ Source: Vaswani et al. (2017); pre-norm: Radford et al. (2019).
 
 import functools
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from jaxgen import fsdp
 from jaxgen.moe.layer import MoE, MoEContext, RouterStats
 from jaxgen.nn.attention import (
     KV,
@@ -28,6 +29,7 @@ from jaxgen.nn.attention import (
 )
 from jaxgen.nn.layers import FeedForward, dropout, make_norm, residual_std, split_key
 from jaxgen.nn.rotary import rotate
+from jaxgen.nn.stacked import Stacked
 from jaxgen.nn.transformer_config import ACTIVATIONS, TransformerConfig
 from jaxgen.numerics import finite_padding
 
@@ -119,13 +121,12 @@ class Transformer(nnx.Module):
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         self.config = config
-        every = config.expert_every if config.experts else 0
-        self.blocks = nnx.List(
-            [
-                Block(config, mixture=bool(every) and i % every == every - 1, rngs=rngs)
-                for i in range(config.depth)
-            ]
-        )
+        last = config.period - 1
+        blocks = [
+            Block(config, mixture=bool(config.experts) and i % config.period == last, rngs=rngs)
+            for i in range(config.depth)
+        ]
+        self.blocks = Stacked(blocks, config.period) if config.scan else nnx.List(blocks)
         self.norm = make_norm(config, rngs) if config.pre_norm else None
         self.relative = (
             nnx.Embed(config.relative_buckets, config.heads, rngs=rngs)
@@ -199,8 +200,8 @@ class Transformer(nnx.Module):
             real=mask,
             prefix=None if always is None else always[:, None, None, :],
         )
-        if config.scan and cache is None:
-            h, loads = self._scan(h, scope, prefix, route, key)
+        if isinstance(self.blocks, Stacked) and cache is None:
+            h, loads = self._scan(self.blocks, h, scope, prefix, route, key)
         else:
             h, kept, loads = self._loop(h, scope, prefix, cache, cross, route, key)
         if self.norm is not None:
@@ -235,10 +236,10 @@ class Transformer(nnx.Module):
         kept, loads = [], []
         for i, block in enumerate(self.blocks):
             call: Callable[..., BlockOutput] = functools.partial(
-                Block.__call__, window=windows[i], query_scale=scales[i], route=route
+                _gathered, window=windows[i], query_scale=scales[i], route=route
             )
-            if config.remat and cache is None:
-                call = jax.checkpoint(call)
+            if cache is None:
+                call = fsdp.rematerialise(call, config.remat)
             h, kv, load = call(
                 block,
                 h,
@@ -256,24 +257,18 @@ class Transformer(nnx.Module):
 
     def _scan(
         self,
+        blocks: Stacked,
         h: Float[Array, "B T D"],
         scope: Scope,
         prefix: Float[Array, "B L P W"] | None,
         route: MoEContext | None,
         key: Key[Array, ""] | None,
     ) -> tuple[Float[Array, "B T D"], RouterStats | None]:
-        """All blocks by one traced body, over their stacked parameters.
-
-        A body is one block, or as many as there are from one mixture of experts to the next.
-        """
-        config, period = self.config, self.config.expert_every if self.config.experts else 1
-        turns = config.depth // period
-        stacked = [
-            jax.tree.map(lambda *a: jnp.stack(a), *self.blocks[i::period]) for i in range(period)
-        ]
+        """All blocks by one traced body, over their stacked parameters."""
+        config = self.config
 
         def by_turn(a: Array) -> Array:
-            return a.reshape(turns, period, *a.shape[1:])
+            return a.reshape(blocks.turns, config.period, *a.shape[1:])
 
         windows = by_turn(jnp.asarray(config.windows)) if config.windows else None
         scales = by_turn(jnp.asarray(query_scales(config))) if config.scale_by_layer else None
@@ -281,10 +276,11 @@ class Transformer(nnx.Module):
         keys = None if key is None else by_turn(jax.random.split(key, config.depth))
 
         def body(h: Array, turn: tuple[PyTree, ...]) -> tuple[Array, RouterStats | None]:
-            blocks, window, scale, slots, k, placement = turn
+            layers, window, scale, slots, k, placement = turn
             load = None
-            for i, block in enumerate(blocks):
-                h, _, load = block(
+            for i, block in enumerate(layers):
+                h, _, load = _gathered(
+                    block,
                     h,
                     scope,
                     route=route,
@@ -296,10 +292,14 @@ class Transformer(nnx.Module):
                 )
             return h, load
 
-        if config.remat:
-            body = jax.checkpoint(body, prevent_cse=False)
-        turns_of = (stacked, windows, scales, by_layer, keys, placements_of(config, route))
-        return jax.lax.scan(body, h, turns_of)
+        body = fsdp.rematerialise(body, config.remat, prevent_cse=False)
+        each = (blocks.turn, windows, scales, by_layer, keys, placements_of(config, route))
+        return jax.lax.scan(body, h, each)
+
+
+def _gathered(block: Block, *args: Any, **options: Any) -> BlockOutput:
+    """A block's output; its parameters come together here, so that a remat lets them go again."""
+    return fsdp.gather(block)(*args, **options)
 
 
 def query_scales(config: TransformerConfig) -> tuple[float, ...]:

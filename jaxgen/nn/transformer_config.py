@@ -47,7 +47,8 @@ class TransformerConfig:
         are seen from everywhere.
       dropout: rate, of embeddings, attention weights and sublayer outputs.
       remat: recompute blocks in the backward pass (gradient checkpointing).
-      scan: trace one block for all layers; compile time no longer grows with depth.
+      scan: keep the blocks' parameters stacked, and trace one block for all layers: compile time no longer
+        grows with depth. See `jaxgen.nn.stacked`.
       experts: of the mixture that takes the feed-forward layer's place; 0 for none.
       expert_every: each so-many-th block has a mixture, the last of them included.
       expert_slots: places for experts' weights, for replicas; 0 for one an expert.
@@ -138,6 +139,11 @@ class TransformerConfig:
     def kv_width(self) -> int:
         """Of a position's keys, all heads of it; and of a prefix slot."""
         return self.kv_heads * self.head_dim
+
+    @property
+    def period(self) -> int:
+        """After how many blocks their forms come again: one, or from mixture to mixture."""
+        return self.expert_every if self.experts else 1
 
     @property
     def moe_layers(self) -> int:

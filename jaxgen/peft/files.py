@@ -26,6 +26,7 @@ from jaxgen.errors import ConfigError
 from jaxgen.models import hf
 from jaxgen.models.hf_family import OTHER_HEADS
 from jaxgen.models.hf_fields import is_off, rate, real, whole
+from jaxgen.nn.stacked import stack, unstack
 from jaxgen.peft import lora
 
 N = TypeVar("N", int, float)
@@ -205,7 +206,7 @@ def load(model: M, folder: str | pathlib.Path) -> M:
     tensors = hf.read_tensors(folder, "adapter_model")
     prefix = hf.family_of(model.config).prefix  # type: ignore[attr-defined]
     base = _WRAPPERS.sub("", prefix)
-    model = nnx.clone(model)
+    model = unstack(model)
     ours = {}
     for place, parent, name, layer in lora.layers(model, nnx.Linear):
         if _named(model, place):
@@ -228,7 +229,7 @@ def load(model: M, folder: str | pathlib.Path) -> M:
     for place, row in found.items():
         parent, name, layer = ours[place]
         put(c, row, parent, name, layer)
-    return model
+    return stack(model)
 
 
 def put(
@@ -272,6 +273,7 @@ def save(model: nnx.Module, folder: str | pathlib.Path) -> None:
     Raises:
       ValueError: no wrapped layer, one wrapped more than once, or several dropout rates.
     """
+    model = unstack(model)
     wrapped = list(lora.layers(model, lora.LoRALinear))
     for path, _, _, layer in wrapped:
         if len(list(layer.updates())) > 1:

@@ -44,12 +44,12 @@ class LoRALinear(nnx.Module):
         alpha: the update is scaled by alpha / rank.
         dropout: rate on the update's input; active where a call has a key.
         """
-        n_in, n_out = base.kernel.shape
+        *layers, n_in, n_out = base.kernel.shape  # with an axis of layers, where blocks are stacked
         self.base, self.rank, self.alpha, self.dropout = base, rank, alpha, dropout
         self.merged = False
         dtype = wide(base.kernel[...])
-        self.a = nnx.LoRAParam(jax.random.normal(key, (n_in, rank), dtype) / n_in**0.5)
-        self.b = nnx.LoRAParam(jnp.zeros((rank, n_out), dtype))
+        self.a = nnx.LoRAParam(jax.random.normal(key, (*layers, n_in, rank), dtype) / n_in**0.5)
+        self.b = nnx.LoRAParam(jnp.zeros((*layers, rank, n_out), dtype))
 
     @property
     def kernel(self) -> Any:
@@ -67,7 +67,7 @@ class LoRALinear(nnx.Module):
         """alpha / rank."""
         return self.alpha / self.rank
 
-    def delta(self) -> Float[Array, "I O"]:
+    def delta(self) -> Float[Array, "*L I O"]:
         """The update of the kernel: scale a b."""
         return self.scale * (self.a[...] @ self.b[...])
 
@@ -112,7 +112,8 @@ def wrap(
 
     Args:
       targets: regular expressions; a layer whose path (`stack/blocks/0/attention/qkv`) contains a
-        match of one of them is wrapped.
+        match of one of them is wrapped. Stacked blocks (`stack/blocks/turn/0/attention/qkv`) are wrapped
+        together; `jaxgen.nn.stacked.unstack` the model first to choose among them.
 
     Raises:
       ValueError: a rank below 1, an alpha or a rate that cannot be, a target that is no regular expression,
@@ -147,7 +148,7 @@ def put(parent: PyTree, name: str | int, child: nnx.Module) -> None:
         setattr(parent, name, child)
 
 
-def delta(model: PyTree) -> dict[str, Float[Array, "I O"]]:
+def delta(model: PyTree) -> dict[str, Float[Array, "*L I O"]]:
     """{path of a wrapped layer: the update s a b of its kernel}; differentiable in a and b.
 
     Of a layer that was wrapped more than once, the sum of its updates.

@@ -19,8 +19,8 @@ from jaxgen.errors import ConfigError, RunError
 from jaxgen.mesh import Device
 
 
-def topology_devices(name: str) -> Sequence[Device]:
-    """Devices of a TPU slice that is not there, to compile for; name such as `v5p:4x4x4`.
+def topology_devices(name: str, *, slices: int = 1) -> Sequence[Device]:
+    """Devices of TPU slices that are not there, to compile for; name of one such as `v5p:4x4x4`.
 
     Raises:
       ConfigError: without libtpu, or for a name that libtpu does not know.
@@ -32,7 +32,8 @@ def topology_devices(name: str) -> Sequence[Device]:
             "mesh.topology", name, "needs libtpu: install the extra `tpu` of jaxgen"
         ) from e
     try:
-        return topologies.get_topology_desc(name, platform="tpu").devices
+        many = {"num_slices": slices} if slices > 1 else {}
+        return topologies.get_topology_desc(name, platform="tpu", **many).devices
     except Exception as e:
         reason = str(e).splitlines()[0]
         raise ConfigError(
@@ -147,6 +148,15 @@ def matmul_flops(function: Callable[..., PyTree], *args: PyTree) -> float:
         return total
 
     return float(count(jax.make_jaxpr(function)(*args).jaxpr))
+
+
+def split_bytes(*trees: PyTree) -> int:
+    """Bytes on one chip of arrays that are split evenly, as their shardings say."""
+    total = 0
+    for a in jax.tree.leaves(trees):
+        size = int(np.prod(a.sharding.shard_shape(a.shape), dtype=np.int64))
+        total += size * (a.dtype.itemsize if hasattr(a.dtype, "itemsize") else 8)
+    return total
 
 
 def compile_report(lowered: jax.stages.Lowered) -> dict[str, Any]:

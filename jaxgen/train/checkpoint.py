@@ -2,8 +2,9 @@
 
 A checkpoint holds the whole `TrainState` (model, EMA, optimiser, loss state, key, step), the state of
 the data iterator, and what the host remembers of the run (`history`). Arrays are stored under their
-names, so a checkpoint can be restored onto any mesh. Orbax commits a step atomically; a CRC of every
-array is stored beside it, so that a damaged file is found when it is read, and the step before it used.
+names, so a checkpoint can be restored onto any mesh. Orbax commits a step atomically; CRCs of every array
+(`jaxgen.train.checksums`) are stored in it, so that a damaged file is found when it is read, and the step
+before it used.
 """
 
 import contextlib
@@ -25,6 +26,7 @@ from numpy import ndarray
 
 from jaxgen.errors import RunError, told
 from jaxgen.mesh import path_name
+from jaxgen.train import checksums
 from jaxgen.train.quiet import quiet
 from jaxgen.train.step_folders import numbers, set_notes_aside
 
@@ -101,15 +103,6 @@ def _everywhere(ok: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.array(ok)).all())
 
 
-def _checksums(arrays: dict[str, PyTree]) -> dict[str, int]:
-    """CRC-32 of each array that this process can see whole; others are left out."""
-    return {
-        name: zlib.crc32(np.ascontiguousarray(jax.device_get(a)).tobytes())
-        for name, a in arrays.items()
-        if not isinstance(a, jax.Array) or a.is_fully_addressable
-    }
-
-
 class Checkpointer:
     """Saves and restores the checkpoints of one run under `directory`."""
 
@@ -165,8 +158,8 @@ class Checkpointer:
         meta = {
             "step": step,
             "data": data,
-            "crc32": _checksums(arrays)
-            | {f"history/{k}": c for k, c in _checksums(history).items()},
+            "writers": jax.process_count(),
+            "crc32": {f"history/{k}": checksums.crc(v) for k, v in history.items()},
             "arrays": {name: _kind(a) for name, a in arrays.items()},
             "history": {name: _kind(a) for name, a in history.items()},
         }
@@ -177,6 +170,7 @@ class Checkpointer:
         full = {name: a for name, a in history.items() if a.size}  # orbax writes no empty arrays
         if full:
             items["history"] = ocp.args.StandardSave(full)  # type: ignore[call-arg]
+        items[checksums.FOLDER] = checksums.Save(checksums.pieces(arrays))
         with self._writing():
             self._check_room(sum(a.nbytes for a in [*arrays.values(), *history.values()]))
             # Forced, since orbax would else ask whether to stop, which `loop.Preemption` does.
@@ -267,9 +261,12 @@ class Checkpointer:
         read = self._manager.restore(step, args=ocp.args.Composite(**items))
         arrays = read["state"]
         history = kinds | {k: np.asarray(v) for k, v in (read["history"] if full else {}).items()}
-        sums = _checksums(arrays) | {f"history/{k}": c for k, c in _checksums(history).items()}
-        for name, crc in sums.items():
-            if meta["crc32"].get(name, crc) != crc:
+        sums = checksums.read(self.directory / str(step) / checksums.FOLDER, meta.get("writers", 0))
+        checksums.check(arrays, sums)
+        # Older versions kept those of whole arrays there too.
+        whole = {n: a for n, a in arrays.items() if n in meta["crc32"] and a.is_fully_addressable}
+        for name, a in (whole | {f"history/{k}": v for k, v in history.items()}).items():
+            if meta["crc32"].get(name) not in (None, checksums.crc(a)):
                 raise ValueError(f"array {name} does not match its checksum")
         return Restored(from_arrays(template, arrays), meta["data"], history)
 

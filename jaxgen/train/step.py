@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
+from jaxgen import fsdp
 from jaxgen.train.frozen import trained_part, whole
 from jaxgen.train.state import TrainState
 
@@ -88,10 +89,10 @@ def make_step(
       shardings: of the state, as `create_sharded` returns them.
       frozen: as it was for the state's `create`.
     """
-    gather = (lambda model: model) if shardings is None else _gather(shardings.model)
+    gathering = loss if shardings is None else _gathering(loss, shardings.step.mesh)
 
     def forward(part: PyTree, model: PyTree, *args: PyTree) -> PyTree:
-        return loss(gather(whole(part, model)), *args)
+        return gathering(whole(part, model), *args)
 
     grad = jax.value_and_grad(forward, has_aux=True)
 
@@ -144,17 +145,11 @@ def make_step(
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
 
-def _gather(shardings: PyTree) -> Callable[[PyTree], PyTree]:
-    """Collects parameters over `fsdp` before use, so that this axis splits nothing but the batch.
+def _gathering(loss: Loss, mesh: Mesh) -> Loss:
+    """The loss of a model whose parameters are split over the axis `fsdp` of a mesh; see `jaxgen.fsdp`."""
 
-    Left to itself, XLA may also split activations along a parameter's fsdp dimension; on a mesh of
-    data 2, fsdp 2, model 2 that gave wrong gradients (jax 0.10.2). The gradient of this constraint
-    scatters back.
-    """
+    def within(model: PyTree, *args: PyTree) -> PyTree:
+        with fsdp.over(mesh):
+            return loss(fsdp.gather_rest(model), *args)
 
-    def used(s: NamedSharding) -> NamedSharding:
-        spec = [None if axis == "fsdp" else axis for axis in s.spec]
-        return NamedSharding(s.mesh, PartitionSpec(*spec))
-
-    where = jax.tree.map(used, shardings)
-    return lambda model: jax.lax.with_sharding_constraint(model, where)
+    return within

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgen.moe import dispatch, gates, grouped, layer
-from jaxgen.nn import transformer
+from jaxgen.nn import stacked, transformer
 
 N, D, E, F = 24, 6, 4, 10
 
@@ -179,6 +179,7 @@ def test_blocks_of_any_transformer(scan):
     assert (loads.counts.sum(1) == 2 * 5 * 2).all()
     # With equal experts and weights that sum to 1, a mixture is one feed-forward layer.
     dense = transformer.Transformer(dataclasses.replace(spec, experts=0), rngs=nnx.Rngs(0))
+    model, dense = stacked.unstack(model), stacked.unstack(dense)
     for block, plain in zip(model.blocks, dense.blocks, strict=True):
         for part in ("norm1", "attention", "norm2"):
             nnx.update(getattr(plain, part), nnx.state(getattr(block, part)))
@@ -189,6 +190,8 @@ def test_blocks_of_any_transformer(scan):
                 weights = getattr(block.moe.experts, name)
                 weights[...] = jnp.broadcast_to(weights[:1], weights.shape)
                 getattr(plain.mlp, name).kernel[...] = weights[0]
+    model, dense = stacked.stack(model), stacked.stack(dense)
+    assert isinstance(model.blocks, stacked.Stacked) == scan
     assert np.allclose(model(x, route=route)[0], dense(x)[0], atol=1e-5)
 
 

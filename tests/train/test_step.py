@@ -146,10 +146,10 @@ def test_eight_devices_follow_the_loss_curve_of_one(shape):
 _cache = {}
 
 
-def run_curve(shape, devices):
+def run_curve(shape, devices, slices=0):
     if devices in _cache and devices == 1:
         return _cache[devices]
-    mesh = mesh_lib.make_mesh(shape, jax.devices()[:devices])
+    mesh = mesh_lib.make_mesh(shape, jax.devices()[:devices], slices=slices)
     # As the digits study, with narrower networks.
     sizes = {"latent_dim": 32, "width": 8, "denoiser_width": 64, "encoder_bias": False}
     task = latent_tasks.eddpm_task(

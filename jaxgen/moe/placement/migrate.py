@@ -8,12 +8,14 @@ import re
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
 from jaxgen.mesh import path_name
 
-_PARAMETER = re.compile(r"(^|/)blocks/(\d+)/moe/experts/(up|down)$")
+# Of a block, or of all blocks stacked: `jaxgen.nn.stacked`.
+_PARAMETER = re.compile(r"(^|/)blocks/(turn/)?(\d+)/moe/experts/(up|down)$")
 
 
 def sources(
@@ -42,20 +44,25 @@ def sources(
 def move(tree: PyTree, source: Int[Array | np.ndarray, "L slots"]) -> PyTree:
     """Every array [slots, ...] of experts' weights, or what is kept for them, takes its new rows.
 
+    Where blocks are stacked, these are arrays [L, slots, ...].
+
     Args:
       tree: a state of training, or any part of one.
       source: one row a block with experts, in the order of the blocks; see `sources`.
     """
     flat, treedef = jax.tree_util.tree_flatten_with_path(tree)
     found = [_PARAMETER.search(path_name(path)) for path, _ in flat]
-    blocks = sorted({int(m.group(2)) for m in found if m})
-    if len(blocks) != len(source):
-        raise ValueError(
-            f"source has {len(source)} rows, allowed: {len(blocks)}, blocks with experts"
-        )
+    blocks = sorted({int(m.group(3)) for m in found if m and not m.group(2)})
+    turns = {len(leaf) for m, (_, leaf) in zip(found, flat, strict=True) if m and m.group(2)}
+    count = turns.pop() if turns else len(blocks)
+    if count != len(source):
+        raise ValueError(f"source has {len(source)} rows, allowed: {count}, blocks with experts")
     leaves: list[Array] = []
     for match, (_, leaf) in zip(found, flat, strict=True):
-        leaves.append(leaf[source[blocks.index(int(match.group(2)))]] if match else leaf)
+        if match and match.group(2):
+            leaves.append(jax.vmap(lambda rows, at: rows[at])(leaf, jnp.asarray(source)))
+        else:
+            leaves.append(leaf[source[blocks.index(int(match.group(3)))]] if match else leaf)
     return jax.tree_util.tree_unflatten(treedef, leaves)
 
 
