@@ -14,6 +14,7 @@ from jaxgen.models import hf_fields as hf
 from jaxgen.models.hf_family import Family
 from jaxgen.moe.layer import MoEContext, RouterStats
 from jaxgen.nn.attention import Cache, make_cache
+from jaxgen.nn.embedding import embed
 from jaxgen.nn.layers import dropout, make_linear, split_key
 from jaxgen.nn.transformer import Transformer
 from jaxgen.nn.transformer_config import TransformerConfig
@@ -76,7 +77,7 @@ class GPT(nnx.Module):
 
     def __call__(
         self,
-        tokens: Int[Array, "B T"],
+        tokens: Int[Array, "B T"] | Float[Array, "B T V"],
         *,
         mask: Bool[Array, "B T"] | None = None,
         positions: Int[Array, "#B T"] | None = None,
@@ -88,6 +89,7 @@ class GPT(nnx.Module):
         """Logits, float32, and the cache with these tokens in it (None without one).
 
         Args:
+          tokens: ids, or distributions over the vocabulary, as in all methods; see `embed`.
           mask: which tokens are real. Padding goes left where a cache is used.
           positions: of the learned embedding; by default counted over real tokens.
           prefix: extra slots of every layer, see `Transformer`.
@@ -107,7 +109,7 @@ class GPT(nnx.Module):
 
     def hidden(
         self,
-        tokens: Int[Array, "B T"],
+        tokens: Int[Array, "B T"] | Float[Array, "B T V"],
         *,
         mask: Bool[Array, "B T"] | None = None,
         positions: Int[Array, "#B T"] | None = None,
@@ -120,8 +122,8 @@ class GPT(nnx.Module):
         """The states that `logits` reads, the cache, and the loads of experts; see `Transformer`.
 
         Raises:
-          ValueError: more tokens than the model has positions, or (outside jit) tokens or positions that it
-            does not have; under jit their states are NaN.
+          ValueError: more tokens than the model has positions, distributions over another vocabulary, or
+            (outside jit) tokens or positions that it does not have; under jit their states are NaN.
         """
         s, most = self.config.stack, self.config.max_positions
         if positions is None:
@@ -130,7 +132,7 @@ class GPT(nnx.Module):
             before = 0 if cache is None else cache.read[:, None]
             positions = jnp.maximum(before + jnp.cumsum(real, -1) - 1, 0)
         key_embed, key_stack = split_key(key, 2)
-        h = lookup(self.tokens.embedding[...], tokens, "tokens", mask)
+        h = embed(self.tokens.embedding[...], tokens, "tokens", mask)
         h = h + lookup(self.positions.embedding[...], positions, "positions", mask)
         if added is not None:
             h = h + added[:, None]
@@ -162,7 +164,7 @@ class GPT(nnx.Module):
 
     def start(
         self,
-        tokens: Int[Array, "B P"],
+        tokens: Int[Array, "B P"] | Float[Array, "B P V"],
         *,
         max_tokens: int,
         mask: Bool[Array, "B P"] | None = None,
@@ -181,7 +183,7 @@ class GPT(nnx.Module):
         Raises:
           ValueError: if prompt and answer exceed the model's positions, or the prompt is empty.
         """
-        batch, length = tokens.shape
+        batch, length = tokens.shape[:2]
         require("prompt's length", length >= 1, length, "at least 1")
         require("max_tokens", max_tokens >= 0, max_tokens, "0 or more")
         total, limit = length + max_tokens, self.config.max_positions
@@ -194,7 +196,9 @@ class GPT(nnx.Module):
         empty = self.make_cache(batch, slots + total)
         h, cache, _ = self.hidden(tokens, mask=mask, prefix=prefix, added=added, cache=empty)
 
-        def step(state: State, token: Int[Array, " N"]) -> tuple[Float[Array, "N V"], State]:
+        def step(
+            state: State, token: Int[Array, " N"] | Float[Array, "N V"]
+        ) -> tuple[Float[Array, "N V"], State]:
             cache, extra = state
             logits, cache = self(token[:, None], cache=cache, added=extra)
             return logits[:, 0], (cache, extra)

@@ -12,10 +12,10 @@ from jaxgen.errors import ConfigError
 from jaxgen.models import hf_fields as hf
 from jaxgen.models.hf_family import Family
 from jaxgen.nn.attention import Cache, make_cache
+from jaxgen.nn.embedding import embed
 from jaxgen.nn.layers import dropout, make_linear, split_key
 from jaxgen.nn.transformer import Transformer
 from jaxgen.nn.transformer_config import TransformerConfig
-from jaxgen.numerics import lookup
 from jaxgen.text import decoding
 
 # What decoding carries: the cache, and which tokens of the source are real.
@@ -93,26 +93,27 @@ class T5(nnx.Module):
 
     def encode(
         self,
-        tokens: Int[Array, "B M"],
+        tokens: Int[Array, "B M"] | Float[Array, "B M V"],
         *,
         mask: Bool[Array, "B M"] | None = None,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B M D"]:
-        """The encoder's output.
+        """The encoder's output for tokens, or for distributions over them (see `embed`).
 
         Raises:
-          ValueError: outside jit, tokens that the model does not have; under jit their states are NaN.
+          ValueError: distributions over another vocabulary; outside jit, tokens that the model does not
+            have. Under jit their states are NaN.
         """
         key_embed, key_stack, key_out = split_key(key, 3)
         rate = self.config.encoder.dropout
         table = self.tokens.embedding[...]
-        h = dropout(lookup(table, tokens, "tokens", mask), rate, key_embed)
+        h = dropout(embed(table, tokens, "tokens", mask), rate, key_embed)
         h, _, _ = self.encoder(h, mask=mask, key=key_stack)
         return dropout(h, rate, key_out)
 
     def states(
         self,
-        tokens: Int[Array, "B T"],
+        tokens: Int[Array, "B T"] | Float[Array, "B T V"],
         memory: Float[Array, "B M D"] | None = None,
         *,
         memory_mask: Bool[Array, "B M"] | None = None,
@@ -125,12 +126,12 @@ class T5(nnx.Module):
         Logits are states @ `output_embedding`^T, which `jaxgen.losses.fused_linear` need not hold.
 
         Raises:
-          ValueError: outside jit, tokens that the model does not have; under jit their states are NaN.
+          ValueError: as `encode`.
         """
         key_embed, key_stack, key_out = split_key(key, 3)
         rate = self.config.decoder.dropout
         table = self.tokens.embedding[...]
-        h = dropout(lookup(table, tokens, "tokens", mask), rate, key_embed)
+        h = dropout(embed(table, tokens, "tokens", mask), rate, key_embed)
         h, cache, _ = self.decoder(
             h, mask=mask, memory=memory, memory_mask=memory_mask, cache=cache, key=key_stack
         )
@@ -143,7 +144,7 @@ class T5(nnx.Module):
 
     def decode(
         self,
-        tokens: Int[Array, "B T"],
+        tokens: Int[Array, "B T"] | Float[Array, "B T V"],
         memory: Float[Array, "B M D"] | None = None,
         *,
         memory_mask: Bool[Array, "B M"] | None = None,
@@ -165,8 +166,8 @@ class T5(nnx.Module):
 
     def __call__(
         self,
-        source: Int[Array, "B M"],
-        target: Int[Array, "B T"],
+        source: Int[Array, "B M"] | Float[Array, "B M V"],
+        target: Int[Array, "B T"] | Float[Array, "B T V"],
         *,
         source_mask: Bool[Array, "B M"] | None = None,
         target_mask: Bool[Array, "B T"] | None = None,
@@ -186,7 +187,7 @@ class T5(nnx.Module):
 
     def start(
         self,
-        source: Int[Array, "B M"],
+        source: Int[Array, "B M"] | Float[Array, "B M V"],
         *,
         max_tokens: int,
         mask: Bool[Array, "B M"] | None = None,
@@ -200,14 +201,16 @@ class T5(nnx.Module):
           mask: which tokens of the source are real.
           start: the token that targets begin with.
         """
-        batch = source.shape[0]
+        batch, length = source.shape[:2]
         memory = self.encode(source, mask=mask)
-        seen = jnp.ones(source.shape, bool) if mask is None else mask
+        seen = jnp.ones((batch, length), bool) if mask is None else mask
         first = jnp.full((batch, 1), start, jnp.int32)
         cache = self.make_cache(batch, 1 + max_tokens)
         logits, filled = self.decode(first, memory, memory_mask=seen, cache=cache)
 
-        def step(state: State, token: Int[Array, " N"]) -> tuple[Float[Array, "N V"], State]:
+        def step(
+            state: State, token: Int[Array, " N"] | Float[Array, "N V"]
+        ) -> tuple[Float[Array, "N V"], State]:
             cache, seen = state
             logits, cache = self.decode(token[:, None], memory_mask=seen, cache=cache)
             return logits[:, 0], (cache, seen)

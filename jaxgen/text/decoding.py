@@ -4,6 +4,8 @@ Everything works on a `step` function and its cache, so any autoregressive model
 
     step(cache, tokens [N]) -> (logits [N, V] of the next token, cache)
 
+The steps of this project's models take distributions over tokens [N, V] too (`gumbel_softmax.unroll`).
+
 A model's `start` method makes that function, a filled cache and the first logits. Loops are `lax.while_loop`s that end when every row has met its end-of-text token.
 """
 
@@ -17,7 +19,9 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from jaxgen.errors import require
 from jaxgen.numerics import Number, check_temperature, over_temperature, wide
 
-Step = Callable[[PyTree, Int[Array, " N"]], tuple[Float[Array, "N V"], PyTree]]
+Step = Callable[
+    [PyTree, Int[Array, " N"] | Float[Array, "N V"]], tuple[Float[Array, "N V"], PyTree]
+]
 
 
 class Start(NamedTuple):
