@@ -93,9 +93,11 @@ def test_a_bigram_model_has_its_gradient_in_closed_form():
     """d/ds_1 of -s_2 . log softmax(s_1 A) is A (p - s_2): a numeric case."""
     table = jax.random.normal(jax.random.key(1), (V + 1, V))
     s, mask = soft()[:1, :2], jnp.ones((1, 2), bool)
-    nll = lambda s, stop: soft_lm.nll(
-        bigram(table), s, mask, normalise=False, stop_input_gradient=stop
-    )[0]
+
+    def nll(s, stop):
+        options = {"normalise": False, "stop_input_gradient": stop}
+        return soft_lm.nll(bigram(table), s, mask, **options)[0]
+
     read = jax.grad(nll)(s, False) - jax.grad(nll)(s, True)
     p = jax.nn.softmax(s[0, 0] @ table[:-1])
     np.testing.assert_allclose(read[0, 0], table[:-1] @ (p - s[0, 1]), atol=1e-5)
