@@ -94,7 +94,7 @@ def solve_alpha(
         return jnp.where(above, middle, low), jnp.where(above, high, middle)
 
     start = jnp.zeros((), wide(f)), jnp.asarray(most, wide(f))
-    low, high = jax.lax.fori_loop(0, steps, halve, start)
+    low, _ = jax.lax.fori_loop(0, steps, halve, start)
     at_most = effective_sample_size(weights(f, most)).mean() >= target_ess
     return jnp.where(at_most, start[1], low)
 

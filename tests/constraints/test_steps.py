@@ -160,12 +160,15 @@ def test_a_constraint_step_moves_phi_alone():
 def test_steps_with_two_optimisers_leave_the_other_side_bit_for_bit():
     both = {"theta": jnp.arange(3.0), "phi": jnp.asarray(0.5)}
     data = jnp.asarray(RNG.normal(size=20), jnp.float32)
-    model = lambda b: steps.implicit_theta_step(
-        sampler(b["theta"]), reward(b["phi"]), jax.random.key(0), ALPHA
-    )[0]
-    teach = lambda b: steps.phi_step(
-        reward(b["phi"]), data, sampler(b["theta"])(jax.random.key(1)), ALPHA
-    )[0]
+
+    def model(b):
+        draw, f = sampler(b["theta"]), reward(b["phi"])
+        return steps.implicit_theta_step(draw, f, jax.random.key(0), ALPHA)[0]
+
+    def teach(b):
+        samples = sampler(b["theta"])(jax.random.key(1))
+        return steps.phi_step(reward(b["phi"]), data, samples, ALPHA)[0]
+
     for loss, moves, stays in ((model, "theta", "phi"), (teach, "phi", "theta")):
         labels = {moves: "adam", stays: "none"}
         tx = optax.multi_transform({"adam": optax.adam(0.1), "none": optax.set_to_zero()}, labels)
