@@ -170,9 +170,7 @@ def _read(
     return states.swapaxes(0, 1), last
 
 
-def hidden_words(
-    key: Key[Array, ""], mask: Bool[Array, "B M"], rate: Number
-) -> Bool[Array, "B M"]:
+def hidden_words(key: Key[Array, ""], mask: Bool[Array, "B M"], rate: Number) -> Bool[Array, "B M"]:
     """About a share `rate` of the positions, to be hidden from an encoder.
 
     Raises:

@@ -48,6 +48,38 @@ class Decoded(NamedTuple):
     scores: Float[Array, " B"]
 
 
+def force_ends(start: Start, last: Int[Array, " B"], *, end: int, early: bool = False) -> Start:
+    """The same decoding, with rows that end where they have to.
+
+    From a row's last position on, all tokens are `end`; what cannot be said has the dtype's lowest logit, so
+    that logits stay finite.
+
+    Args:
+      last: position of each row's end token, counted from 0.
+      end: its id.
+      early: whether rows may end before that; if not, their length is known.
+
+    Raises:
+      ValueError: an end that is not in the vocabulary.
+    """
+    size = start.logits.shape[-1]
+    require("end", 0 <= end < size, end, f"0 to {size - 1}")
+    is_end = jnp.arange(size) == end
+
+    def forced(logits: Float[Array, "N V"], left: Int[Array, " N"]) -> Float[Array, "N V"]:
+        lowest = jnp.finfo(logits.dtype).min
+        due = (left <= 0)[:, None]
+        barred = (due & ~is_end) | (~due & is_end & (not early))
+        return jnp.where(barred, lowest, logits)
+
+    def step(cache: PyTree, token: Array) -> tuple[Array, PyTree]:
+        inner, left = cache
+        logits, inner = start.step(inner, token)
+        return forced(logits, left - 1), (inner, left - 1)
+
+    return Start(step, (start.cache, last), forced(start.logits, last), start.room)
+
+
 def filter_logits(
     logits: Float[Array, "N V"], *, top_k: int = 0, top_p: Number = 1.0
 ) -> Float[Array, "N V"]:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from jaxgen.errors import require
 from jaxgen.numerics import Number, check_temperature, over_temperature, wide
-from jaxgen.text.decoding import Start
+from jaxgen.text.decoding import Start, force_ends
 
 
 def gumbel_softmax(
@@ -58,47 +58,37 @@ def unroll(
     Args:
       start: where writing begins; see a model's `start` method.
       temperature: of `gumbel_softmax`, as `hard`; may be traced.
-      end: id of the end token, where ends are forced.
-      forced_end: of each row, the position (from 0) from which on all tokens are exactly `end`, without
-        a gradient; None leaves rows to end by themselves, and to go on after that: see `soft_eos_mask`.
-      early_end: whether a row may end before its `forced_end`; if not, its length is known.
+      forced_end: of each row, the position (from 0) at which it ends at the latest, see
+        `decoding.force_ends`, as end and early_end; None leaves rows to end by themselves, and to go on
+        after that (`soft_eos_mask`).
 
     Returns:
-      The draws, and the logits that they were drawn from, as the model gave them.
+      The draws, and the logits that they were drawn from.
 
     Raises:
       ValueError: a length below 1 or beyond the start's room, a temperature that is not finite and above
         0, ends to force without an `end` of the vocabulary.
     """
     check_temperature(temperature)
-    size = start.logits.shape[-1]
     most = length if start.room is None else start.room
     require("length", 1 <= length <= most, length, f"1 to {most}" if start.room else "at least 1")
-    forced = forced_end is not None
-    require("end", not forced or 0 <= end < size, end, f"0 to {size - 1} with forced_end")
+    if forced_end is not None:
+        start = force_ends(start, forced_end, end=end, early=early_end)
 
-    def draw(logits: Array, key: Array, t: Array) -> Array:
-        lowest = jnp.finfo(logits.dtype).min
-        ending = jnp.arange(size) == end
-        if forced and not early_end:
-            logits = jnp.where(ending, lowest, logits)
-        drawn = gumbel_softmax(logits, key, temperature=temperature, hard=hard)
-        if forced_end is None:
-            return drawn
-        return jnp.where((t >= forced_end)[:, None], ending.astype(drawn.dtype), drawn)
+    def draw(logits: Array, key: Array) -> Array:
+        return gumbel_softmax(logits, key, temperature=temperature, hard=hard)
 
-    def body(carry: tuple[Array, PyTree], turn: tuple[Array, Array]) -> tuple[PyTree, PyTree]:
+    def body(carry: tuple[Array, PyTree], key: Array) -> tuple[PyTree, PyTree]:
         logits, cache = carry
-        drawn = draw(logits, *turn)
+        drawn = draw(logits, key)
         following, cache = start.step(cache, drawn)
         return (following, cache), (drawn, logits)
 
     keys = jax.random.split(key, length)
-    turns = keys[:-1], jnp.arange(length - 1)
-    (logits, _), (drawn, before) = jax.lax.scan(body, (start.logits, start.cache), turns)
-    last = draw(logits, keys[-1], jnp.asarray(length - 1))
-    texts = jnp.concatenate([drawn, last[None]]), jnp.concatenate([before, logits[None]])
-    return texts[0].swapaxes(0, 1), texts[1].swapaxes(0, 1)
+    (logits, _), (drawn, before) = jax.lax.scan(body, (start.logits, start.cache), keys[:-1])
+    drawn = jnp.concatenate([drawn, draw(logits, keys[-1])[None]])
+    before = jnp.concatenate([before, logits[None]])
+    return drawn.swapaxes(0, 1), before.swapaxes(0, 1)
 
 
 def soft_eos_mask(text: Float[Array, "B T V"], end: int) -> Bool[Array, "B T"]:

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from jaxgen.models import gpt2, t5
+from jaxgen.text import decoding
 from jaxgen.text.gumbel_softmax import gumbel_softmax, soft_eos_mask, temperature_at, unroll
 from jaxgen.text.masking import shift_right
 
@@ -138,6 +139,16 @@ def test_ends_may_come_early(gpt):
     assert free[0, 0].argmax() == END
 
 
+def test_greedy_decoding_ends_where_it_is_told(gpt):
+    ends = jnp.asarray([0, 2, T - 1])
+    start = decoding.force_ends(gpt.start(jnp.full((3, 1), BEGIN), max_tokens=T), ends, end=END)
+    found = decoding.greedy(start, max_tokens=T, eos=END)
+    assert found.lengths.tolist() == (ends + 1).tolist()
+    best = decoding.beam(start, beams=3, max_tokens=T, eos=END)  # the counters move with their rows
+    assert best.lengths.tolist() == (ends + 1).tolist()
+    assert (best.scores * best.lengths + 1e-4 >= found.scores).all()
+
+
 def test_vmap_grad_jit_and_a_traced_temperature(gpt):
     keys = jax.random.split(jax.random.key(0), 2)
     many = jax.jit(jax.vmap(lambda k, t: write(gpt, k, temperature=t)[0]))(
@@ -156,7 +167,7 @@ def test_bad_arguments():
         ({"length": T + 1}, "length is 7, allowed: 1 to 6"),
         ({"length": 0}, "length is 0"),
         ({"temperature": 0.0}, "temperature is 0"),
-        ({"forced_end": jnp.zeros(3, int)}, "end is -1, allowed: 0 to 10 with forced_end"),
+        ({"forced_end": jnp.zeros(3, int)}, "end is -1, allowed: 0 to 10"),
     ):
         with pytest.raises(ValueError, match=message):
             go(**options)
