@@ -16,11 +16,11 @@ def get_config() -> Config:
             path="",
             train=(),  # file names under path; of sentiment: negative, positive
             test=(),  # of sentiment
-            limit=30_000,
+            limit=12_000,
             max_words=14,
             seed=0,  # of corpus, key and splits
             skew=0.7,  # of the grammar's words: exponent of Zipf's law
-            words=100,  # the most frequent ones; sentences with others are left out
+            words=120,  # the most frequent ones; sentences with others are left out
             share=0.4,  # of the words that are enciphered
             train_rows=5000,  # of each side
             valid_rows=250,

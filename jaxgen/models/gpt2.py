@@ -13,7 +13,7 @@ from jaxgen.errors import require
 from jaxgen.models import hf_fields as hf
 from jaxgen.models.hf_family import Family
 from jaxgen.moe.layer import MoEContext, RouterStats
-from jaxgen.nn.attention import Cache, make_cache
+from jaxgen.nn.attention import Cache, make_cache, rewind
 from jaxgen.nn.embedding import embed
 from jaxgen.nn.layers import dropout, make_linear, split_key
 from jaxgen.nn.transformer import Transformer
@@ -203,7 +203,8 @@ class GPT(nnx.Module):
             logits, cache = self(token[:, None], cache=cache, added=extra)
             return logits[:, 0], (cache, extra)
 
-        return decoding.Start(step, (cache, added), self.logits(h[:, -1:])[:, 0], max_tokens)
+        again = decoding.Rewind(lambda _: None, lambda state, _, n: (rewind(state[0], n), state[1]))
+        return decoding.Start(step, (cache, added), self.logits(h[:, -1:])[:, 0], max_tokens, again)
 
 
 def tensors(config: GPTConfig, attention: Mapping[str, str]) -> dict[str, str]:

@@ -105,7 +105,9 @@ class StyleTransfer(nnx.Module):
         state = self._begin(text, mask, style, hidden, key)
         first = jnp.full(state[0].shape[:1], self.begin, jnp.int32)
         logits, state = self._step(state, first)
-        return decoding.Start(self._step, state, logits)
+        # The memory is the same at every step; the two states are stored.
+        again = decoding.Rewind(lambda s: s[:2], lambda later, part, _: (*part, *later[2:]))
+        return decoding.Start(self._step, state, logits, rewind=again)
 
     def __call__(
         self,

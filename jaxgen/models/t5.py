@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jaxgen.errors import ConfigError
 from jaxgen.models import hf_fields as hf
 from jaxgen.models.hf_family import Family
-from jaxgen.nn.attention import Cache, make_cache
+from jaxgen.nn.attention import Cache, make_cache, rewind
 from jaxgen.nn.embedding import embed
 from jaxgen.nn.layers import dropout, make_linear, split_key
 from jaxgen.nn.transformer import Transformer
@@ -215,7 +215,8 @@ class T5(nnx.Module):
             logits, cache = self.decode(token[:, None], memory_mask=seen, cache=cache)
             return logits[:, 0], (cache, seen)
 
-        return decoding.Start(step, (filled, seen), logits[:, 0], max_tokens)
+        again = decoding.Rewind(lambda _: None, lambda state, _, n: (rewind(state[0], n), state[1]))
+        return decoding.Start(step, (filled, seen), logits[:, 0], max_tokens, again)
 
 
 def _read_mlp(c: hf.Raw, _: Set[str]) -> hf.Arguments:

@@ -30,7 +30,7 @@ def embed(
     if jnp.issubdtype(text.dtype, jnp.integer):
         return lookup(table, text, name, real)
     size, width = table.shape[0], text.shape[-1]
-    require(f"{name}' vocabulary", width == size, width, f"{size}, as the embedding has rows")
+    require(f"vocabulary of {name}", width == size, width, f"{size}, as the embedding has rows")
     if real is not None:
         text = jnp.where(real[..., None], text, 0)
     return text.astype(table.dtype) @ table

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         masking,
         merges,
         noise,
+        rewind,
         tense,
         tokenizers,
     )

@@ -24,16 +24,31 @@ Step = Callable[
 ]
 
 
+class Rewind(NamedTuple):
+    """How a cache of before is found again from a later one, so that a gradient need not store them all.
+
+    Attributes:
+      keep: cache -> the part of it that a later one does not hold, stored at every step.
+      back: (a later cache, that part, by how many steps it is later) -> the cache. What the later one holds
+        beyond may stay in it, as long as no step looks at it.
+    """
+
+    keep: Callable[[PyTree], PyTree]
+    back: Callable[[PyTree, PyTree, Int[Array, ""]], PyTree]
+
+
 class Start(NamedTuple):
     """Where decoding begins: the step function, its cache, and logits [B, V] of the first token.
 
-    `room` is how many tokens the cache has room for; None says that it does not matter.
+    `room` is how many tokens the cache has room for; None says that it does not matter. `rewind` is used
+    where gradients pass through the steps (`jaxgen.text.gumbel_softmax.unroll`).
     """
 
     step: Step
     cache: PyTree
     logits: Array
     room: int | None = None
+    rewind: Rewind | None = None
 
 
 class Decoded(NamedTuple):
@@ -77,7 +92,12 @@ def force_ends(start: Start, last: Int[Array, " B"], *, end: int, early: bool = 
         logits, inner = start.step(inner, token)
         return forced(logits, left - 1), (inner, left - 1)
 
-    return Start(step, (start.cache, last), forced(start.logits, last), start.room)
+    inner = start.rewind
+    rewind = inner and Rewind(
+        lambda cache: inner.keep(cache[0]),
+        lambda cache, part, n: (inner.back(cache[0], part, n), cache[1] + n),
+    )
+    return Start(step, (start.cache, last), forced(start.logits, last), start.room, rewind)
 
 
 def filter_logits(

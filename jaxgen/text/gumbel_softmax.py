@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from jaxgen.errors import require
 from jaxgen.numerics import Number, check_temperature, over_temperature, wide
 from jaxgen.text.decoding import Start, force_ends
+from jaxgen.text.rewind import scan
 
 
 def gumbel_softmax(
@@ -53,7 +54,9 @@ def unroll(
     """A text of `length` soft tokens, each drawn from the logits that those before it led to.
 
     One `lax.scan` over positions whose carry is the cache: T - 1 steps of `start.step`, which is given
-    distributions [B, V]. With `hard` the logits are those of teacher forcing on the draws.
+    distributions [B, V]. With `hard` the logits are those of teacher forcing on the draws. Memory of the
+    gradient grows linearly in T where the start has a `rewind`, see `jaxgen.text.rewind`; then there is no
+    forward-mode derivative.
 
     Args:
       start: where writing begins; see a model's `start` method.
@@ -78,14 +81,12 @@ def unroll(
     def draw(logits: Array, key: Array) -> Array:
         return gumbel_softmax(logits, key, temperature=temperature, hard=hard)
 
-    def body(carry: tuple[Array, PyTree], key: Array) -> tuple[PyTree, PyTree]:
-        logits, cache = carry
+    def turn(logits: Array, cache: PyTree, key: Array) -> tuple[Array, PyTree, Array]:
         drawn = draw(logits, key)
-        following, cache = start.step(cache, drawn)
-        return (following, cache), (drawn, logits)
+        return *start.step(cache, drawn), drawn
 
     keys = jax.random.split(key, length)
-    (logits, _), (drawn, before) = jax.lax.scan(body, (start.logits, start.cache), keys[:-1])
+    drawn, before, logits = scan(turn, start.logits, start.cache, keys[:-1], start.rewind)
     drawn = jnp.concatenate([drawn, draw(logits, keys[-1])[None]])
     before = jnp.concatenate([before, logits[None]])
     return drawn.swapaxes(0, 1), before.swapaxes(0, 1)
