@@ -17,7 +17,10 @@ from jaxgen.errors import ConfigError
 from jaxgen.evaluators.attributes import disjoint_halves
 from jaxgen.text import tokenizers
 
-STYLES = {"decipher": ("plain", "enciphered"), "sentiment": corpora.SENTIMENTS}
+STYLES: dict[str, tuple[str, str]] = {
+    "decipher": ("plain", "enciphered"),
+    "sentiment": corpora.SENTIMENTS,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Corpus:
       train: what systems are trained on.
       judged: sentences that only judges are trained on; none for a cipher, whose truth is known.
       puzzle: the cipher, where there is one.
+      read: how much of the sentences the tokens are, by split.
       left_out: rows that were lost on the way, by reason.
     """
 
@@ -57,6 +61,7 @@ class Corpus:
     test: tuple[Part, Part]
     judged: tuple[Part, Part] | None
     puzzle: cipher.Decipherment | None
+    read: dict[str, kept.Kept]
     left_out: dict[str, int]
 
     def decode(self, ids: Int[np.ndarray, "N T"]) -> list[str]:
@@ -84,22 +89,30 @@ def load(config: Config, workdir: pathlib.Path) -> Corpus:
     tokenizer = kept_tokenizer(config, workdir, known)
     begin, end, pad = tokenizers.special_ids(tokenizer)
     unknown = end if tokenizer.unk_token_id is None else tokenizer.unk_token_id
-    size, length = len(tokenizer), config.data.max_tokens
-    shape = TokenShape(size, size, length, begin, end, unknown, pad)
-    make = lambda lines, ref: Part(lines, tokenizers.encode(tokenizer, lines, length)[0], ref)  # noqa: E731
-    made = {name: tuple(make(*side) for side in sides) for name, sides in parts.items()}
-    names = STYLES[config.task]
+    size = len(tokenizer)
+    shape = TokenShape(size, size, config.data.max_tokens, begin, end, unknown, pad)
+    made: dict[str, tuple[Part, Part]] = {}
+    read = {}
+    for name, (first, second) in parts.items():
+        made[name] = _part(tokenizer, shape, *first), _part(tokenizer, shape, *second)
+        lengths = [len(line.split()) for line in first[0] + second[0]]
+        read[name] = kept.of_lengths([lengths], [tokenizers.room(shape.length)])
     return Corpus(
-        shape,
-        tokenizer,
-        names,
-        made["train"],
-        made["valid"],
-        made["test"],
-        made.get("judged"),
-        puzzle,
-        dict(left_out),
+        shape=shape,
+        tokenizer=tokenizer,
+        names=STYLES[config.task],
+        train=made["train"],
+        valid=made["valid"],
+        test=made["test"],
+        judged=made.get("judged"),
+        puzzle=puzzle,
+        read=read,
+        left_out=dict(left_out),
     )
+
+
+def _part(tokenizer: Any, shape: TokenShape, lines: list[str], reference: list[str] | None) -> Part:
+    return Part(lines, tokenizers.encode(tokenizer, lines, shape.length)[0], reference)
 
 
 Sides = list[tuple[list[str], list[str] | None]]

@@ -180,7 +180,7 @@ def _about(config: Config, corpus: Corpus) -> str:
         f"sentences from one autoencoder ({config.autoencoder.steps:,} steps), {config.seeds} seed(s); ± is the "
         "standard deviation over seeds. Greedy text of the averaged weights after the last step, no choice by "
         f"validation scores. Scatter: standard deviation of the curve below over the last half, without its trend.\n\n"
-        f"{kept.line({}, corpus.left_out)}"
+        f"{kept.line(corpus.read, corpus.left_out, of='sentences')}"
     )
 
 
