@@ -12,6 +12,7 @@ from jaxgen import _lazy
 if TYPE_CHECKING:
     from jaxgen import (  # type: ignore[attr-defined]
         config,
+        constraints,
         data,
         diffusion,
         errors,

@@ -54,5 +54,5 @@ def _listed(package: str) -> dict[str, tuple[str, str]]:
                 for alias in line.names:
                     here = line.module == package
                     inside = (f"{package}.{alias.name}", "") if here else (line.module, alias.name)
-                    where[alias.name] = (str(inside[0]), inside[1])
+                    where[alias.asname or alias.name] = (str(inside[0]), inside[1])
     return where

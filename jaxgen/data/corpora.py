@@ -97,25 +97,37 @@ class Review:
     person: int
 
 
-def grammar(count: int, *, seed: int = 0) -> list[Review]:
+def grammar(count: int, *, seed: int = 0, skew: float = 0.0) -> list[Review]:
     """Draws sentences `opener , subject verb the adjective noun place time end`.
 
     The labels are uniform and independent of each other and of everything else in the sentence.
 
+    Args:
+      skew: the i-th word (counted from 1) of those that may stand at a place is drawn with a weight of
+        i ** -skew, Zipf's law. At 0 all are alike: no statistics would tell one noun from another.
+
     Raises:
-      ValueError: for a count below 1.
+      ValueError: for a count below 1, or a skew that is negative.
     """
     if count < 1:
         raise ValueError(f"count is {count}, allowed: at least 1")
+    if not 0 <= skew < np.inf:
+        raise ValueError(f"skew is {skew}, allowed: 0 or more, finite")
     rng = np.random.default_rng(seed)
 
+    def place(size: int) -> int:
+        if not skew:
+            return int(rng.integers(size))
+        heights = np.cumsum(np.arange(1, size + 1) ** -float(skew))
+        return int(np.searchsorted(heights, rng.random() * heights[-1], side="right"))
+
     def pick(options: tuple[str, ...] | list[str]) -> str:
-        return options[int(rng.integers(len(options)))]
+        return options[place(len(options))]
 
     out = []
     for _ in range(count):
         s, t, f, p = (int(rng.integers(n)) for n in (2, 3, 2, 3))
-        past, base = _VERBS[s][int(rng.integers(len(_VERBS[s])))]
+        past, base = _VERBS[s][place(len(_VERBS[s]))]
         verb = (past, base, f"will {base}")[t]
         words = [
             f"{pick(_OPENERS[f])} , {pick(_SUBJECTS[p])} {verb} the {pick(_ADJECTIVES[s])}",

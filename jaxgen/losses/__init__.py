@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         fused_linear,
         pair_logprobs,
         policy_gradient,
+        soft_lm,
         vae,
     )
     from jaxgen.losses.bag_of_ngrams import bag_of_ngrams_loss
@@ -19,5 +20,6 @@ if TYPE_CHECKING:
     from jaxgen.losses.eisl import eisl_from_pairs, eisl_loss, mixed_loss
     from jaxgen.losses.fused_linear import fused_loss, sharded_fused_loss
     from jaxgen.losses.policy_gradient import policy_gradient_loss
+    from jaxgen.losses.soft_lm import nll as soft_lm_nll
 
 __getattr__, __dir__, __all__ = _lazy.attach(__name__)

@@ -12,6 +12,7 @@ from jaxgen import fsdp
 from jaxgen.errors import ConfigError, require
 from jaxgen.models import hf_fields as hf
 from jaxgen.models.hf_family import Family
+from jaxgen.nn.embedding import embed
 from jaxgen.nn.layers import dropout, make_linear, make_norm, split_key
 from jaxgen.nn.transformer import Transformer
 from jaxgen.nn.transformer_config import ACTIVATIONS, TransformerConfig
@@ -79,24 +80,26 @@ class Bert(nnx.Module):
 
     def __call__(
         self,
-        tokens: Int[Array, "B T"],
+        tokens: Int[Array, "B T"] | Float[Array, "B T V"],
         *,
         mask: Bool[Array, "B T"] | None = None,
         types: Int[Array, "B T"] | None = None,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B T D"]:
-        """Last hidden states. `mask`: which tokens are real. `key` switches dropout on.
+        """Last hidden states of tokens, or of distributions over them (see `embed`).
+
+        `mask`: which tokens are real. `key` switches dropout on.
 
         Raises:
-          ValueError: more tokens than the model has positions, or (outside jit) tokens or types that it does
-            not have; under jit their states are NaN.
+          ValueError: more tokens than the model has positions, distributions over another vocabulary, or
+            (outside jit) tokens or types that it does not have; under jit their states are NaN.
         """
         key_embed, key_stack = split_key(key, 2)
         length, most = tokens.shape[1], self.config.max_positions
         require("tokens' length", length <= most, length, f"at most {most}")
-        h = fsdp.looked_up(lookup(self.tokens.embedding[...], tokens, "tokens", mask))
+        h = fsdp.looked_up(embed(self.tokens.embedding[...], tokens, "tokens", mask))
         h = h + self.positions.embedding[...][:length]
-        kinds = jnp.zeros_like(tokens) if types is None else types
+        kinds = jnp.zeros(tokens.shape[:2], jnp.int32) if types is None else types
         h = h + lookup(self.types.embedding[...], kinds, "types", mask)
         h = dropout(self.norm(h), self.config.stack.dropout, key_embed)
         return self.stack(h, mask=mask, key=key_stack)[0]
@@ -146,7 +149,7 @@ def mean_pool(hidden: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Float[
 
 
 def sentence_embedding(
-    model: Bert, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]
+    model: Bert, tokens: Int[Array, "B T"] | Float[Array, "B T V"], mask: Bool[Array, "B T"]
 ) -> Float[Array, "B D"]:
     """Mean-pooled states of unit length, as Sentence-BERT has them (Reimers and Gurevych, 2019)."""
     pooled = mean_pool(model(tokens, mask=mask), mask)

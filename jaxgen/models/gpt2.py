@@ -14,7 +14,8 @@ from jaxgen.errors import require
 from jaxgen.models import hf_fields as hf
 from jaxgen.models.hf_family import Family
 from jaxgen.moe.layer import MoEContext, RouterStats
-from jaxgen.nn.attention import Cache, make_cache
+from jaxgen.nn.attention import Cache, make_cache, rewind
+from jaxgen.nn.embedding import embed
 from jaxgen.nn.layers import dropout, make_linear, split_key
 from jaxgen.nn.stacked import unstack
 from jaxgen.nn.transformer import Transformer
@@ -103,7 +104,7 @@ class GPT(nnx.Module):
 
     def __call__(
         self,
-        tokens: Int[Array, "B T"],
+        tokens: Int[Array, "B T"] | Float[Array, "B T V"],
         *,
         mask: Bool[Array, "B T"] | None = None,
         positions: Int[Array, "#B T"] | None = None,
@@ -115,6 +116,7 @@ class GPT(nnx.Module):
         """Logits, float32, and the cache with these tokens in it (None without one).
 
         Args:
+          tokens: ids, or distributions over the vocabulary, as in all methods; see `embed`.
           mask: which tokens are real. Padding goes left where a cache is used.
           positions: of the learned or rotary embedding; by default counted over real tokens.
           prefix: extra slots of every layer, see `Transformer`.
@@ -134,7 +136,7 @@ class GPT(nnx.Module):
 
     def hidden(
         self,
-        tokens: Int[Array, "B T"],
+        tokens: Int[Array, "B T"] | Float[Array, "B T V"],
         *,
         mask: Bool[Array, "B T"] | None = None,
         positions: Int[Array, "#B T"] | None = None,
@@ -147,8 +149,8 @@ class GPT(nnx.Module):
         """The states that `logits` reads, the cache, and the loads of experts; see `Transformer`.
 
         Raises:
-          ValueError: more tokens than the model has positions, or (outside jit) tokens or positions that it
-            does not have; under jit their states are NaN.
+          ValueError: more tokens than the model has positions, distributions over another vocabulary, or
+            (outside jit) tokens or positions that it does not have; under jit their states are NaN.
         """
         s, most = self.config.stack, self.config.max_positions
         if positions is None:
@@ -157,7 +159,7 @@ class GPT(nnx.Module):
             before = 0 if cache is None else cache.read[:, None]
             positions = jnp.maximum(before + jnp.cumsum(real, -1) - 1, 0)
         key_embed, key_stack = split_key(key, 2)
-        h = fsdp.looked_up(lookup(self.tokens.embedding[...], tokens, "tokens", mask))
+        h = fsdp.looked_up(embed(self.tokens.embedding[...], tokens, "tokens", mask))
         if self.project_in is not None:
             h = self.project_in(h)
         if self.positions is not None:
@@ -195,7 +197,7 @@ class GPT(nnx.Module):
 
     def start(
         self,
-        tokens: Int[Array, "B P"],
+        tokens: Int[Array, "B P"] | Float[Array, "B P V"],
         *,
         max_tokens: int,
         mask: Bool[Array, "B P"] | None = None,
@@ -214,7 +216,7 @@ class GPT(nnx.Module):
         Raises:
           ValueError: if prompt and answer exceed the model's positions, or the prompt is empty.
         """
-        batch, length = tokens.shape
+        batch, length = tokens.shape[:2]
         require("prompt's length", length >= 1, length, "at least 1")
         require("max_tokens", max_tokens >= 0, max_tokens, "0 or more")
         total, limit = length + max_tokens, self.config.max_positions
@@ -228,12 +230,16 @@ class GPT(nnx.Module):
         model = unstack(self)  # once, not at every token
         h, cache, _ = model.hidden(tokens, mask=mask, prefix=prefix, added=added, cache=empty)
 
-        def step(state: State, token: Int[Array, " N"]) -> tuple[Float[Array, "N V"], State]:
+        def step(
+            state: State, token: Int[Array, " N"] | Float[Array, "N V"]
+        ) -> tuple[Float[Array, "N V"], State]:
             cache, extra = state
             logits, cache = model(token[:, None], cache=cache, added=extra)
             return logits[:, 0], (cache, extra)
 
-        return decoding.Start(step, (cache, added), model.logits(h[:, -1:])[:, 0], max_tokens)
+        again = decoding.Rewind(lambda _: None, lambda state, _, n: (rewind(state[0], n), state[1]))
+        logits = model.logits(h[:, -1:])[:, 0]
+        return decoding.Start(step, (cache, added), logits, max_tokens, again)
 
 
 def tensors(config: GPTConfig, attention: Mapping[str, str]) -> dict[str, str]:

@@ -12,12 +12,12 @@ from jaxgen import fsdp
 from jaxgen.errors import ConfigError
 from jaxgen.models import hf_fields as hf
 from jaxgen.models.hf_family import Family
-from jaxgen.nn.attention import Cache, make_cache
+from jaxgen.nn.attention import Cache, make_cache, rewind
+from jaxgen.nn.embedding import embed
 from jaxgen.nn.layers import dropout, make_linear, split_key
 from jaxgen.nn.stacked import unstack
 from jaxgen.nn.transformer import Transformer
 from jaxgen.nn.transformer_config import TransformerConfig
-from jaxgen.numerics import lookup
 from jaxgen.text import decoding
 
 # What decoding carries: the cache, and which tokens of the source are real.
@@ -95,25 +95,27 @@ class T5(nnx.Module):
 
     def encode(
         self,
-        tokens: Int[Array, "B M"],
+        tokens: Int[Array, "B M"] | Float[Array, "B M V"],
         *,
         mask: Bool[Array, "B M"] | None = None,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B M D"]:
-        """The encoder's output.
+        """The encoder's output for tokens, or for distributions over them (see `embed`).
 
         Raises:
-          ValueError: outside jit, tokens that the model does not have; under jit their states are NaN.
+          ValueError: distributions over another vocabulary; outside jit, tokens that the model does not
+            have. Under jit their states are NaN.
         """
         key_embed, key_stack, key_out = split_key(key, 3)
         rate = self.config.encoder.dropout
         table = self.tokens.embedding[...]
-        h = dropout(fsdp.looked_up(lookup(table, tokens, "tokens", mask)), rate, key_embed)
-        return dropout(self.encoder(h, mask=mask, key=key_stack)[0], rate, key_out)
+        h = dropout(fsdp.looked_up(embed(table, tokens, "tokens", mask)), rate, key_embed)
+        h, _, _ = self.encoder(h, mask=mask, key=key_stack)
+        return dropout(h, rate, key_out)
 
     def states(
         self,
-        tokens: Int[Array, "B T"],
+        tokens: Int[Array, "B T"] | Float[Array, "B T V"],
         memory: Float[Array, "B M D"] | None = None,
         *,
         memory_mask: Bool[Array, "B M"] | None = None,
@@ -126,12 +128,12 @@ class T5(nnx.Module):
         Logits are states @ `output_embedding`^T, which `jaxgen.losses.fused_linear` need not hold.
 
         Raises:
-          ValueError: outside jit, tokens that the model does not have; under jit their states are NaN.
+          ValueError: as `encode`.
         """
         key_embed, key_stack, key_out = split_key(key, 3)
         rate = self.config.decoder.dropout
         table = self.tokens.embedding[...]
-        h = dropout(fsdp.looked_up(lookup(table, tokens, "tokens", mask)), rate, key_embed)
+        h = dropout(fsdp.looked_up(embed(table, tokens, "tokens", mask)), rate, key_embed)
         h, cache, _ = self.decoder(
             h, mask=mask, memory=memory, memory_mask=memory_mask, cache=cache, key=key_stack
         )
@@ -145,7 +147,7 @@ class T5(nnx.Module):
 
     def decode(
         self,
-        tokens: Int[Array, "B T"],
+        tokens: Int[Array, "B T"] | Float[Array, "B T V"],
         memory: Float[Array, "B M D"] | None = None,
         *,
         memory_mask: Bool[Array, "B M"] | None = None,
@@ -167,8 +169,8 @@ class T5(nnx.Module):
 
     def __call__(
         self,
-        source: Int[Array, "B M"],
-        target: Int[Array, "B T"],
+        source: Int[Array, "B M"] | Float[Array, "B M V"],
+        target: Int[Array, "B T"] | Float[Array, "B T V"],
         *,
         source_mask: Bool[Array, "B M"] | None = None,
         target_mask: Bool[Array, "B T"] | None = None,
@@ -188,7 +190,7 @@ class T5(nnx.Module):
 
     def start(
         self,
-        source: Int[Array, "B M"],
+        source: Int[Array, "B M"] | Float[Array, "B M V"],
         *,
         max_tokens: int,
         mask: Bool[Array, "B M"] | None = None,
@@ -202,18 +204,22 @@ class T5(nnx.Module):
           mask: which tokens of the source are real.
           start: the token that targets begin with.
         """
+        batch, length = source.shape[:2]
         memory, model = self.encode(source, mask=mask), unstack(self)  # once, not at every token
-        seen = jnp.ones(source.shape, bool) if mask is None else mask
-        first = jnp.full((source.shape[0], 1), start, jnp.int32)
-        cache = self.make_cache(source.shape[0], 1 + max_tokens)
+        seen = jnp.ones((batch, length), bool) if mask is None else mask
+        first = jnp.full((batch, 1), start, jnp.int32)
+        cache = self.make_cache(batch, 1 + max_tokens)
         logits, filled = model.decode(first, memory, memory_mask=seen, cache=cache)
 
-        def step(state: State, token: Int[Array, " N"]) -> tuple[Float[Array, "N V"], State]:
+        def step(
+            state: State, token: Int[Array, " N"] | Float[Array, "N V"]
+        ) -> tuple[Float[Array, "N V"], State]:
             cache, seen = state
             logits, cache = model.decode(token[:, None], memory_mask=seen, cache=cache)
             return logits[:, 0], (cache, seen)
 
-        return decoding.Start(step, (filled, seen), logits[:, 0], max_tokens)
+        again = decoding.Rewind(lambda _: None, lambda state, _, n: (rewind(state[0], n), state[1]))
+        return decoding.Start(step, (filled, seen), logits[:, 0], max_tokens, again)
 
 
 def _read_mlp(c: hf.Raw, _: Set[str]) -> hf.Arguments:

@@ -62,6 +62,18 @@ def make_cache(config: TransformerConfig, batch: int, size: int) -> Cache:
     )
 
 
+def rewind(cache: Cache, steps: Int[Array, ""]) -> Cache:
+    """The cache as it was so many steps, of one real token each, ago.
+
+    Later keys and values stay in their slots, where no query sees them.
+    """
+    length = cache.length - steps
+    filled = jnp.arange(cache.mask.shape[1]) < length
+    return dataclasses.replace(
+        cache, mask=cache.mask & filled, length=length, read=cache.read - steps
+    )
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Scope:

@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen import fsdp
-from jaxgen.numerics import lookup
+from jaxgen.nn.embedding import embed
 
 
 class TextCNN(nnx.Module):
@@ -43,13 +43,11 @@ class TextCNN(nnx.Module):
           mask: which positions are real; the others may hold anything.
 
         Raises:
-          ValueError: outside jit, tokens that the vocabulary does not have; under jit they give NaN.
+          ValueError: distributions over another vocabulary; outside jit, tokens that this one does not
+            have. Under jit those give NaN.
         """
-        table = fsdp.gather_table(self.tokens.embedding[...])
-        if text.ndim == 3:
-            h = jnp.where(mask[..., None], text, 0.0) @ table
-        else:
-            h = jnp.where(mask[..., None], lookup(table, text, "text", mask), 0.0)
+        h = embed(fsdp.gather_table(self.tokens.embedding[...]), text, "text", mask)
+        h = jnp.where(mask[..., None], h, 0.0)
         features = [jax.nn.relu(conv(h)) for conv in self.convs]
         # Rectified features are at least 0, so 0 is what padding may add to a maximum.
         top = [jnp.where(mask[..., None], f, 0.0).max(1, initial=0.0) for f in features]

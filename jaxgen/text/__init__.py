@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         masking,
         merges,
         noise,
+        rewind,
         tense,
         tokenizers,
     )

@@ -4,6 +4,8 @@ Everything works on a `step` function and its cache, so any autoregressive model
 
     step(cache, tokens [N]) -> (logits [N, V] of the next token, cache)
 
+The steps of this project's models take distributions over tokens [N, V] too (`gumbel_softmax.unroll`).
+
 A model's `start` method makes that function, a filled cache and the first logits. Loops are `lax.while_loop`s that end when every row has met its end-of-text token.
 """
 
@@ -17,19 +19,36 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from jaxgen.errors import require
 from jaxgen.numerics import Number, check_temperature, over_temperature, wide
 
-Step = Callable[[PyTree, Int[Array, " N"]], tuple[Float[Array, "N V"], PyTree]]
+Step = Callable[
+    [PyTree, Int[Array, " N"] | Float[Array, "N V"]], tuple[Float[Array, "N V"], PyTree]
+]
+
+
+class Rewind(NamedTuple):
+    """How a cache of before is found again from a later one, so that a gradient need not store them all.
+
+    Attributes:
+      keep: cache -> the part of it that a later one does not hold, stored at every step.
+      back: (a later cache, that part, by how many steps it is later) -> the cache. What the later one holds
+        beyond may stay in it, as long as no step looks at it.
+    """
+
+    keep: Callable[[PyTree], PyTree]
+    back: Callable[[PyTree, PyTree, Int[Array, ""]], PyTree]
 
 
 class Start(NamedTuple):
     """Where decoding begins: the step function, its cache, and logits [B, V] of the first token.
 
-    `room` is how many tokens the cache has room for; None says that it does not matter.
+    `room` is how many tokens the cache has room for; None says that it does not matter. `rewind` is used
+    where gradients pass through the steps (`jaxgen.text.gumbel_softmax.unroll`).
     """
 
     step: Step
     cache: PyTree
     logits: Array
     room: int | None = None
+    rewind: Rewind | None = None
 
 
 class Decoded(NamedTuple):
@@ -42,6 +61,43 @@ class Decoded(NamedTuple):
     tokens: Int[Array, "B T"]
     lengths: Int[Array, " B"]
     scores: Float[Array, " B"]
+
+
+def force_ends(start: Start, last: Int[Array, " B"], *, end: int, early: bool = False) -> Start:
+    """The same decoding, with rows that end where they have to.
+
+    From a row's last position on, all tokens are `end`; what cannot be said has the dtype's lowest logit, so
+    that logits stay finite.
+
+    Args:
+      last: position of each row's end token, counted from 0.
+      end: its id.
+      early: whether rows may end before that; if not, their length is known.
+
+    Raises:
+      ValueError: an end that is not in the vocabulary.
+    """
+    size = start.logits.shape[-1]
+    require("end", 0 <= end < size, end, f"0 to {size - 1}")
+    is_end = jnp.arange(size) == end
+
+    def forced(logits: Float[Array, "N V"], left: Int[Array, " N"]) -> Float[Array, "N V"]:
+        lowest = jnp.finfo(logits.dtype).min
+        due = (left <= 0)[:, None]
+        barred = (due & ~is_end) | (~due & is_end & (not early))
+        return jnp.where(barred, lowest, logits)
+
+    def step(cache: PyTree, token: Array) -> tuple[Array, PyTree]:
+        inner, left = cache
+        logits, inner = start.step(inner, token)
+        return forced(logits, left - 1), (inner, left - 1)
+
+    inner = start.rewind
+    rewind = inner and Rewind(
+        lambda cache: inner.keep(cache[0]),
+        lambda cache, part, n: (inner.back(cache[0], part, n), cache[1] + n),
+    )
+    return Start(step, (start.cache, last), forced(start.logits, last), start.room, rewind)
 
 
 def filter_logits(

@@ -2,15 +2,24 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen.errors import require
 from jaxgen.numerics import Number
 
 
-def shift_right(tokens: Int[Array, "B T"], begin: int) -> Int[Array, "B T"]:
-    """What a decoder reads where it is to predict `tokens`: `begin`, then all but the last."""
-    first = jnp.full_like(tokens[:, :1], begin)
+def shift_right(
+    tokens: Int[Array, "B T"] | Float[Array, "B T V"], begin: int
+) -> Int[Array, "B T"] | Float[Array, "B T V"]:
+    """What a decoder reads where it is to predict `tokens`: `begin`, then all but the last.
+
+    Of distributions over tokens: a one-hot `begin`, then all but the last.
+    """
+    batch = tokens.shape[0]
+    first = jnp.full((batch, 1), begin, jnp.int32)
+    if tokens.ndim == 3:
+        first = jax.nn.one_hot(first, tokens.shape[-1])
+    first = first.astype(tokens.dtype)
     return jnp.concatenate([first, tokens[:, :-1]], 1)
 
 

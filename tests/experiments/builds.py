@@ -21,8 +21,12 @@ from experiments.eisl import tasks as translation_tasks
 from experiments.flexmoe import study as flexmoe
 from experiments.latentops import space
 from experiments.latentops import study as latentops
+from experiments.lm_discriminator import study as lm_discriminator
+from experiments.lm_discriminator import tasks as lm_tasks
+from experiments.lm_discriminator.systems import SYSTEMS
 from experiments.style_transfer import study as style_transfer
 from jaxgen.data.images import Images
+from jaxgen.data.tokens import TokenShape
 from jaxgen.evaluators import image_classifier, language_model
 from jaxgen.models import gpt2
 from jaxgen.models.latent import sample_latents
@@ -46,6 +50,9 @@ STUDIES = {
     "configs/eisl/vocab256k.py": eisl,
     "configs/style_transfer/grammar.py": style_transfer,
     "configs/style_transfer/yelp.py": style_transfer,
+    "configs/lm_discriminator/decipher.py": lm_discriminator,
+    "configs/lm_discriminator/decipher_yelp.py": lm_discriminator,
+    "configs/lm_discriminator/yelp.py": lm_discriminator,
     "configs/moe/dts.py": dts_gate,
     "configs/moe/dts_shakespeare.py": dts_gate,
     "configs/moe/dts_yelp.py": dts_gate,
@@ -89,9 +96,15 @@ def vectors(*shape):
 
 def build(study, config):
     """Traces every task of a config."""
-    {eddpm: _eddpm, latentops: _latentops, eisl: _eisl, style_transfer: _style}.get(
-        study, _dts if study is dts_gate else _flexmoe
-    )(config)
+    {
+        eddpm: _eddpm,
+        latentops: _latentops,
+        eisl: _eisl,
+        style_transfer: _style,
+        lm_discriminator: _lm_discriminator,
+        dts_gate: _dts,
+        flexmoe: _flexmoe,
+    }[study](config)
 
 
 def _shape(config):
@@ -175,6 +188,24 @@ def _style(config):
     for loss in config.losses:
         for weight in config.transfer.content_weights:
             trace(style_transfer.task(config, shape, classifier, loss, weight), batch)
+
+
+def _lm_discriminator(config):
+    size, length = min(config.data.vocab_size, 100), config.data.max_tokens
+    shape = TokenShape(size, size, length, begin=2, end=3, unknown=1, source_pad=0)
+    rows = ids(config.train.batch_size, length)
+    batch = {"0": rows, "1": rows}
+    readers = [lm_tasks.style_lm_task(config, shape, style) for style in range(2)]
+    classifier = lm_tasks.classifier_task(config, shape)
+    for task in readers:
+        trace(task, {"target": rows})
+    trace(classifier, batch)
+    lms = tuple(jax.eval_shape(task.build, jax.random.key(0)) for task in readers)
+    read = jax.eval_shape(classifier.build, jax.random.key(0))
+    for name in config.systems:
+        start = lm_tasks.start_task(config, shape, SYSTEMS[name].noise)
+        trace(start, batch)
+        trace(lm_tasks.task(config, shape, name, SYSTEMS[name], None, lms, read), batch)
 
 
 def _dts(config):

@@ -1,0 +1,26 @@
+"""Decipherment of Yelp sentences of the 500 most frequent words, 40 % of them enciphered.
+
+python -m experiments.lm_discriminator --config=configs/lm_discriminator/decipher_yelp.py --workdir=runs/decipher_yelp
+"""
+
+from configs import base
+from configs.lm_discriminator import decipher
+from jaxgen.config import Config
+
+
+def get_config() -> Config:
+    config = decipher.get_config()
+    yelp = base.yelp_data()
+    config.data.update(
+        source="files",
+        path=yelp.path,
+        train=(*yelp.train, *yelp.test),
+        limit=0,
+        max_words=10,
+        words=500,
+        train_rows=20_000,
+        valid_rows=500,
+        test_rows=1000,
+        max_tokens=11,
+    )
+    return config
