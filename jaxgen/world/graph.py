@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int32, UInt32
+from jaxtyping import Array, Bool, Int32, UInt32
 
 from jaxgen.errors import ConfigError
 from jaxgen.world import nodesets, routes
@@ -85,9 +85,9 @@ def load(graph: Graph, *, nodes: int = 0, rooms: int = 8, doors: int = 16) -> Wo
         edges[relation, place[e["from_id"]], place[e["to_id"]]] = True
     fill = total - len(listed)
     in_order = [place[n["id"]] for n in graph["nodes"]]
-    packed = nodesets.pack(jnp.asarray(states))
+    packed = jnp.asarray(_pack(states))
     return World(
-        edges=nodesets.pack(jnp.asarray(edges)),
+        edges=jnp.asarray(_pack(edges)),
         states=packed,
         origin=jnp.full(total, -1, jnp.int32),
         origin_relation=jnp.zeros(total, jnp.int32),
@@ -99,7 +99,7 @@ def load(graph: Graph, *, nodes: int = 0, rooms: int = 8, doors: int = 16) -> Wo
             character=jnp.asarray(
                 [n["class_name"] for n in listed].index(CHARACTER), dtype=jnp.int32
             ),
-            can=nodesets.pack(jnp.asarray(can)),
+            can=jnp.asarray(_pack(can)),
             first_states=packed,
             routes=routes.find(
                 edges, can, [n["class_name"] for n in listed], in_order, rooms, doors
@@ -108,13 +108,23 @@ def load(graph: Graph, *, nodes: int = 0, rooms: int = 8, doors: int = 16) -> Wo
     )
 
 
+def _pack(mask: Bool[np.ndarray, "*batch N"]) -> UInt32[np.ndarray, "*batch W"]:
+    """`nodesets.pack` in numpy."""
+    return np.packbits(mask, axis=-1, bitorder="little").view("<u4").astype(np.uint32)
+
+
+def _unpack(nodes: UInt32[Array, "*batch W"]) -> Bool[np.ndarray, "*batch N"]:
+    words = np.ascontiguousarray(np.asarray(nodes)).astype("<u4")
+    return np.unpackbits(words.view(np.uint8), axis=-1, bitorder="little").astype(bool)
+
+
 def dump(world: World, graph: Graph) -> Graph:
     """The graph of a world: `graph`, which it was loaded from, with today's states and edges.
 
     Nodes keep their order; states are sorted by name, and edges by ids and relation.
     """
     ids = np.asarray(world.house.ids)
-    states = np.asarray(nodesets.unpack(world.states))
+    states = _unpack(world.states)
     place = {int(i): at for at, i in enumerate(ids) if i >= 0}
     nodes = [
         {
@@ -127,7 +137,7 @@ def dump(world: World, graph: Graph) -> Graph:
     ]
     edges = sorted(
         (int(ids[a]), RELATIONS[r], int(ids[b]))
-        for r, a, b in zip(*np.nonzero(np.asarray(nodesets.unpack(world.edges))), strict=True)
+        for r, a, b in zip(*np.nonzero(_unpack(world.edges)), strict=True)
     )
     kept = {k: v for k, v in graph.items() if k not in ("nodes", "edges")}
     return {

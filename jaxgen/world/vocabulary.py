@@ -30,6 +30,7 @@ CAPABILITIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "surface": (("SURFACES",), ()),
     "grabbable": (("GRABBABLE",), ("water", "child")),
     "lid": (("CAN_OPEN",), ()),
+    "container": (("CONTAINERS",), ()),
     "openable": (("CAN_OPEN",), ("desk", "window")),
     "switch": (("HAS_SWITCH",), ()),
     "plug": (("HAS_PLUG",), ()),
