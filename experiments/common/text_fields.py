@@ -28,6 +28,8 @@ RULES: dict[str, config_lib.Rule] = {
     "model.decoder": config_lib.one_of("gpt2", "non_autoregressive"),
     "model.eisl": config_lib.number(0.0, 1.0),
 }
+# Kinds of pretrained models that an autoregressive decoder may be.
+DECODERS = ("gpt2", "gpt_neo", "gptj", "opt", "llama", "mistral", "qwen2", "qwen3")
 
 
 def check_sequences(config: Config) -> None:
@@ -44,8 +46,7 @@ def check_sequences(config: Config) -> None:
         allowed = "'' for a non-autoregressive decoder"
         raise ConfigError("model.decoder_path", m.decoder_path, allowed)
     check_pretrained(config, "model.encoder_path", ("bert",), d.max_tokens)
-    gpts = ("gpt2", "gpt_neo")
-    check_pretrained(config, "model.decoder_path", gpts, d.max_tokens + 1)
+    check_pretrained(config, "model.decoder_path", DECODERS, d.max_tokens + 1)
 
 
 def check_text(config: Config) -> None:

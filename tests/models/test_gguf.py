@@ -88,11 +88,10 @@ def write(path, kind, model, *, types=lambda name: Type.F32, fields=None):
         w.add_sliding_window(s.windows[0])
     for name, add in (fields or {}).items():
         getattr(w, f"add_{name}")(*add)
-    for name, value in hf.tensors_of(model).items():
+    for name, ours in hf.tensors_of(model).items():
         new = theirs(name)
         heads = {"attn_q": s.heads, "attn_k": s.kv_heads}.get(new.split(".")[-2])
-        if arch == "llama" and heads:
-            value = interleaved(value, heads)
+        value = interleaved(ours, heads) if arch == "llama" and heads else ours
         how = Type.F32 if value.ndim == 1 else types(new)
         data = value if how == Type.F32 else writer_package.quants.quantize(value, how)
         w.add_tensor(new, data, raw_dtype=how)
@@ -182,7 +181,12 @@ def test_types_of_superblocks(tmp_path):
     low = np.concatenate([q[..., i, :] & 15 | ((q[..., i + 2, :] & 15) << 4) for i in (0, 1)], -1)
     high = sum((q[..., i, :] >> 4) << 2 * i for i in range(4)).astype(np.uint8)
     scale = rng.integers(-128, 128, (6, 3, 16)).astype(np.int8)
-    six = [low.reshape(6, 3, 128), high.reshape(6, 3, 64), scale.view(np.uint8), half.view(np.uint8)]
+    six = [
+        low.reshape(6, 3, 128),
+        high.reshape(6, 3, 64),
+        scale.view(np.uint8),
+        half.view(np.uint8),
+    ]
     each = np.repeat(scale, 16, -1).reshape(6, 768) * np.repeat(half, 256, -1).reshape(6, 768)
     want6 = each.astype(float) * (q.reshape(6, 768).astype(float) - 32)
     for data, how, want in ((four, Type.Q4_K, want4), (np.concatenate(six, -1), Type.Q6_K, want6)):
