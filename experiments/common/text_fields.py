@@ -24,14 +24,14 @@ NAMES = {
     "eisl_ngrams regressor_weight denoiser_width denoiser_depth dropout dtype remat scan",
     "judge": "width depth heads steps reverse_steps learning_rate test_rows probe_rows lm_path vader",
 }
-# Hugging Face's names of the families that `models.gpt2.GPT` is the module of.
-DECODERS = ("gpt2", "gpt_neo", "gptj", "opt", "llama", "mistral", "qwen2", "qwen3")
 RULES: dict[str, config_lib.Rule] = {
     "data.kind": config_lib.one_of("text", "proteins"),
     "data.source": config_lib.one_of(*text.SOURCES, "csv", *proteins.SETS),
     "model.decoder": config_lib.one_of("gpt2", "non_autoregressive"),
     "model.eisl": config_lib.number(0.0, 1.0),
 }
+# Kinds of pretrained models that an autoregressive decoder may be.
+DECODERS = ("gpt2", "gpt_neo", "gptj", "opt", "llama", "mistral", "qwen2", "qwen3")
 
 
 def check_sequences(config: Config) -> None:

@@ -179,7 +179,7 @@ def _scaling(path: str | pathlib.Path, kind: str) -> dict[str, Any] | None:
     # Llama 3's files keep by what each frequency is divided, and not how that came about.
     factors = np.asarray(tensor.data, np.float32)
     base = _short(metadata(path, f"{kind}.rope.freq_base", 10_000.0))
-    guess = Rotary(base, scaling="llama3", factor=_short(factors.max()))
+    guess = Rotary(base, scaling="llama3", factor=_short(float(factors.max())))
     plain = Rotary(base)
     want = frequencies(plain, 2 * len(factors)) / frequencies(guess, 2 * len(factors))
     if not np.allclose(factors, want, rtol=1e-4):

@@ -101,7 +101,7 @@ def tokenizer(path: str | pathlib.Path, *, field: str = "tokenizer") -> Any:
         raise ConfigError("tokenizer.ggml.tokens", len(names), want)
     pre = metadata(path, "tokenizer.ggml.pre", "default")
     vocab = {name: i for i, name in enumerate(names)}
-    # Llama 3 looks a whole word up before it merges.
+    # Llama 3 looks a whole word up before it merges, and puts a begin token first unless told not to.
     whole = PRETOKENIZERS.get(pre) == "llama3"
     core = Tokenizer(models.BPE(vocab, merges, ignore_merges=whole))
     core.pre_tokenizer, core.normalizer = _pre_tokenizer(pre)
@@ -123,7 +123,7 @@ def tokenizer(path: str | pathlib.Path, *, field: str = "tokenizer") -> Any:
             if k in (_CONTROL, _USER_DEFINED)
         ]
     )
-    if metadata(path, "tokenizer.ggml.add_bos_token", False) and "bos_token" in special:
+    if metadata(path, "tokenizer.ggml.add_bos_token", whole) and "bos_token" in special:
         _add_begin(core, special["bos_token"])
     out = PreTrainedTokenizerFast(
         tokenizer_object=core,
