@@ -51,7 +51,8 @@ class PretrainedLM:
         begin = _document_begin(self.tokenizer)
         ids = [i[: self.config.max_positions - 1] for i in tokenizers.tokens(self.tokenizer, texts)]
         counts = np.array([len(i) for i in ids], np.int32)
-        length = -(-max(int(counts.max(initial=1)), 1) // _SLICE) * _SLICE
+        length = -(-int(counts.max(initial=1)) // _SLICE) * _SLICE
+        length = min(length, self.config.max_positions - 1)
         rows = np.full((len(ids), length + 1), begin, np.int32)
         for row, i in zip(rows, ids, strict=True):
             row[1 : len(i) + 1] = i
@@ -79,7 +80,7 @@ class PretrainedLM:
 
 def _document_begin(tokenizer: tokenizers.Tokenizer) -> int:
     """What stands before a document in pretraining: chat models begin turns, not texts, with their bos token."""
-    if "<|endoftext|>" in tokenizer.get_vocab():
+    if "<|endoftext|>" in tokenizer.all_special_tokens:
         return tokenizer.convert_tokens_to_ids("<|endoftext|>")
     return tokenizers.special_ids(tokenizer)[0]
 

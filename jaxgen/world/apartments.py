@@ -174,7 +174,7 @@ class _Builder:
         for i in range(1, len(names)):
             other = int(self.rng.integers(i))
             a, b = self.by_class[names[other]][0], self.by_class[names[i]][0]
-            door = self.rng.random() < 0.6  # noqa: PLR2004
+            door = self.rng.random() < 0.6
             kind, properties = ("door", "CAN_OPEN") if door else ("doorjamb", "")
             node = self.add(kind, "Doors", properties, a)
             self.edge(node, "BETWEEN", a)
@@ -189,13 +189,13 @@ class _Builder:
         if "CAN_OPEN" in has:
             states.append(
                 "CLOSED" if rng.random() < (0.33 if category == "Doors" else 0.7) else "OPEN"
-            )  # noqa: PLR2004
+            )
         if "HAS_SWITCH" in has:
-            states.append("ON" if rng.random() < 0.3 and "OPEN" not in states else "OFF")  # noqa: PLR2004
+            states.append("ON" if rng.random() < 0.3 and "OPEN" not in states else "OFF")
         if "HAS_PLUG" in has:
-            states.append("PLUGGED_IN" if "ON" in states or rng.random() < 0.8 else "PLUGGED_OUT")  # noqa: PLR2004
+            states.append("PLUGGED_IN" if "ON" in states or rng.random() < 0.8 else "PLUGGED_OUT")
         if category in ("Props", "Furniture"):
-            states.append("CLEAN" if rng.random() < 0.6 else "DIRTY")  # noqa: PLR2004
+            states.append("CLEAN" if rng.random() < 0.6 else "DIRTY")
         self.nodes.append(
             {
                 "id": node,
@@ -239,7 +239,7 @@ class _Builder:
             if r in rooms
             and all(self.room_of[i] != self.by_class[r][0] for i in self.by_class.get(n, []))
         ]
-        if free and self.rng.random() < 0.6:  # noqa: PLR2004
+        if free and self.rng.random() < 0.6:
             name, room = free[int(self.rng.integers(len(free)))]
             self.piece(name, room)
             return

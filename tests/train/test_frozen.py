@@ -107,7 +107,9 @@ def test_what_cannot_be_frozen(key, patterns, message):
 
 def test_a_run_starts_from_given_weights_and_goes_on_bit_for_bit(tmp_path):
     given = build(jax.random.key(7))
-    task = TrainTask("net", build, loss, pretrained=lambda model: given, frozen=BODY)
+    task = TrainTask(
+        "net", build, loss, pretrained=lambda model: build(jax.random.key(7)), frozen=BODY
+    )
     options = TrainOptions(batch_size=16, save_every=2, log_every=1, ema_decay=0.9)
     mesh = mesh_lib.make_mesh({"data": 1}, jax.devices()[:1])
 
