@@ -133,6 +133,11 @@ def compile_task(
     )
     split = aot.split_bytes(with_sharding, with_sharding.model)
     print(f"state and gradients per chip, by formula: {split / 2**20:,.1f} MiB")
+    kept = aot.kept_bytes(
+        task.loss, template.model, template.extra, batch, template.key, template.step
+    )
+    kept //= mesh_lib.batch_divisor(mesh) * options.accumulate
+    print(f"activations kept for the gradient per chip, by formula: {kept / 2**20:,.1f} MiB")
     flops = aot.matmul_flops(train_step, with_sharding, batch)
     print(f"FLOPs per step (matrix products): {flops / mesh.size:.4g} per chip, {flops:.4g} in all")
     for kind, entry in sorted(report["collectives"].items()):

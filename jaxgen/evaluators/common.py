@@ -1,5 +1,6 @@
 """How evaluators call models: with all rows, in equal batches, the model an argument."""
 
+import functools
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
@@ -8,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, PyTree
 
+from jaxgen import fsdp
 from jaxgen import mesh as mesh_lib
 
 
@@ -46,7 +48,8 @@ def batched_apply(
 ) -> np.ndarray:
     """function(model, rows) in equal batches (the last one padded), on the host.
 
-    A model whose parameters are split over a mesh stays there, and the batches are split over it too.
+    A model whose parameters are split over a mesh stays there, and the batches are split over it too; over
+    `fsdp` parameters come together as in training, one block at a time (`jaxgen.fsdp`).
 
     Args:
       function: jitted; (model, a batch of rows) -> an array with a row for each.
@@ -64,8 +67,18 @@ def batched_apply(
         some = jax.tree.map(lambda a, i=i: part(a, i), rows)
         if mesh is not None and batch % mesh_lib.batch_divisor(mesh) == 0:
             some = jax.device_put(some, NamedSharding(mesh, mesh_lib.BATCH))
-        out.append(np.asarray(function(model, some))[: count - i])
+        split = mesh is not None and mesh.shape.get(fsdp.AXIS, 1) > 1
+        made = _on_mesh(function, mesh, model, some) if split else function(model, some)
+        out.append(np.asarray(made)[: count - i])
     return np.concatenate(out)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _on_mesh(
+    function: Callable[[PyTree, PyTree], Array], mesh: Mesh, model: PyTree, rows: PyTree
+) -> Array:
+    with fsdp.over(mesh):
+        return function(fsdp.gather_rest(model), rows)
 
 
 def mesh_of(model: PyTree) -> Mesh | None:

@@ -3,6 +3,7 @@
 Programs are compiled ahead of time, also for TPU slices that are not there (`topology_devices`).
 """
 
+import collections
 import pathlib
 import re
 import tempfile
@@ -150,12 +151,36 @@ def matmul_flops(function: Callable[..., PyTree], *args: PyTree) -> float:
     return float(count(jax.make_jaxpr(function)(*args).jaxpr))
 
 
+def kept_bytes(loss: Callable[..., tuple[PyTree, PyTree]], model: PyTree, *args: PyTree) -> int:
+    """Bytes of what `loss(model, *args)` keeps for its gradient, before it is split over devices.
+
+    Parameters themselves are left out; what is made again (`jax.checkpoint`) is not kept.
+
+    Args:
+      loss: returns (value, aux).
+      model: as all arguments, arrays or ShapeDtypeStructs.
+    """
+
+    def backward(model: PyTree, *args: PyTree) -> PyTree:
+        return jax.vjp(lambda m: loss(m, *args), model, has_aux=True)[1]
+
+    kept = jax.tree.leaves(jax.eval_shape(backward, model, *args))
+    known = collections.Counter((a.shape, a.dtype) for a in jax.tree.leaves(model))
+    total = 0
+    for a in kept:
+        if known[a.shape, a.dtype]:
+            known[a.shape, a.dtype] -= 1
+        else:
+            total += a.size * getattr(a.dtype, "itemsize", 8)
+    return total
+
+
 def split_bytes(*trees: PyTree) -> int:
     """Bytes on one chip of arrays that are split evenly, as their shardings say."""
     total = 0
     for a in jax.tree.leaves(trees):
         size = int(np.prod(a.sharding.shard_shape(a.shape), dtype=np.int64))
-        total += size * (a.dtype.itemsize if hasattr(a.dtype, "itemsize") else 8)
+        total += size * getattr(a.dtype, "itemsize", 8)
     return total
 
 

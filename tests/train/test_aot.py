@@ -104,3 +104,21 @@ def test_flops_inside_shard_map_are_those_of_all_devices():
     )
     x, w = jnp.zeros((16, 5)), jnp.zeros((5, 3))
     assert aot.matmul_flops(split, x, w) == 2 * 16 * 5 * 3
+
+
+def test_what_a_gradient_keeps():
+    """tanh keeps its output, a product its two sides: parameters are not counted, nor what is made again."""
+
+    def loss(w, x):
+        return jnp.tanh(x @ w).sum(), None
+
+    w, x = jax.ShapeDtypeStruct((5, 3), jnp.float32), jax.ShapeDtypeStruct((7, 5), jnp.float32)
+    assert aot.kept_bytes(loss, w, x) == 4 * (7 * 3 + 7 * 5)
+    assert aot.kept_bytes(jax.checkpoint(loss), w, x) == 4 * 7 * 5
+
+
+def test_bytes_of_split_arrays():
+    mesh = mesh_lib.make_mesh({"fsdp": 4, "model": 2})
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp", "model"))
+    half = jax.ShapeDtypeStruct((8, 6), jnp.bfloat16, sharding=place)
+    assert aot.split_bytes(half, [half]) == 2 * 2 * (2 * 3)
