@@ -147,16 +147,19 @@ class Family(Generic[C]):
         for field in self.fields:
             out |= field.write(arguments)
         again = self.read(out, {f"{name}.weight" for name in self.tensors(config).values()})
-        pairs = {
-            f"{s}.": (_plain(getattr(config, s)), _plain(getattr(again, s))) for s in self.stacks
-        }
-        rest = {n: v for n, v in vars(config).items() if n not in self.stacks}
-        pairs = {"": (rest, vars(again)), **{n: (vars(a), vars(b)) for n, (a, b) in pairs.items()}}
-        for start, (ours, read) in pairs.items():
-            for name, value in ours.items():
-                if value != read[name]:
-                    want = f"{read[name]!r}, all that config.json can say of {self.model_type}"
-                    raise ConfigError(f"{start}{name}", value, want)
+        ours, read = self._said(config), self._said(again)
+        for name, value in ours.items():
+            if value != read[name]:
+                want = f"{read[name]!r}, all that config.json can say of {self.model_type}"
+                raise ConfigError(name, value, want)
+        return out
+
+    def _said(self, config: C) -> dict[str, Any]:
+        """What a config.json has to say: a config's fields, and those of its stacks."""
+        out = {n: v for n, v in vars(config).items() if n not in self.stacks}
+        for stack in self.stacks:
+            fields = vars(_plain(getattr(config, stack)))
+            out |= {f"{stack}.{name}": value for name, value in fields.items()}
         return out
 
     def file_name(self, config: C, path: str) -> tuple[str, bool]:

@@ -9,7 +9,7 @@ Source: Touvron et al. (2023), Grattafiori et al. (2024), Jiang et al. (2023), Y
 import dataclasses
 import functools
 from collections.abc import Set
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from jaxgen.errors import ConfigError
 from jaxgen.models import gpt2
@@ -105,6 +105,10 @@ _ROPE_KEYS = {
 }
 
 
+def _is_positive(value: object) -> bool:
+    return type(value) in (int, float) and 0 < cast(float, value) < float("inf")
+
+
 def _read_rope(c: hf.Raw, _: Set[str]) -> hf.Arguments:
     # Where both are given, transformers takes rope_scaling.
     name = "rope_scaling" if c["rope_scaling"] else "rope_parameters"
@@ -123,10 +127,10 @@ def _read_rope(c: hf.Raw, _: Set[str]) -> hf.Arguments:
     values = {"original_max_position_embeddings": c["max_position_embeddings"], **said}
     for key in keys:
         value = values.get(key)
-        if type(value) not in (int, float) or not 0 < value < float("inf"):
+        if not _is_positive(value):
             raise ConfigError(name, said, f"a number above 0 for {key}")
-    base = values.get("rope_theta", c["rope_theta"])
-    if type(base) not in (int, float) or not 0 < base < float("inf"):
+    base: Any = values.get("rope_theta", c["rope_theta"])
+    if not _is_positive(base):
         raise ConfigError("rope_theta", base, "a number above 0")
     ours = {k.replace("max_position_embeddings", "positions"): values[k] for k in keys}
     scaling = "none" if kind == "default" else kind

@@ -26,9 +26,9 @@ class TransformerConfig:
     Attributes:
       width: of the residual stream.
       head_dim: of one head; 0 is width / heads. heads * head_dim need not be `width` (T5).
+      mlp_width: hidden size of the feed-forward layer; 0 is 4 * width.
       kv_heads: of self-attention's keys and values, each read by heads / kv_heads neighbouring query heads
         (grouped queries, Ainslie et al., 2023); 0 for one a query head.
-      mlp_width: hidden size of the feed-forward layer; 0 is 4 * width.
       causal: a position sees itself and earlier ones only.
       cross: each block also attends to an encoder's output.
       pre_norm: norms before the sublayers and one at the end (GPT, T5), or after each sum (BERT).
@@ -65,8 +65,8 @@ class TransformerConfig:
     depth: int
     heads: int
     head_dim: int = 0
-    kv_heads: int = 0
     mlp_width: int = 0
+    kv_heads: int = 0
     causal: bool = True
     cross: bool = False
     pre_norm: bool = True
