@@ -1,6 +1,8 @@
 """Sentiment of Yelp sentences of up to nine words.
 
-python -m experiments.lm_discriminator --config=configs/lm_discriminator/yelp.py --workdir=runs/lm_yelp
+    python -m experiments.lm_discriminator --config=configs/lm_discriminator/yelp.py --workdir=runs/lm_yelp
+
+Half of the training sentences are for judges alone. No run of all systems is measured yet.
 """
 
 from configs import base

@@ -94,6 +94,7 @@ def test_a_systems_loss_is_its_terms(name):
     assert (model.critic is not None) == system.critic
 
 
+@pytest.mark.slow
 def test_at_step_0_no_reader_is_asked():
     """The weights of language models rise from 0; then only their own learning counts."""
     value, aux, _ = loss_of(tiny(), "lm", 0)

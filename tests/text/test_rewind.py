@@ -45,7 +45,9 @@ def loss(kind, length, rewound, forced):
     return value
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(
+    "kind", ["gpt2", pytest.param("t5", marks=pytest.mark.slow), "style_transfer"]
+)
 def test_the_gradients_are_those_of_a_plain_scan(kind):
     model, source = MODELS[kind](), jax.nn.one_hot(SOURCE, V)
     args = model, source, jnp.asarray(0.7), jax.random.key(1)
@@ -67,6 +69,7 @@ def temporary_bytes(kind, length, rewound):
     return grad.lower(*shapes).compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_memory_grows_as_the_length():
     """Four times the text, at most about four times the memory; a plain scan needs more than eight times."""
     short, long = (temporary_bytes("gpt2", n, True) for n in (16, 64))
@@ -76,6 +79,7 @@ def test_memory_grows_as_the_length():
     assert long < 0.5 * plain_long
 
 
+@pytest.mark.slow
 def test_under_vmap_over_keys_and_temperatures():
     model, source = MODELS["gpt2"](), jax.nn.one_hot(SOURCE, V)
     grad = jax.grad(loss("gpt2", T, True, True), 1)
