@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Int, Int32, UInt32
 
 from jaxgen.errors import ConfigError
 from jaxgen.world import effects, nodesets, situation
-from jaxgen.world.graph import World
+from jaxgen.world.graph import Moment, World, at, moment
 from jaxgen.world.rules import (
     ARITY,
     CHECK_FACT,
@@ -149,18 +149,16 @@ def run(world: World, script: Int[Array, "L 3"], rules: Rules = E2WM) -> Ran:
 
 @partial(jax.jit, static_argnames="rules")
 def _run(world: World, script: Int[Array, "L 3"], rules: Rules) -> Ran:
-    def line(
-        carry: tuple[World, Int[Array, ""], Int[Array, ""]], action: Int[Array, "3"]
-    ) -> tuple[tuple[World, Int[Array, ""], Int[Array, ""]], None]:
-        world, failed, executed = carry
+    def line(carry: tuple[Moment, Array, Array], action: Array) -> tuple[tuple, None]:
+        now, failed, executed = carry
         action = action.at[0].set(jnp.where(failed == 0, action[0], NOTHING))
-        world, reason = step(world, action, rules)
+        after, reason = step(at(now, world.house), action, rules)
         done = (action[0] >= 0) & (reason == 0)
-        return (world, jnp.where(failed == 0, reason, failed), executed + done), None
+        return (moment(after), jnp.where(failed == 0, reason, failed), executed + done), None
 
     zero = jnp.zeros((), jnp.int32)
-    (world, reason, executed), _ = jax.lax.scan(line, (world, zero, zero), script)
-    return Ran(world, reason, executed)
+    (end, reason, executed), _ = jax.lax.scan(line, (moment(world), zero, zero), script)
+    return Ran(at(end, world.house), reason, executed)
 
 
 def valid(world: World, table: Int[Array, "A 3"], rules: Rules = E2WM) -> Bool[Array, " A"]:
