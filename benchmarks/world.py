@@ -56,7 +56,9 @@ def show(name: str, steps: int, seconds: list[float]) -> float:
     return rate
 
 
-def run_peer(folder: pathlib.Path, graphs: list, scripts: list[list[str]], ends: list) -> list[float]:
+def run_peer(
+    folder: pathlib.Path, graphs: list, scripts: list[list[str]], ends: list
+) -> list[float]:
     """Seconds that the peer takes for each world; its last graph must be ours."""
     inside = folder / "build_dataset/mcts/virtualhome/simulation"
     sys.path.insert(0, str(inside if inside.is_dir() else folder))
@@ -99,7 +101,9 @@ def main() -> None:
     scripts = jax.lax.map(lambda k: jax.vmap(draw)(few, table, k), keys)
     scripts = scripts.reshape(-1, LINES, 3)[: args.worlds]
     worlds = jax.tree.map(lambda x: jnp.tile(x, (copies, *[1] * (x.ndim - 1)))[: args.worlds], few)
-    print(f"{args.worlds} worlds of {args.nodes} nodes, {LINES} lines each, {jax.devices()[0].platform}")
+    print(
+        f"{args.worlds} worlds of {args.nodes} nodes, {LINES} lines each, {jax.devices()[0].platform}"
+    )
 
     steps = args.worlds * LINES
     many = jax.jit(jax.vmap(actions.run))
@@ -125,7 +129,8 @@ def main() -> None:
             for i in range(count)
         ]
         ends = [
-            graph.dump(jax.tree.map(lambda x, i=i: x[i], done.world), graphs[i]) for i in range(count)
+            graph.dump(jax.tree.map(lambda x, i=i: x[i], done.world), graphs[i])
+            for i in range(count)
         ]
         seconds = run_peer(args.peer, graphs[:count], lines, ends)
         peer = show("peer, one world after the other", LINES, seconds)

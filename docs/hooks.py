@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = "jaxgen"
 # In the order of the imports, from the science up; packages that are not named here come last.
 ORDER = (
-    *("diffusion", "latent_ode", "losses", "moe", "moe.placement", "peft", "text", "nn"),
+    *("diffusion", "latent_ode", "losses", "moe", "moe.placement", "peft", "world", "text", "nn"),
     *("models", "data", "metrics", "evaluators", "train"),
 )
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Int32, UInt32
 
-from jaxgen.errors import ConfigError
+from jaxgen.errors import ConfigError, require
 from jaxgen.world import effects, nodesets, situation
 from jaxgen.world.graph import Moment, World, at, moment
 from jaxgen.world.rules import (
@@ -77,6 +77,16 @@ def parse(lines: Iterable[str], world: World, *, strict: bool = False) -> Int32[
         nodes = [place.get(i, MISSING) for i in ids]
         out.append([VERB[verb], *nodes, *[-1] * (2 - len(nodes))])
     return jnp.asarray(np.array(out, np.int32).reshape(-1, 3))
+
+
+def pad(script: Int[Array, "L 3"], lines: int) -> Int[Array, "lines 3"]:
+    """A script with lines that do nothing added; scripts of one length can be stacked.
+
+    Raises:
+      ValueError: the script is longer than that.
+    """
+    require("lines", lines >= len(script), lines, f"at least {len(script)}, the script's length")
+    return jnp.pad(script, ((0, lines - len(script)), (0, 0)), constant_values=NOTHING)
 
 
 def render(action: Int[Array, "3"], world: World, names: dict[int, str]) -> str:

@@ -195,7 +195,9 @@ def outcome(activity: Activity, graph: Graph, world: World) -> Outcome | None:
         if world is None:
             return None
         box = nodesets.first(
-            world.edges[1, node] & situation.in_state(world, "CLOSED") & ~situation.able(world, "room")
+            world.edges[1, node]
+            & situation.in_state(world, "CLOSED")
+            & ~situation.able(world, "room")
         )
         if int(box) >= 0:
             taken.append(names[int(world.house.kinds[int(box)])])

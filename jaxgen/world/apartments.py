@@ -66,7 +66,11 @@ FURNITURE: dict[str, Piece] = {
     "mirror": Piece("bathroom bedroom", "LOOKABLE"),
     "rug": Piece("bedroom home_office", "SURFACES SITTABLE LIEABLE MOVABLE"),
 }
-_DISH, _FOOD, _PAPER = "RECIPIENT GRABBABLE MOVABLE", "EATABLE GRABBABLE MOVABLE", "READABLE GRABBABLE"
+_DISH, _FOOD, _PAPER = (
+    "RECIPIENT GRABBABLE MOVABLE",
+    "EATABLE GRABBABLE MOVABLE",
+    "READABLE GRABBABLE",
+)
 _DRINK, _CLOTHES = "DRINKABLE POURABLE GRABBABLE MOVABLE", "CLOTHES GRABBABLE MOVABLE HANGABLE"
 _TOOL = "GRABBABLE MOVABLE"
 THINGS: dict[str, Thing] = {
@@ -183,7 +187,9 @@ class _Builder:
         has, rng = properties.split(), self.rng
         states = []
         if "CAN_OPEN" in has:
-            states.append("CLOSED" if rng.random() < (0.33 if category == "Doors" else 0.7) else "OPEN")  # noqa: PLR2004
+            states.append(
+                "CLOSED" if rng.random() < (0.33 if category == "Doors" else 0.7) else "OPEN"
+            )  # noqa: PLR2004
         if "HAS_SWITCH" in has:
             states.append("ON" if rng.random() < 0.3 and "OPEN" not in states else "OFF")  # noqa: PLR2004
         if "HAS_PLUG" in has:
@@ -191,7 +197,13 @@ class _Builder:
         if category in ("Props", "Furniture"):
             states.append("CLEAN" if rng.random() < 0.6 else "DIRTY")  # noqa: PLR2004
         self.nodes.append(
-            {"id": node, "class_name": name, "category": category, "properties": has, "states": states}
+            {
+                "id": node,
+                "class_name": name,
+                "category": category,
+                "properties": has,
+                "states": states,
+            }
         )
         self.by_class.setdefault(name, []).append(node)
         if room:
@@ -209,7 +221,10 @@ class _Builder:
         """A thing on or in a piece of furniture, and near it, if it can be reached there."""
         at = int(self.rng.choice(self.by_class[place]))
         node = self.add(name, "Props", THINGS[name].properties, self.room_of[at])
-        on = "SURFACES" in FURNITURE[place].properties or "CONTAINERS" not in FURNITURE[place].properties
+        on = (
+            "SURFACES" in FURNITURE[place].properties
+            or "CONTAINERS" not in FURNITURE[place].properties
+        )
         self.edge(node, "ON" if on else "INSIDE", at)
         self.edge(node, "CLOSE", at)
         self.edge(at, "CLOSE", node)
@@ -221,7 +236,8 @@ class _Builder:
             (n, r)
             for n, piece in FURNITURE.items()
             for r in piece.rooms.split()
-            if r in rooms and all(self.room_of[i] != self.by_class[r][0] for i in self.by_class.get(n, []))
+            if r in rooms
+            and all(self.room_of[i] != self.by_class[r][0] for i in self.by_class.get(n, []))
         ]
         if free and self.rng.random() < 0.6:  # noqa: PLR2004
             name, room = free[int(self.rng.integers(len(free)))]

@@ -103,13 +103,15 @@ def apply(
     near = when(walk, _near_goal(world, x, contents & ~moved, goal_room, rules) | carried)
     near |= when(find | grab, it) | beside | when(put, there)
     close = _Change(
-        gone=moved | lifted, mine_new=near, to_mine=near, its_new=when(put, there), of_y=when(put, it)
+        gone=moved | lifted,
+        mine_new=near,
+        to_mine=near,
+        its_new=when(put, there),
+        of_y=when(put, it),
     )
     taken_from = none if rules.grab_again else lifted
     left_takes = nodesets.some(right)
-    by_right = _Change(
-        gone=taken_from, mine_gone=let_go, mine_new=when(grab & ~left_takes, it)
-    )
+    by_right = _Change(gone=taken_from, mine_gone=let_go, mine_new=when(grab & ~left_takes, it))
     by_left = _Change(gone=taken_from, mine_gone=let_go, mine_new=when(grab & left_takes, it))
 
     edges = _rewrite(
@@ -165,7 +167,12 @@ def _rewrite(
     empty = _Change()
     sets = jnp.stack(
         [
-            jnp.stack([none if (s := getattr(changes.get(r, empty), f)) is None else s for r in range(count)])
+            jnp.stack(
+                [
+                    none if (s := getattr(changes.get(r, empty), f)) is None else s
+                    for r in range(count)
+                ]
+            )
             for f in _Change._fields
         ]
     )
@@ -204,9 +211,7 @@ def _rewrite(
     )
 
 
-def _near_goal(
-    world: World, x: Int[Array, ""], contents: Set, goal_room: Set, rules: Rules
-) -> Set:
+def _near_goal(world: World, x: Int[Array, ""], contents: Set, goal_room: Set, rules: Rules) -> Set:
     """What a walk to x brings near, x among it.
 
     Args:

@@ -186,9 +186,7 @@ def table(
         out += [(VERB[verb], int(x), -1) for x in np.flatnonzero(nodes)]
     for verb, (first, second) in _TWO.items():
         places = seen & ~able("room") & np.any([able(c) for c in second], axis=0)
-        for x, y in itertools.product(
-            np.flatnonzero(seen & able(first)), np.flatnonzero(places)
-        ):
+        for x, y in itertools.product(np.flatnonzero(seen & able(first)), np.flatnonzero(places)):
             if x != y:
                 out.append((VERB[verb], int(x), int(y)))
     if size and len(out) > size:

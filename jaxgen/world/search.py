@@ -30,19 +30,20 @@ class Plan(NamedTuple):
     actions: Int[Array, "B depth 3"]  # after `length`, filled with verb -1
     length: Int[Array, " B"]
     reward: Float[Array, " B"]
-    met: Bool[Array, "B G"]  # which goals hold at the end; not all: no plan for all of them was found
+    met: Bool[
+        Array, "B G"
+    ]  # which goals hold at the end; not all: no plan for all of them was found
 
 
 class _Walk(NamedTuple):
     """A random walk from a node of the tree, cut where its reward is highest."""
 
-    actions: Int[Array, " depth"]
+    actions: Int[Array, " rollout"]
     length: Int[Array, ""]
     reward: Float[Array, ""]
     value: Float[Array, ""]  # discounted reward of all of it
 
 
-@partial(jax.jit, static_argnames=("simulations", "depth", "rules"))
 def search(
     world: World,
     goal: Goal,
@@ -51,27 +52,123 @@ def search(
     *,
     simulations: int = 256,
     depth: int = 25,
+    rollout: int = 12,
+    rounds: int = 3,
     first: Bool[Array, "B A"] | None = None,
     rules: Rules = E2WM,
 ) -> Plan:
     """Plans for B worlds at once (`jaxgen.world.graph.stack`).
 
+    Where goals are left open at the end of the best path, the search goes on from there. Actions that a plan can
+    do without are taken out in the end: each is left out in turn, and the script run again.
+
     Args:
       goal: of each world, stacked.
       table: the actions that may be taken (`jaxgen.world.planning.table`), one size for all.
-      simulations: how many for each world.
+      simulations: how many for each world and round.
       depth: the most actions of a plan.
+      rollout: length of the random walk at the end of a simulation.
+      rounds: how often the search may go on.
       first: which actions may come first (`planning.room_walks`, as the reference); all, without it.
 
     Returns:
-      The best path that was simulated. Of a goal that cannot be met, `met` says so, and the plan is the shortest
-      one that earns most, empty where nothing earns.
+      The best plan. Of a goal that cannot be met, `met` says so, and the plan is the shortest found that earns
+      most, empty where nothing earns.
 
     Raises:
-      ValueError: `simulations` or `depth` is less than 1.
+      ValueError: a number is less than 1.
     """
-    require("simulations", simulations >= 1, simulations, "at least 1")
-    require("depth", depth >= 1, depth, "at least 1")
+    numbers = {"simulations": simulations, "depth": depth, "rollout": rollout, "rounds": rounds}
+    for name, number in numbers.items():
+        require(name, number >= 1, number, "at least 1")
+    anything = jnp.ones(table.shape[:2], bool)
+    opening = anything if first is None else first
+    plan = jnp.full((table.shape[0], depth * (rounds + 1)), -1, jnp.int32)
+    length = jnp.zeros(table.shape[0], jnp.int32)
+    here = world
+    for number in range(rounds):
+        key, own = jax.random.split(key)
+        begins = (length == 0)[:, None]
+        path, steps, here = _round(
+            here,
+            goal,
+            table,
+            own,
+            jnp.where(begins, opening, anything),
+            simulations=simulations,
+            depth=depth,
+            rollout=rollout,
+            rules=rules,
+        )
+        place = length[:, None] + jnp.arange(depth)
+        plan = plan.at[jnp.arange(len(plan))[:, None], place].set(path)
+        length += steps
+        if number + 1 < rounds and bool(jax.vmap(planning.met)(here, goal).all()):
+            break
+    return _finish(world, goal, table, plan, opening, depth=depth, rules=rules)
+
+
+@partial(jax.jit, static_argnames=("depth", "rules"))
+def _finish(
+    world: World, goal: Goal, table: Array, plan: Array, first: Array, *, depth: int, rules: Rules
+) -> Plan:
+    def one(world: World, goal: Goal, table: Array, plan: Array, first: Array) -> tuple:
+        size = plan.shape[0]
+
+        def holds(indices: Array) -> Array:
+            return planning.met(_after(world, table, indices, rules)[0], goal)
+
+        wanted = holds(plan)
+
+        def shorter(i: Array, plan: Array) -> Array:
+            """Without the i-th action from the end, if that loses no goal."""
+            at = size - 1 - i % size
+            place = jnp.arange(size)
+            cut = jnp.where(place >= at, jnp.roll(plan, -1), plan).at[-1].set(-1)
+            after, failed = _after(world, table, cut, rules)
+            opens = (cut[0] < 0) | first[jnp.maximum(cut[0], 0)]
+            good = opens & ~failed & (planning.met(after, goal) | ~wanted).all() & (plan[at] >= 0)
+            return jnp.where(good, cut, plan)
+
+        plan = jax.lax.fori_loop(0, 2 * size, shorter, plan)[:depth]
+        actions_ = jnp.where((plan >= 0)[:, None], table[plan], -1)
+        return actions_, (plan >= 0).sum(), _earned(world, goal, table, plan, rules), holds(plan)
+
+    return Plan(*jax.vmap(one)(world, goal, table, plan, first))
+
+
+def _after(world: World, table: Array, plan: Array, rules: Rules) -> tuple[World, Array]:
+    script = jnp.where((plan >= 0)[:, None], table[plan], -1)
+    ran = actions.run(world, script, rules)
+    return ran.world, ran.reason > 0
+
+
+def _earned(world: World, goal: Goal, table: Array, plan: Array, rules: Rules) -> Array:
+    def act(carry: tuple, index: Array) -> tuple[tuple, Array]:
+        now, met, ever, over = carry
+        here = Episode(at(now, world.house), met, ever, over | (index < 0))
+        new, reward = planning.advance(here, table[index], goal, rules)
+        return (moment(new.world), *new[1:]), reward
+
+    start = planning.start(world, goal)
+    _, rewards = jax.lax.scan(act, (moment(world), *start[1:]), plan)
+    return rewards.sum()
+
+
+@partial(jax.jit, static_argnames=("simulations", "depth", "rollout", "rules"))
+def _round(
+    world: World,
+    goal: Goal,
+    table: Int[Array, "B A 3"],
+    key: Key[Array, ""],
+    first: Bool[Array, "B A"],
+    *,
+    simulations: int,
+    depth: int,
+    rollout: int,
+    rules: Rules,
+) -> tuple[Int[Array, "B depth"], Int[Array, " B"], World]:
+    """The best path of one search, as indices into the table, its length, and the worlds at its end."""
     house = world.house
     count = table.shape[1]
 
@@ -92,10 +189,10 @@ def search(
             return after, (chosen, reward)
 
         start = (moment(episode.world), episode.now, episode.ever, episode.over, jnp.int32(0))
-        _, (chosen, rewards) = jax.lax.scan(once, start, jax.random.split(key, depth))
+        _, (chosen, rewards) = jax.lax.scan(once, start, jax.random.split(key, rollout))
         sums = jnp.concatenate([jnp.zeros(1), jnp.cumsum(rewards)])
-        length = jnp.argmax(sums - 1e-4 * jnp.arange(depth + 1))
-        value = (rewards * DISCOUNT ** jnp.arange(depth)).sum()
+        length = jnp.argmax(sums - 1e-4 * jnp.arange(rollout + 1))
+        value = (rewards * DISCOUNT ** jnp.arange(rollout)).sum()
         return _Walk(chosen, length, sums[length], value)
 
     def embed(episode: Episode, steps: Array, tail: _Walk) -> tuple:
@@ -107,7 +204,9 @@ def search(
     ) -> tuple[mctx.RecurrentFnOutput, tuple]:
         house, goal, table = params
 
-        def one(house: House, goal: Goal, table: Array, key: Array, action: Array, state: tuple) -> tuple:
+        def one(
+            house: House, goal: Goal, table: Array, key: Array, action: Array, state: tuple
+        ) -> tuple:
             now, met, steps, _ = state
             episode = Episode(at(now, house), *met)
             late = episode.over | (steps >= depth)
@@ -131,11 +230,9 @@ def search(
     keys = jax.random.split(root_key, count_worlds := table.shape[0])
     left = jnp.full(count_worlds, depth)
     tails = jax.vmap(walk)(episodes, goal, table, left, keys)
-    allowed = jax.vmap(can)(episodes, table)
-    if first is not None:
-        allowed &= first
-        # The walk from the root does not know of `first`.
-        tails = tails._replace(length=jnp.zeros_like(tails.length), reward=jnp.zeros_like(tails.reward))
+    allowed = jax.vmap(can)(episodes, table) & first
+    # The walk from the root does not know of `first`.
+    tails = tails._replace(length=jnp.zeros_like(tails.length), reward=jnp.zeros_like(tails.reward))
     root = mctx.RootFnOutput(
         prior_logits=jnp.where(allowed, 0.0, _UNLIKELY),
         value=tails.value,
@@ -152,12 +249,12 @@ def search(
         gumbel_scale=0.0,
         max_num_considered_actions=count,
     )
-    plan, length, reward = jax.vmap(partial(_best, depth=depth))(output.search_tree, table)
-    end = jax.vmap(lambda w, p: actions.run(w, p, rules).world)(world, plan)
-    return Plan(plan, length, reward, jax.vmap(planning.met)(end, goal))
+    path, length = jax.vmap(partial(_best, depth=depth))(output.search_tree)
+    end = jax.vmap(lambda w, t, p: _after(w, t, p, rules)[0])(world, table, path)
+    return path, length, end
 
 
-def _best(tree: mctx.Tree, table: Int[Array, "A 3"], *, depth: int) -> tuple[Array, Array, Array]:
+def _best(tree: mctx.Tree, *, depth: int) -> tuple[Array, Array]:
     """The prefix of highest reward over all paths of one tree: to a node, and on by its random walk."""
     total = tree.node_visits.shape[0]
     parents, taken = tree.parents, tree.action_from_parent
@@ -176,11 +273,9 @@ def _best(tree: mctx.Tree, table: Int[Array, "A 3"], *, depth: int) -> tuple[Arr
     # Rewards are multiples of a tenth: a thousandth a step settles ties alone.
     score = jnp.where(seen, best - 1e-3 * length, -jnp.inf)
     node = jnp.argmax(score)
-    along = jnp.where(jnp.arange(depth) < tail.length[node], tail.actions[node], -1)
-    out = jnp.full(depth, -1, jnp.int32)
     place = jnp.arange(depth)
-    shifted = jnp.where(place >= here[node], along[jnp.clip(place - here[node], 0, depth - 1)], -1)
-    out = jnp.where(place < length[node], shifted, -1)
+    along = tail.actions[node][jnp.clip(place - here[node], 0, tail.actions.shape[-1] - 1)]
+    out = jnp.where((place >= here[node]) & (place < length[node]), along, -1)
 
     def back(_: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         node, out = carry
@@ -190,8 +285,7 @@ def _best(tree: mctx.Tree, table: Int[Array, "A 3"], *, depth: int) -> tuple[Arr
         return jnp.where(inner, parents[node], node), out
 
     _, out = jax.lax.fori_loop(0, depth, back, (node, out))
-    plan = jnp.where((out >= 0)[:, None], table[out], -1)
-    return plan, length[node], best[node]
+    return out, jnp.minimum(length[node], depth)
 
 
 def shortest(
@@ -227,7 +321,9 @@ def shortest(
             part = frontier[begin : begin + chunk]
             filled = part + [part[0]] * (chunk - len(part))
             stacked = tuple(np.stack([p[0][i] for p in filled]) for i in range(len(fields)))
-            after, done, ok = jax.device_get(_expand(stacked, world.house, goal, table, rules=rules))
+            after, done, ok = jax.device_get(
+                _expand(stacked, world.house, goal, table, rules=rules)
+            )
             for i, (_, path) in enumerate(part):
                 for a in np.flatnonzero(ok[i] & (opening if level == 0 else True)):
                     if done[i, a]:
