@@ -24,6 +24,7 @@ ORDER = (
         "moe.placement",
         "peft",
         "constraints",
+        "world",
         "text",
         "nn",
     ),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         peft,
         text,
         train,
+        world,
     )
 
 __version__ = "0.1.0"

@@ -7,11 +7,18 @@ from jaxgen import _lazy
 if TYPE_CHECKING:
     from jaxgen.world import (  # type: ignore[attr-defined]
         actions,
+        activities,
+        apartments,
         effects,
+        experience,
+        forms,
         graph,
         nodesets,
+        planning,
         routes,
         rules,
+        search,
+        sentences,
         situation,
         vocabulary,
     )

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Int32, UInt32
 
-from jaxgen.errors import ConfigError
+from jaxgen.errors import ConfigError, require
 from jaxgen.world import effects, nodesets, situation
-from jaxgen.world.graph import World
+from jaxgen.world.graph import Moment, World, at, moment
 from jaxgen.world.rules import (
     ARITY,
     CHECK_FACT,
@@ -77,6 +77,16 @@ def parse(lines: Iterable[str], world: World, *, strict: bool = False) -> Int32[
         nodes = [place.get(i, MISSING) for i in ids]
         out.append([VERB[verb], *nodes, *[-1] * (2 - len(nodes))])
     return jnp.asarray(np.array(out, np.int32).reshape(-1, 3))
+
+
+def pad(script: Int[Array, "L 3"], lines: int) -> Int[Array, "lines 3"]:
+    """A script with lines that do nothing added; scripts of one length can be stacked.
+
+    Raises:
+      ValueError: the script is longer than that.
+    """
+    require("lines", lines >= len(script), lines, f"at least {len(script)}, the script's length")
+    return jnp.pad(script, ((0, lines - len(script)), (0, 0)), constant_values=NOTHING)
 
 
 def render(action: Int[Array, "3"], world: World, names: dict[int, str]) -> str:
@@ -149,18 +159,16 @@ def run(world: World, script: Int[Array, "L 3"], rules: Rules = E2WM) -> Ran:
 
 @partial(jax.jit, static_argnames="rules")
 def _run(world: World, script: Int[Array, "L 3"], rules: Rules) -> Ran:
-    def line(
-        carry: tuple[World, Int[Array, ""], Int[Array, ""]], action: Int[Array, "3"]
-    ) -> tuple[tuple[World, Int[Array, ""], Int[Array, ""]], None]:
-        world, failed, executed = carry
+    def line(carry: tuple[Moment, Array, Array], action: Array) -> tuple[tuple, None]:
+        now, failed, executed = carry
         action = action.at[0].set(jnp.where(failed == 0, action[0], NOTHING))
-        world, reason = step(world, action, rules)
+        after, reason = step(at(now, world.house), action, rules)
         done = (action[0] >= 0) & (reason == 0)
-        return (world, jnp.where(failed == 0, reason, failed), executed + done), None
+        return (moment(after), jnp.where(failed == 0, reason, failed), executed + done), None
 
     zero = jnp.zeros((), jnp.int32)
-    (world, reason, executed), _ = jax.lax.scan(line, (world, zero, zero), script)
-    return Ran(world, reason, executed)
+    (end, reason, executed), _ = jax.lax.scan(line, (moment(world), zero, zero), script)
+    return Ran(at(end, world.house), reason, executed)
 
 
 def valid(world: World, table: Int[Array, "A 3"], rules: Rules = E2WM) -> Bool[Array, " A"]:

@@ -5,7 +5,10 @@ relations, with a mask for each verb; `lax.switch` would run every branch under 
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, UInt32
 
@@ -45,7 +48,6 @@ def apply(
     """
     words = world.edges.shape[-1]
     me = world.house.character
-    rows = jnp.arange(world.edges.shape[1])
     none = jnp.zeros(words, jnp.uint32)
 
     def when(condition: Bool[Array, ""], nodes: Set) -> Set:
@@ -78,63 +80,55 @@ def apply(
     lifted_from, lifted_how = _where_it_was(world, x)
     beside = when(grab, nodesets.single(lifted_from, words))
 
-    def change(
-        relation: int,
-        gone: Set,
-        *,
-        mine_gone: Set = none,
-        mine_new: Set = none,
-        its_new: Set = none,
-    ) -> UInt32[Array, "N W"]:
-        """One relation, without the edges of `gone`; rows of the character and of x are changed further."""
-        kept = jnp.where(
-            nodesets.unpack(gone)[:, None], jnp.uint32(0), world.edges[relation] & ~gone
-        )
-        kept = jnp.where((rows == me)[:, None], (kept & ~mine_gone) | mine_new, kept)
-        return jnp.where((rows == x)[:, None], kept | its_new, kept)
-
-    inside = change(
-        INSIDE,
-        moved | lifted,
+    inside = _Change(
+        gone=moved | lifted,
         mine_new=when(walk, goal_room),
         its_new=when(grab | drop, my_room) | when(verbs("PUTIN", "POUR"), there),
+        # What is carried stays behind by one walk, as in the reference.
+        carried_new=when(walk, my_room),
     )
-    # What is carried stays behind by one walk, as in the reference.
-    inside |= jnp.where(nodesets.unpack(when(walk, carried))[:, None], my_room, jnp.uint32(0))
-    on = change(
-        ON,
-        lifted,
+    on = _Change(
+        gone=lifted,
         mine_gone=when(verbs("STANDUP"), ~none) if rules.standing_leaves else none,
         mine_new=when(rests, it),
+        its_gone=when(verbs("PUTOFF"), mine),
         its_new=when(verbs("PUTBACK"), there) | when(verbs("PUTON"), mine),
     )
-    on &= ~jnp.where((rows == x)[:, None], when(verbs("PUTOFF"), mine), none)
-    facing = change(
-        FACING,
-        moved,
+    facing = _Change(
+        gone=moved,
         mine_gone=when(find | turn, ~none),
         mine_new=when(turn, it) | when(verbs("SIT"), world.edges[FACING, x]),
     )
-    near = when(walk, _near_goal(world, x, inside, rules) | carried)
+    contents = nodesets.sources(world.edges[INSIDE] & ~moved, it)
+    near = when(walk, _near_goal(world, x, contents & ~moved, goal_room, rules) | carried)
     near |= when(find | grab, it) | beside | when(put, there)
-    close = change(CLOSE, moved | lifted, mine_new=near, its_new=when(put, there))
-    close |= jnp.where(nodesets.unpack(near)[:, None], mine, jnp.uint32(0))
-    close |= jnp.where((rows == y)[:, None], when(put, it), none)
-
+    close = _Change(
+        gone=moved | lifted,
+        mine_new=near,
+        to_mine=near,
+        its_new=when(put, there),
+        of_y=when(put, it),
+    )
     taken_from = none if rules.grab_again else lifted
-    free = nodesets.some(right)  # the right hand is not free: the left one takes it
-    by_right = change(HOLDS_RH, taken_from, mine_gone=let_go, mine_new=when(grab & ~free, it))
-    by_left = change(HOLDS_LH, taken_from, mine_gone=let_go, mine_new=when(grab & free, it))
+    left_takes = nodesets.some(right)
+    by_right = _Change(gone=taken_from, mine_gone=let_go, mine_new=when(grab & ~left_takes, it))
+    by_left = _Change(gone=taken_from, mine_gone=let_go, mine_new=when(grab & left_takes, it))
 
-    changed = {
-        ON: on,
-        INSIDE: inside,
-        CLOSE: close,
-        FACING: facing,
-        HOLDS_RH: by_right,
-        HOLDS_LH: by_left,
-    }
-    edges = jnp.stack([changed.get(r, world.edges[r]) for r in range(world.edges.shape[0])])
+    edges = _rewrite(
+        world.edges,
+        {
+            ON: on,
+            INSIDE: inside,
+            CLOSE: close,
+            FACING: facing,
+            HOLDS_RH: by_right,
+            HOLDS_LH: by_left,
+        },
+        me,
+        x,
+        y,
+        carried,
+    )
     at_x = jnp.arange(world.origin.shape[0]) == x
     noted = grab & (lifted_from >= 0) & at_x
     origin = jnp.where(at_x & (put | drop), -1, jnp.where(noted, lifted_from, world.origin))
@@ -145,9 +139,86 @@ def apply(
     )
 
 
-def _near_goal(world: World, x: Int[Array, ""], inside: UInt32[Array, "N W"], rules: Rules) -> Set:
-    """What a walk to x brings near, x among it. `inside` is INSIDE after the walk."""
-    words = inside.shape[-1]
+class _Change(NamedTuple):
+    """What happens to one relation; None: nothing."""
+
+    gone: Set | None = None  # nodes that lose all edges, in both directions
+    mine_gone: Set | None = None  # targets that the character loses
+    mine_new: Set | None = None  # targets that it gains
+    its_gone: Set | None = None  # likewise of x
+    its_new: Set | None = None
+    of_y: Set | None = None  # targets that y gains
+    carried_new: Set | None = None  # targets that what is carried gains
+    to_mine: Set | None = None  # nodes that gain the character as target
+
+
+def _rewrite(
+    edges: UInt32[Array, "R N W"],
+    changes: Mapping[int, _Change],
+    me: Int[Array, ""],
+    x: Int[Array, ""],
+    y: Int[Array, ""],
+    carried: Set,
+) -> UInt32[Array, "R N W"]:
+    """All relations at once: what is gone first, then what is new."""
+    count, total, words = edges.shape
+    none = jnp.zeros(words, jnp.uint32)
+
+    empty = _Change()
+    sets = jnp.stack(
+        [
+            jnp.stack(
+                [
+                    none if (s := getattr(changes.get(r, empty), f)) is None else s
+                    for r in range(count)
+                ]
+            )
+            for f in _Change._fields
+        ]
+    )
+    # A reduction is computed once; else XLA would compute these sets anew for every word of every row.
+    sets = jax.lax.reduce(
+        jnp.stack([sets, jnp.zeros_like(sets)]), jnp.uint32(0), jax.lax.bitwise_or, (0,)
+    )
+    new = dict(zip(_Change._fields, sets, strict=True))  # [R, W] each
+
+    def rows(mask: Bool[Array, "*R N"]) -> UInt32[Array, "*R N 1"]:
+        return jnp.where(mask, jnp.uint32(0xFFFFFFFF), jnp.uint32(0))[..., None]
+
+    at = jnp.arange(total)
+    masks = {
+        "lose": rows(nodesets.unpack(new["gone"])),
+        "mine": rows(at == me),
+        "its": rows(at == x),
+        "y": rows(at == y),
+        "carried": rows(nodesets.unpack(carried)),
+        "to_mine": rows(nodesets.unpack(new["to_mine"])),
+    }
+    sets = {f: s[:, None] for f, s in new.items()}
+    kept = edges & ~(
+        masks["lose"]
+        | sets["gone"]
+        | (masks["mine"] & sets["mine_gone"])
+        | (masks["its"] & sets["its_gone"])
+    )
+    return (
+        kept
+        | (masks["mine"] & sets["mine_new"])
+        | (masks["its"] & sets["its_new"])
+        | (masks["y"] & sets["of_y"])
+        | (masks["carried"] & sets["carried_new"])
+        | (masks["to_mine"] & nodesets.single(me, words))
+    )
+
+
+def _near_goal(world: World, x: Int[Array, ""], contents: Set, goal_room: Set, rules: Rules) -> Set:
+    """What a walk to x brings near, x among it.
+
+    Args:
+      contents: what is inside x, but for the character and what it carries.
+      goal_room: the room that the character walks into.
+    """
+    words = contents.shape[-1]
     it, mine = nodesets.single(x, words), nodesets.single(world.house.character, words)
     rooms = situation.able(world, "room")
     was_on, was_inside, was_close = (world.edges[r, x] for r in (ON, INSIDE, CLOSE))
@@ -158,11 +229,12 @@ def _near_goal(world: World, x: Int[Array, ""], inside: UInt32[Array, "N W"], ru
         near |= jnp.where(bears, nodesets.sources(world.edges[ON], it), jnp.uint32(0))
         near |= was_on | was_inside | was_close
         plain = nodesets.has(situation.able(world, "plain_room"), x)
-        contents = nodesets.sources(world.edges[INSIDE], it)
-        return near | jnp.where(plain, jnp.uint32(0), contents)
+        within = nodesets.sources(world.edges[INSIDE], it)
+        return near | jnp.where(plain, jnp.uint32(0), within)
     near = jnp.where(nodesets.has(rooms, x), jnp.uint32(0), near)
     lid = nodesets.has(situation.able(world, "lid"), x)
-    return near | was_on | jnp.where(lid, nodesets.sources(inside, it), jnp.uint32(0))
+    contents |= jnp.where(nodesets.overlap(goal_room, it), mine, jnp.uint32(0))
+    return near | was_on | jnp.where(lid, contents, jnp.uint32(0))
 
 
 def _where_it_was(world: World, x: Int[Array, ""]) -> tuple[Int[Array, ""], Int[Array, ""]]:

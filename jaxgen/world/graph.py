@@ -53,6 +53,19 @@ class World:
     house: House
 
 
+Moment: TypeAlias = tuple[Array, Array, Array, Array]  # the arrays of a world that actions change
+
+
+def moment(world: World) -> Moment:
+    """What actions change; loops carry this alone."""
+    return world.edges, world.states, world.origin, world.origin_relation
+
+
+def at(moment: Moment, house: House) -> World:
+    """The world of a moment."""
+    return World(*moment, house)
+
+
 def load(graph: Graph, *, nodes: int = 0, rooms: int = 8, doors: int = 16) -> World:
     """The world of a graph.
 
