@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.custom_derivatives import linear_call
 from jax.sharding import AbstractMesh, Mesh
 from jax.sharding import PartitionSpec as P
 from jax.tree_util import KeyPath
@@ -100,12 +101,26 @@ def _gather(tree: T, chosen: Callable[[str], bool]) -> T:
     def one(name: str, a: Array, spec: P, dtype: np.dtype) -> Array:
         if not chosen(name):
             return a
-        # Split in that dtype first, so that the narrow numbers travel and not the wide ones; and so that
-        # the gradient, summed, is split before it gets wide.
-        a = jax.lax.with_sharding_constraint(a.astype(dtype), spec)
-        return jax.lax.with_sharding_constraint(a, gathered_spec(spec))
+        # Cast first, so that the narrow numbers travel, there and back.
+        return _collect(a.astype(dtype), spec)
 
     return _map(one, tree, mesh)
+
+
+def _collect(a: Array, spec: P) -> Array:
+    """The whole of `a`; its gradient, partial sums on each device, is asked for in parts at once.
+
+    The transpose of a plain constraint would ask for the whole gradient, summed, on every device.
+    """
+
+    def whole(_: None, a: Array) -> Array:
+        a = jax.lax.with_sharding_constraint(a, spec)
+        return jax.lax.with_sharding_constraint(a, gathered_spec(spec))
+
+    def parts(_: None, gradient: Array) -> Array:
+        return jax.lax.with_sharding_constraint(gradient, spec)
+
+    return linear_call(whole, parts, None, a)
 
 
 def _map(function: Callable[[str, Any, P, np.dtype], Any], tree: T, mesh: Mesh | AbstractMesh) -> T:
@@ -125,8 +140,11 @@ def _map(function: Callable[[str, Any, P, np.dtype], Any], tree: T, mesh: Mesh |
     return jax.tree_util.tree_map_with_path(layer, tree, is_leaf=is_layer)
 
 
-def gathered_bytes(model: PyTree, mesh: Mesh) -> tuple[int, int]:
-    """What `gather` brings together on one device: (the largest turn of blocks, all that is no block).
+def gathered_bytes(model: PyTree, mesh: Mesh) -> tuple[int, int, int]:
+    """What `gather` brings together on one device: (the largest turn of blocks, tables, all else).
+
+    Of tables of tokens the bytes are those that they are stored in, and only such as make logits are
+    gathered at all.
 
     Args:
       model: parameters, or their ShapeDtypeStructs.
@@ -137,13 +155,13 @@ def gathered_bytes(model: PyTree, mesh: Mesh) -> tuple[int, int]:
         parts = math.prod(mesh.shape[axis] for axis in gathered_spec(spec) if axis)
         block = BLOCK.search(name)
         turns = a.shape[0] if block and block["turn"] else 1
-        key = "" if block is None else name[: block.end()]
+        key = name[: block.end()] if block else "tables" if SELF.search(name) else "rest"
         found[key] = found.get(key, 0) + a.size * dtype.itemsize // parts // turns
         return a
 
     _map(one, model, mesh)
-    rest = found.pop("", 0)
-    return max(found.values(), default=0), rest
+    tables, rest = found.pop("tables", 0), found.pop("rest", 0)
+    return max(found.values(), default=0), tables, rest
 
 
 def is_layer(node: PyTree) -> bool:
@@ -168,4 +186,4 @@ def rematerialise(
 
 
 def _all_but_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
-    return primitive.name != "sharding_constraint"
+    return primitive.name not in ("linear_call", "sharding_constraint")

@@ -33,5 +33,5 @@ def get_config() -> Config:
     config.train.update(
         steps=60_000, batch_size=512, learning_rate=6e-4, warmup=2000, save_every=2000
     )
-    config.mesh = base.mesh(topology="v5p:4x4x4", expert=16)
+    config.mesh = base.mesh(topology="v5p:4x4x4", fsdp=4, expert=16)
     return config

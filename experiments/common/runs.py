@@ -126,10 +126,10 @@ def compile_task(
     print(f"parameters {state.parameter_count(template.model):,}; batch {options.batch_size}")
     for kind in ("memory", "argument", "temporary"):
         print(f"{kind} per chip: {report[f'{kind}_bytes_per_chip'] / 2**20:,.1f} MiB")
-    block, rest = fsdp.gathered_bytes(template.model, mesh)
+    block, tables, rest = fsdp.gathered_bytes(template.model, mesh)
     print(
         f"gathered parameters per chip: {block / 2**20:,.1f} MiB of one turn of blocks, "
-        f"{rest / 2**20:,.1f} MiB of all else"
+        f"at most {tables / 2**20:,.1f} MiB of tables for logits, {rest / 2**20:,.1f} MiB of all else"
     )
     split = aot.split_bytes(with_sharding, with_sharding.model)
     print(f"state and gradients per chip, by formula: {split / 2**20:,.1f} MiB")

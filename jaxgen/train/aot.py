@@ -62,11 +62,11 @@ def collectives(hlo: str) -> dict[str, dict[str, int]]:
     callers: dict[str, tuple[str, str]] = {}  # computation -> (the one that calls it, that line)
     limits: dict[str, list[int]] = {}  # integer constants of each computation
     pattern = re.compile(r" = (.+?) (" + "|".join(COLLECTIVES) + r")(-start)?\(")
-    current = ""
+    current = signature = ""
     for line in hlo.splitlines():
         head = re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line)
         if head:
-            current = head.group(1)
+            current, signature = head.group(1), line
         for called in re.findall(r"(?:body|calls|to_apply)=%?([\w.\-]+)", line):
             callers[called] = current, line
         limits.setdefault(current, []).extend(
@@ -75,15 +75,17 @@ def collectives(hlo: str) -> dict[str, dict[str, int]]:
         match = pattern.search(line)
         if not match:
             continue
-        size = 0
-        shapes = re.findall(r"([a-z]+[0-9]*)\[([0-9,]*)\]", match.group(1))
+        size, kind, result = 0, match.group(2), match.group(1)
+        if current.startswith("all-reduce-scatter"):  # how TPUs' compiler writes it
+            kind, result = "reduce-scatter", signature.partition("->")[2]
+        shapes = re.findall(r"([a-z]+[0-9]*)\[([0-9,]*)\]", result)
         # A -start op returns (operand, result, ..); only its result moves.
         if match.group(3) and len(shapes) > 1:
-            shapes = shapes[len(shapes) // 2 :] if match.group(2) != "all-reduce" else shapes
+            shapes = shapes[len(shapes) // 2 :] if kind != "all-reduce" else shapes
         for dtype, dims in shapes:
             count = int(np.prod([int(d) for d in dims.split(",") if d], dtype=np.int64))
             size += count * _BYTES.get(dtype, 4)
-        found.setdefault(current, []).append((match.group(2), size))
+        found.setdefault(current, []).append((kind, size))
 
     def turns_of(computation: str) -> int:
         if computation not in callers:

@@ -122,3 +122,19 @@ def test_bytes_of_split_arrays():
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp", "model"))
     half = jax.ShapeDtypeStruct((8, 6), jnp.bfloat16, sharding=place)
     assert aot.split_bytes(half, [half]) == 2 * 2 * (2 * 3)
+
+
+def test_reduce_scatters_of_tpu_programs():
+    """A fusion of an all-reduce and the part that a device keeps."""
+    hlo = """
+%all-reduce-scatter.4 (input.4: f32[512,256]) -> f32[512,64] {
+  %input.4 = f32[512,256]{1,0} parameter(0)
+  %all-reduce.9 = f32[512,256]{1,0} all-reduce(%input.4), replica_groups={{0,1,2,3}}, to_apply=%add
+  ROOT %dynamic-slice.1 = f32[512,64]{1,0} dynamic-slice(%all-reduce.9, %a, %b)
+}
+
+ENTRY %main.1 (p: f32[512,256]) -> f32[512,64] {
+  ROOT %fusion.8 = f32[512,64]{0,1} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.4
+}
+"""
+    assert aot.collectives(hlo) == {"reduce-scatter": {"count": 1, "bytes": 4 * 512 * 64}}
