@@ -105,6 +105,6 @@ def conditions(graph: Graph, items: Iterable[str]) -> tuple[str, ...]:
 def listed(things: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b, and c`, each with its article."""
     named = [f"the {t}" for t in things]
-    if len(named) < 3:  # noqa: PLR2004
+    if len(named) < 3:
         return " and ".join(named)
     return ", ".join(named[:-1]) + f", and {named[-1]}"
