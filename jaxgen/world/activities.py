@@ -5,17 +5,20 @@ every lid that has to be opened; what has changed then is the goal of the activi
 The plan that data tells is not this script: it is searched for.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Bool, Int32
 from numpy import ndarray
 
 from jaxgen.world import actions, nodesets, situation
+from jaxgen.world.catalogue import ROOMS
 from jaxgen.world.graph import Graph, World, classes
 from jaxgen.world.rules import E2WM, REASONS, VERB
+from jaxgen.world.vocabulary import CHARACTER, DOORS
 
 Step = tuple[str, ...]  # verb, classes
 
@@ -233,3 +236,10 @@ def outcome(activity: Activity, graph: Graph, world: World) -> Outcome | None:
         if now is None:
             return None
     return Outcome(now, np.array(script, np.int32).reshape(-1, 3), tuple(dict.fromkeys(taken)))
+
+
+def useful(graph: Graph, world: World, items: Iterable[str]) -> Bool[ndarray, " N"]:
+    """The nodes that a search for an activity looks at: those of its items, doors, rooms, and the character."""
+    names = classes(graph)
+    kept = {*items, *ROOMS, *DOORS, CHARACTER}
+    return np.isin(np.asarray(world.house.kinds), [i for i, n in enumerate(names) if n in kept])

@@ -5,15 +5,13 @@ relations, with a mask for each verb; `lax.switch` would run every branch under 
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, UInt32
 
 from jaxgen.world import nodesets, situation
 from jaxgen.world.graph import World
+from jaxgen.world.rewriting import Change, rewrite
 from jaxgen.world.rules import VERB, Rules
 from jaxgen.world.vocabulary import (
     CLOSE,
@@ -80,21 +78,21 @@ def apply(
     lifted_from, lifted_how = _where_it_was(world, x)
     beside = when(grab, nodesets.single(lifted_from, words))
 
-    inside = _Change(
+    inside = Change(
         gone=moved | lifted,
         mine_new=when(walk, goal_room),
         its_new=when(grab | drop, my_room) | when(verbs("PUTIN", "POUR"), there),
         # What is carried stays behind by one walk, as in the reference.
         carried_new=when(walk, my_room),
     )
-    on = _Change(
+    on = Change(
         gone=lifted,
         mine_gone=when(verbs("STANDUP"), ~none) if rules.standing_leaves else none,
         mine_new=when(rests, it),
         its_gone=when(verbs("PUTOFF"), mine),
         its_new=when(verbs("PUTBACK"), there) | when(verbs("PUTON"), mine),
     )
-    facing = _Change(
+    facing = Change(
         gone=moved,
         mine_gone=when(find | turn, ~none),
         mine_new=when(turn, it) | when(verbs("SIT"), world.edges[FACING, x]),
@@ -102,7 +100,7 @@ def apply(
     contents = nodesets.sources(world.edges[INSIDE] & ~moved, it)
     near = when(walk, _near_goal(world, x, contents & ~moved, goal_room, rules) | carried)
     near |= when(find | grab, it) | beside | when(put, there)
-    close = _Change(
+    close = Change(
         gone=moved | lifted,
         mine_new=near,
         to_mine=near,
@@ -111,10 +109,10 @@ def apply(
     )
     taken_from = none if rules.grab_again else lifted
     left_takes = nodesets.some(right)
-    by_right = _Change(gone=taken_from, mine_gone=let_go, mine_new=when(grab & ~left_takes, it))
-    by_left = _Change(gone=taken_from, mine_gone=let_go, mine_new=when(grab & left_takes, it))
+    by_right = Change(gone=taken_from, mine_gone=let_go, mine_new=when(grab & ~left_takes, it))
+    by_left = Change(gone=taken_from, mine_gone=let_go, mine_new=when(grab & left_takes, it))
 
-    edges = _rewrite(
+    edges = rewrite(
         world.edges,
         {
             ON: on,
@@ -136,78 +134,6 @@ def apply(
     states = _states(world, verb, x, rests, rules)
     return dataclasses.replace(
         world, edges=edges, states=states, origin=origin, origin_relation=how
-    )
-
-
-class _Change(NamedTuple):
-    """What happens to one relation; None: nothing."""
-
-    gone: Set | None = None  # nodes that lose all edges, in both directions
-    mine_gone: Set | None = None  # targets that the character loses
-    mine_new: Set | None = None  # targets that it gains
-    its_gone: Set | None = None  # likewise of x
-    its_new: Set | None = None
-    of_y: Set | None = None  # targets that y gains
-    carried_new: Set | None = None  # targets that what is carried gains
-    to_mine: Set | None = None  # nodes that gain the character as target
-
-
-def _rewrite(
-    edges: UInt32[Array, "R N W"],
-    changes: Mapping[int, _Change],
-    me: Int[Array, ""],
-    x: Int[Array, ""],
-    y: Int[Array, ""],
-    carried: Set,
-) -> UInt32[Array, "R N W"]:
-    """All relations at once: what is gone first, then what is new."""
-    count, total, words = edges.shape
-    none = jnp.zeros(words, jnp.uint32)
-
-    empty = _Change()
-    sets = jnp.stack(
-        [
-            jnp.stack(
-                [
-                    none if (s := getattr(changes.get(r, empty), f)) is None else s
-                    for r in range(count)
-                ]
-            )
-            for f in _Change._fields
-        ]
-    )
-    # A reduction is computed once; else XLA would compute these sets anew for every word of every row.
-    sets = jax.lax.reduce(
-        jnp.stack([sets, jnp.zeros_like(sets)]), jnp.uint32(0), jax.lax.bitwise_or, (0,)
-    )
-    new = dict(zip(_Change._fields, sets, strict=True))  # [R, W] each
-
-    def rows(mask: Bool[Array, "*R N"]) -> UInt32[Array, "*R N 1"]:
-        return jnp.where(mask, jnp.uint32(0xFFFFFFFF), jnp.uint32(0))[..., None]
-
-    at = jnp.arange(total)
-    masks = {
-        "lose": rows(nodesets.unpack(new["gone"])),
-        "mine": rows(at == me),
-        "its": rows(at == x),
-        "y": rows(at == y),
-        "carried": rows(nodesets.unpack(carried)),
-        "to_mine": rows(nodesets.unpack(new["to_mine"])),
-    }
-    sets = {f: s[:, None] for f, s in new.items()}
-    kept = edges & ~(
-        masks["lose"]
-        | sets["gone"]
-        | (masks["mine"] & sets["mine_gone"])
-        | (masks["its"] & sets["its_gone"])
-    )
-    return (
-        kept
-        | (masks["mine"] & sets["mine_new"])
-        | (masks["its"] & sets["its_new"])
-        | (masks["y"] & sets["of_y"])
-        | (masks["carried"] & sets["carried_new"])
-        | (masks["to_mine"] & nodesets.single(me, words))
     )
 
 

@@ -121,11 +121,18 @@ def advance(
         episode.world, action.at[0].set(jnp.where(episode.over, actions.NOTHING, action[0])), rules
     )
     now = met(world, goal)
-    gained = (now & ~episode.ever).sum()
-    lost = (episode.now & ~now).sum()
-    earned = MET * gained + UNDONE * lost + STEP + jnp.where(now.all(), ALL, 0.0)
+    reward = earned(episode.now, episode.ever, now)
     new = Episode(world, now, episode.ever | now, episode.over | now.all())
-    return new, jnp.where(episode.over, 0.0, earned).astype(jnp.float32)
+    return new, jnp.where(episode.over, 0.0, reward)
+
+
+def earned(
+    before: Bool[Array, " G"], ever: Bool[Array, " G"], now: Bool[Array, " G"]
+) -> Float[Array, ""]:
+    """The reward of one step, by the goals that held before it, at any time before it, and that hold now."""
+    gained, lost = (now & ~ever).sum(), (before & ~now).sum()
+    bonus = jnp.where(now.all(), ALL, 0.0)
+    return (MET * gained + UNDONE * lost + STEP + bonus).astype(jnp.float32)
 
 
 # Verb -> the capability that it takes at least; verbs that change nothing are left out of a search.

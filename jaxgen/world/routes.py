@@ -91,7 +91,7 @@ def connected(
     words = start.shape[-1]
     passable = (routes.doors >= 0) & ~nodesets.overlap(nodesets.single(routes.doors, words), closed)
 
-    def wider(_: int, reach: UInt32[Array, " W"]) -> UInt32[Array, " W"]:
+    def wider(_: int | Array, reach: UInt32[Array, " W"]) -> UInt32[Array, " W"]:
         used = passable & nodesets.overlap(routes.sides, reach[None])
         new = jnp.where(used[:, None], routes.sides, jnp.uint32(0))
         return reach | jax.lax.reduce(new, jnp.uint32(0), jax.lax.bitwise_or, (0,))

@@ -5,9 +5,11 @@ VirtualHome (Puig et al., 2018; Liao et al., 2019), from which the former was ta
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,11 +183,11 @@ ARITY = np.array([arity for arity, _ in TABLE.values()], np.int32)
 FACTS = tuple(dict.fromkeys(c.fact for _, checks in TABLE.values() for c in checks))
 
 
-def _columns(value: "callable", fill: int) -> np.ndarray:  # type: ignore[valid-type]
+def _columns(value: Callable[[Check], int], fill: int) -> Int[np.ndarray, "V M"]:
     most = max(len(checks) for _, checks in TABLE.values())
     out = np.full((len(VERBS), most), fill, np.int32)
     for verb, (_, checks) in enumerate(TABLE.values()):
-        out[verb, : len(checks)] = [value(c) for c in checks]  # type: ignore[misc]
+        out[verb, : len(checks)] = [value(c) for c in checks]
     return out
 
 

@@ -11,28 +11,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import mctx
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen.errors import require
-from jaxgen.world import actions, planning
+from jaxgen.world import actions, planning, plans
 from jaxgen.world.graph import House, World, at, moment
 from jaxgen.world.planning import Episode, Goal
+from jaxgen.world.plans import Plan
 from jaxgen.world.rules import E2WM, Rules
 
 DISCOUNT = 0.99
 _UNLIKELY = -1e9  # a logit: inside the tree, -inf would make NaN
-
-
-class Plan(NamedTuple):
-    """What a search found; of B worlds."""
-
-    actions: Int[Array, "B depth 3"]  # after `length`, filled with verb -1
-    length: Int[Array, " B"]
-    reward: Float[Array, " B"]
-    met: Bool[
-        Array, "B G"
-    ]  # which goals hold at the end; not all: no plan for all of them was found
 
 
 class _Walk(NamedTuple):
@@ -105,54 +94,7 @@ def search(
         length += steps
         if number + 1 < rounds and bool(jax.vmap(planning.met)(here, goal).all()):
             break
-    return _finish(world, goal, table, plan, opening, depth=depth, rules=rules)
-
-
-@partial(jax.jit, static_argnames=("depth", "rules"))
-def _finish(
-    world: World, goal: Goal, table: Array, plan: Array, first: Array, *, depth: int, rules: Rules
-) -> Plan:
-    def one(world: World, goal: Goal, table: Array, plan: Array, first: Array) -> tuple:
-        size = plan.shape[0]
-
-        def holds(indices: Array) -> Array:
-            return planning.met(_after(world, table, indices, rules)[0], goal)
-
-        wanted = holds(plan)
-
-        def shorter(i: Array, plan: Array) -> Array:
-            """Without the i-th action from the end, if that loses no goal."""
-            at = size - 1 - i % size
-            place = jnp.arange(size)
-            cut = jnp.where(place >= at, jnp.roll(plan, -1), plan).at[-1].set(-1)
-            after, failed = _after(world, table, cut, rules)
-            opens = (cut[0] < 0) | first[jnp.maximum(cut[0], 0)]
-            good = opens & ~failed & (planning.met(after, goal) | ~wanted).all() & (plan[at] >= 0)
-            return jnp.where(good, cut, plan)
-
-        plan = jax.lax.fori_loop(0, 2 * size, shorter, plan)[:depth]
-        actions_ = jnp.where((plan >= 0)[:, None], table[plan], -1)
-        return actions_, (plan >= 0).sum(), _earned(world, goal, table, plan, rules), holds(plan)
-
-    return Plan(*jax.vmap(one)(world, goal, table, plan, first))
-
-
-def _after(world: World, table: Array, plan: Array, rules: Rules) -> tuple[World, Array]:
-    script = jnp.where((plan >= 0)[:, None], table[plan], -1)
-    ran = actions.run(world, script, rules)
-    return ran.world, ran.reason > 0
-
-
-def _earned(world: World, goal: Goal, table: Array, plan: Array, rules: Rules) -> Array:
-    def act(carry: tuple, index: Array) -> tuple[tuple, Array]:
-        now, met, ever, over = carry
-        here = Episode(at(now, world.house), met, ever, over | (index < 0))
-        new, reward = planning.advance(here, table[index], goal, rules)
-        return (moment(new.world), *new[1:]), reward
-
-    start = planning.start(world, goal)
-    _, rewards = jax.lax.scan(act, (moment(world), *start[1:]), plan)
-    return rewards.sum()
+    return plans.finish(world, goal, table, plan, opening, depth=depth, rules=rules)
 
 
 @partial(jax.jit, static_argnames=("simulations", "depth", "rollout", "rules"))
@@ -225,14 +167,13 @@ def _round(
         keys = jax.random.split(key, action.shape[0])
         return jax.vmap(one)(house, goal, table, keys, action, state)
 
-    root_key, tree_key = jax.random.split(key)
     episodes = jax.vmap(planning.start)(world, goal)
-    keys = jax.random.split(root_key, count_worlds := table.shape[0])
-    left = jnp.full(count_worlds, depth)
-    tails = jax.vmap(walk)(episodes, goal, table, left, keys)
+    count_worlds = table.shape[0]
+    none = jnp.zeros(count_worlds)
+    tails = _Walk(  # none from the root: its first action could be one that may not come first
+        jnp.zeros((count_worlds, rollout), jnp.int32), none.astype(jnp.int32), none, none
+    )
     allowed = jax.vmap(can)(episodes, table) & first
-    # The walk from the root does not know of `first`.
-    tails = tails._replace(length=jnp.zeros_like(tails.length), reward=jnp.zeros_like(tails.reward))
     root = mctx.RootFnOutput(
         prior_logits=jnp.where(allowed, 0.0, _UNLIKELY),
         value=tails.value,
@@ -240,7 +181,7 @@ def _round(
     )
     output = mctx.gumbel_muzero_policy(
         (house, goal, table),
-        tree_key,
+        key,
         root,
         recurrent,
         num_simulations=simulations,
@@ -250,7 +191,7 @@ def _round(
         max_num_considered_actions=count,
     )
     path, length = jax.vmap(partial(_best, depth=depth))(output.search_tree)
-    end = jax.vmap(lambda w, t, p: _after(w, t, p, rules)[0])(world, table, path)
+    end = jax.vmap(lambda *args: plans.replay(*args, rules=rules).world)(world, goal, table, path)
     return path, length, end
 
 
@@ -261,7 +202,7 @@ def _best(tree: mctx.Tree, *, depth: int) -> tuple[Array, Array]:
     _, _, steps, tail = tree.embeddings
     seen = tree.node_visits > 0
 
-    def add(node: Array, sums: Array) -> Array:
+    def add(node: int | Array, sums: Array) -> Array:
         parent = jnp.maximum(parents[node], 0)
         own = tree.children_rewards[parent, taken[node]]
         return sums.at[node].set(jnp.where(seen[node], sums[parent] + own, -jnp.inf))
@@ -277,7 +218,7 @@ def _best(tree: mctx.Tree, *, depth: int) -> tuple[Array, Array]:
     along = tail.actions[node][jnp.clip(place - here[node], 0, tail.actions.shape[-1] - 1)]
     out = jnp.where((place >= here[node]) & (place < length[node]), along, -1)
 
-    def back(_: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    def back(_: int | Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         node, out = carry
         inner = parents[node] >= 0
         spot = jnp.clip(steps[node] - 1, 0, depth - 1)
@@ -286,72 +227,3 @@ def _best(tree: mctx.Tree, *, depth: int) -> tuple[Array, Array]:
 
     _, out = jax.lax.fori_loop(0, depth, back, (node, out))
     return out, jnp.minimum(length[node], depth)
-
-
-def shortest(
-    world: World,
-    goal: Goal,
-    table: Int[Array, "A 3"],
-    *,
-    depth: int = 8,
-    first: Bool[Array, " A"] | None = None,
-    rules: Rules = E2WM,
-    limit: int = 200_000,
-) -> list[int] | None:
-    """The shortest plan that meets all goals, by breadth-first search; for small worlds, and not for `jax.jit`.
-
-    Args:
-      depth: the most actions.
-      first: which actions may come first.
-      limit: the most worlds to look at.
-
-    Returns:
-      Indices into the table; None if no plan of so few actions, or among so many worlds, meets the goals.
-    """
-    if bool(planning.met(world, goal).all()):
-        return []
-    fields = ("edges", "states", "origin", "origin_relation")
-    chunk = 64
-    frontier = [(tuple(np.asarray(x) for x in moment(world)), ())]
-    known = {b"".join(x.tobytes() for x in frontier[0][0])}
-    opening = np.ones(len(table), bool) if first is None else np.asarray(first)
-    for level in range(depth):
-        following = []
-        for begin in range(0, len(frontier), chunk):
-            part = frontier[begin : begin + chunk]
-            filled = part + [part[0]] * (chunk - len(part))
-            stacked = tuple(np.stack([p[0][i] for p in filled]) for i in range(len(fields)))
-            after, done, ok = jax.device_get(
-                _expand(stacked, world.house, goal, table, rules=rules)
-            )
-            for i, (_, path) in enumerate(part):
-                for a in np.flatnonzero(ok[i] & (opening if level == 0 else True)):
-                    if done[i, a]:
-                        return [*path, int(a)]
-                    new = tuple(x[i, a] for x in after)
-                    mark = b"".join(x.tobytes() for x in new)
-                    if mark not in known:
-                        known.add(mark)
-                        following.append((new, (*path, int(a))))
-            if len(known) > limit:
-                return None
-        frontier = following
-        if not frontier:
-            return None
-    return None
-
-
-@partial(jax.jit, static_argnames="rules")
-def _expand(
-    moments: tuple, house: House, goal: Goal, table: Int[Array, "A 3"], *, rules: Rules
-) -> tuple[tuple, Bool[Array, "C A"], Bool[Array, "C A"]]:
-    def one(now: tuple) -> tuple[tuple, Array, Array]:
-        here = at(now, house)
-
-        def act(action: Array) -> tuple[tuple, Array, Array]:
-            after, reason = actions.step(here, action, rules)
-            return moment(after), planning.met(after, goal).all(), (reason == 0) & (action[0] >= 0)
-
-        return jax.vmap(act)(table)
-
-    return jax.vmap(one)(moments)
