@@ -196,9 +196,7 @@ class GPT(nnx.Module):
         empty = self.make_cache(batch, slots + total)
         h, cache, _ = self.hidden(tokens, mask=mask, prefix=prefix, added=added, cache=empty)
 
-        def step(
-            state: State, token: Int[Array, " N"] | Float[Array, "N V"]
-        ) -> tuple[Float[Array, "N V"], State]:
+        def step(state: State, token: decoding.Token) -> tuple[Float[Array, "N V"], State]:
             cache, extra = state
             logits, cache = self(token[:, None], cache=cache, added=extra)
             return logits[:, 0], (cache, extra)
