@@ -139,7 +139,9 @@ def _decipher(config: Config) -> tuple[dict[str, Sides], cipher.Decipherment]:
     )
     pairs = {"valid": puzzle.valid, "test": puzzle.test}
     train: Sides = [(puzzle.plain, None), (puzzle.cipher, None)]
-    both = {name: [(plain, secret), (secret, plain)] for name, (plain, secret) in pairs.items()}
+    both: dict[str, Sides] = {
+        name: [(plain, secret), (secret, plain)] for name, (plain, secret) in pairs.items()
+    }
     return {"train": train, **both}, puzzle
 
 

@@ -230,9 +230,7 @@ class GPT(nnx.Module):
         model = unstack(self)  # once, not at every token
         h, cache, _ = model.hidden(tokens, mask=mask, prefix=prefix, added=added, cache=empty)
 
-        def step(
-            state: State, token: Int[Array, " N"] | Float[Array, "N V"]
-        ) -> tuple[Float[Array, "N V"], State]:
+        def step(state: State, token: decoding.Token) -> tuple[Float[Array, "N V"], State]:
             cache, extra = state
             logits, cache = model(token[:, None], cache=cache, added=extra)
             return logits[:, 0], (cache, extra)

@@ -140,9 +140,7 @@ class StyleTransfer(nnx.Module):
         h = jnp.tanh(self.bridge(jnp.concatenate([told, last], -1)))
         return h, jnp.zeros_like(h), memory, mask
 
-    def _step(
-        self, state: State, token: Int[Array, " N"] | Float[Array, "N V"]
-    ) -> tuple[Float[Array, "N V"], State]:
+    def _step(self, state: State, token: decoding.Token) -> tuple[Float[Array, "N V"], State]:
         state = self._move(state, embed(self.tokens.embedding[...], token))
         return self.out(state[1]).astype(jnp.float32), state
 

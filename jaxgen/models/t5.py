@@ -107,8 +107,7 @@ class T5(nnx.Module):
             have. Under jit their states are NaN.
         """
         key_embed, key_stack, key_out = split_key(key, 3)
-        rate = self.config.encoder.dropout
-        table = self.tokens.embedding[...]
+        rate, table = self.config.encoder.dropout, self.tokens.embedding[...]
         h = dropout(fsdp.looked_up(embed(table, tokens, "tokens", mask)), rate, key_embed)
         h, _, _ = self.encoder(h, mask=mask, key=key_stack)
         return dropout(h, rate, key_out)
@@ -131,8 +130,7 @@ class T5(nnx.Module):
           ValueError: as `encode`.
         """
         key_embed, key_stack, key_out = split_key(key, 3)
-        rate = self.config.decoder.dropout
-        table = self.tokens.embedding[...]
+        rate, table = self.config.decoder.dropout, self.tokens.embedding[...]
         h = dropout(fsdp.looked_up(embed(table, tokens, "tokens", mask)), rate, key_embed)
         h, cache, _ = self.decoder(
             h, mask=mask, memory=memory, memory_mask=memory_mask, cache=cache, key=key_stack
@@ -211,9 +209,7 @@ class T5(nnx.Module):
         cache = self.make_cache(batch, 1 + max_tokens)
         logits, filled = model.decode(first, memory, memory_mask=seen, cache=cache)
 
-        def step(
-            state: State, token: Int[Array, " N"] | Float[Array, "N V"]
-        ) -> tuple[Float[Array, "N V"], State]:
+        def step(state: State, token: decoding.Token) -> tuple[Float[Array, "N V"], State]:
             cache, seen = state
             logits, cache = model.decode(token[:, None], memory_mask=seen, cache=cache)
             return logits[:, 0], (cache, seen)

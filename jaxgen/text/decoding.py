@@ -10,7 +10,7 @@ A model's `start` method makes that function, a filled cache and the first logit
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,9 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from jaxgen.errors import require
 from jaxgen.numerics import Number, check_temperature, over_temperature, wide
 
-Step = Callable[
-    [PyTree, Int[Array, " N"] | Float[Array, "N V"]], tuple[Float[Array, "N V"], PyTree]
-]
+# What a step reads: tokens, or distributions over them.
+Token: TypeAlias = Int[Array, " N"] | Float[Array, "N V"]
+Step = Callable[[PyTree, Token], tuple[Float[Array, "N V"], PyTree]]
 
 
 class Rewind(NamedTuple):
