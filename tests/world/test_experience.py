@@ -2,6 +2,7 @@ import os
 import pathlib
 import re
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -92,7 +93,7 @@ def test_counts_are_what_a_replay_of_the_script_leaves_there():
         source = apartments.sample(rng, nodes=40)
         world = graph.load(source, nodes=64)
         story = experience.count_story(rng, source, world)
-        ran = actions.run(world, actions.pad(story.script, 48))
+        ran = actions.run(world, actions.pad(jnp.asarray(story.script), 48))
         assert (int(ran.reason), int(ran.executed)) == (0, len(story.script))
         end = graph.dump(ran.world, source)
         ids = sorted(n["id"] for n in source["nodes"])
