@@ -48,7 +48,7 @@ def one_device(monkeypatch):
     from jaxgen import mesh
 
     make = mesh.make_mesh
-    one = lambda shape, devices=None: make(shape, devices or jax.devices()[:1])  # noqa: E731
+    one = lambda shape, devices=None, **more: make(shape, devices or jax.devices()[:1], **more)  # noqa: E731
     monkeypatch.setattr(mesh, "make_mesh", one)
 
 

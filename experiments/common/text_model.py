@@ -52,7 +52,7 @@ def build_autoencoder(
             **eisl,
         )
     else:
-        decoder = LatentGPT(
+        decoder = written = LatentGPT(
             gpt_config(config, shape, depth=m.decoder_depth),
             m.latent_dim,
             length=shape.length,
@@ -63,8 +63,8 @@ def build_autoencoder(
             rngs=rngs,
             **eisl,
         )
-    if m.lora_rank:
-        decoder.gpt = _with_lora(config, decoder.gpt, rngs.params())
+        if m.lora_rank:
+            written.gpt = _with_lora(config, written.gpt, rngs.params())
     return TextAutoencoder(
         shape.size,
         shape.length,

@@ -59,7 +59,7 @@ class Stacked(nnx.Module):
 def unstack(model: M) -> M:
     """A copy whose transformers have a list of blocks, as with `scan` = False; it computes the same."""
     model = nnx.clone(model)
-    for _, module in list(nnx.iter_modules(model)):
+    for _, module in list(nnx.iter_modules(model)):  # type: ignore[arg-type]
         for name, child in list(vars(module).items()):
             if isinstance(child, Stacked):
                 setattr(module, name, nnx.List(list(child)))
@@ -72,7 +72,7 @@ def stack(model: M) -> M:
     Blocks that differ in form, since some have adapters and others none, stay a list.
     """
     model = nnx.clone(model)
-    for _, module in list(nnx.iter_modules(model)):
+    for _, module in list(nnx.iter_modules(model)):  # type: ignore[arg-type]
         config, blocks = getattr(module, "config", None), getattr(module, "blocks", None)
         if not (isinstance(config, TransformerConfig) and isinstance(blocks, nnx.List)):
             continue
