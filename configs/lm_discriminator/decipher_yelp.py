@@ -2,7 +2,9 @@
 
     python -m experiments.lm_discriminator --config=configs/lm_discriminator/decipher_yelp.py --workdir=runs/decipher_yelp
 
-`--config.data.share=1.0` enciphers all words, `--config.data.words=1000` takes more of them; `--config.seeds=3`.
+Measured, one seed, system `lm` alone: BLEU 49.3 (copying 32.1, frequency matching 67.5, hill climbing 97.9) in under four
+minutes of one CPU core, readers and autoencoder included; so not yet above frequency matching, and no other system is
+measured yet. `--config.data.share=1.0` enciphers all words, `--config.data.words=1000` takes more of them; `--config.seeds=3`.
 """
 
 from configs import base

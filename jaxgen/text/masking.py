@@ -15,8 +15,7 @@ def shift_right(
 
     Of distributions over tokens: a one-hot `begin`, then all but the last.
     """
-    batch = tokens.shape[0]
-    first = jnp.full((batch, 1), begin, jnp.int32)
+    first = jnp.full(tokens[:, :1].shape[:2], begin, jnp.int32)  # none, where there are no tokens
     if tokens.ndim == 3:
         first = jax.nn.one_hot(first, tokens.shape[-1])
     first = first.astype(tokens.dtype)

@@ -27,3 +27,11 @@ def test_deleted_tokens_close_up_and_are_as_many_as_asked():
         rest = iter(before)
         assert all(token in rest for token in after if token)  # in the order they had
     assert (masking.delete_tokens(rows, jax.random.key(0), rate=0.0, pad=0) == rows).all()
+
+
+def test_shifted_distributions_are_shifted_tokens():
+    x = tokens()
+    hot = masking.shift_right(jax.nn.one_hot(x, V), 1)
+    np.testing.assert_array_equal(hot, jax.nn.one_hot(masking.shift_right(x, 1), V))
+    assert masking.shift_right(jnp.zeros((2, 0, V)), 1).shape == (2, 0, V)
+    assert masking.shift_right(x.astype(jnp.int8), 1).dtype == jnp.int8
