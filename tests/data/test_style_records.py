@@ -44,6 +44,7 @@ def nba():
     return style_records.load("parallel", path=str(NBA))
 
 
+@pytest.mark.slow
 @needs(NBA)
 def test_references_of_the_nba_data_are_recovered(nba):
     """The method page's counts."""
@@ -61,6 +62,7 @@ def test_references_of_the_nba_data_are_recovered(nba):
         assert sum(a == b for a, b in zip(again.y_ref, part.y_ref, strict=True)) == same
 
 
+@pytest.mark.slow
 @needs(NBA)
 def test_the_nba_data_has_the_sizes_of_the_method_page(nba):
     train, test = nba["train"], nba["test"]
@@ -85,6 +87,7 @@ def test_the_nba_data_has_the_sizes_of_the_method_page(nba):
         assert text == " ".join(want)
 
 
+@pytest.mark.slow
 @needs(E2E)
 def test_the_restaurants_are_read_too(monkeypatch):
     monkeypatch.setenv("JAXGEN_DATA", str(DATA))
