@@ -30,24 +30,14 @@ def read(path: pathlib.Path, text_field: str, label_field: str = "") -> labels.R
       ConfigError: a missing or damaged file, a field that it lacks, a row that cannot be read: names
         the file, and the line where there is one.
     """
-    name = path.name.lower()
-    kind = next((k for k in KINDS if name.removesuffix(".gz").endswith(k)), None)
-    if kind is None or not os.path.isfile(path) or name.endswith(".parquet.gz"):
-        raise ConfigError("data", str(path), "an existing file ending in " + ", ".join(KINDS))
     fields = [text_field, label_field] if label_field else [text_field]
-    unit = "line"
-    if kind in (".csv", ".tsv"):
-        rows: Iterable[tuple[int, Sequence[object]]] = _csv(path, kind, fields)
-    elif kind == ".parquet":
-        unit, rows = "row", _parquet(path, fields)
-    else:
-        unit, rows = _json(path, fields)
+    unit, rows = cells(path, fields)
     text, label, where = [], [], []
-    for place, cells in rows:
-        line = sentence(cells[0], f"{path}, {unit} {place}")
+    for place, row in rows:
+        line = sentence(row[0], f"{path}, {unit} {place}")
         if line:
             text.append(line)
-            label.append(cells[-1])
+            label.append(row[-1])
             where.append(place)
         else:
             kept.left_out(1, "blank texts")
@@ -55,9 +45,36 @@ def read(path: pathlib.Path, text_field: str, label_field: str = "") -> labels.R
         raise ConfigError("data", str(path), f"at least one row with a {text_field}")
     if not label_field:
         label = []
-    elif kind in (".csv", ".tsv"):
+    elif _kind(path) in (".csv", ".tsv"):
         label = list(labels.typed([str(cell) for cell in label]))
     return labels.Rows(text, label, f"{path}, {unit}", where)
+
+
+def _kind(path: pathlib.Path) -> str:
+    name = path.name.lower()
+    kind = next((k for k in KINDS if name.removesuffix(".gz").endswith(k)), "")
+    if not kind or not os.path.isfile(path) or name.endswith(".parquet.gz"):
+        raise ConfigError("data", str(path), "an existing file ending in " + ", ".join(KINDS))
+    return kind
+
+
+def cells(
+    path: pathlib.Path, fields: Sequence[str]
+) -> tuple[str, Iterable[tuple[int, Sequence[object]]]]:
+    """What places are called ("line" or "row"), and (place, these fields' cells) of every row.
+
+    Args:
+      path: a file ending in one of `KINDS`, all but Parquet perhaps with `.gz` behind.
+
+    Raises:
+      ConfigError: as `read`.
+    """
+    kind = _kind(path)
+    if kind in (".csv", ".tsv"):
+        return "line", _csv(path, kind, fields)
+    if kind == ".parquet":
+        return "row", _parquet(path, fields)
+    return _json(path, fields)
 
 
 def sentence(value: object, place: str) -> str:

@@ -6,9 +6,11 @@ from jaxgen import _lazy
 
 if TYPE_CHECKING:
     from jaxgen.metrics import (
+        box_score,
         floors,
         frechet,
         probes,
+        records,
         sentence_bleu,
         text,
     )

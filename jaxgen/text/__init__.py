@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         merges,
         noise,
         rewind,
+        templates,
         tense,
         tokenizers,
     )
