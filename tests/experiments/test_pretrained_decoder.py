@@ -60,7 +60,7 @@ def test_adapters_connectors_and_encoder_are_trained_and_nothing_else(folder, tm
     assert sum(bool((b != 0).any()) for b in trained_b(model)) == len(trained_b(model)) > 0
     base = hf.load(folder)
     ours = jax.tree.map(lambda a: a, model.decoder.gpt)
-    for path, parent, name, layer in list(lora.layers(ours, lora.LoRALinear)):
+    for _, parent, name, layer in list(lora.layers(ours, lora.LoRALinear)):
         lora.put(parent, name, layer.base)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(base), strict=True):
         assert np.array_equal(a, b)
