@@ -103,14 +103,16 @@ def step(
 
     An action that fails leaves the world as it was, to the bit. A verb of -1 does nothing, and does not fail.
     """
-    facts = situation.facts(world, rules)
+    facts = nodesets.settle(situation.facts(world, rules))
     reason, done, (verb, x, y) = _check(world, facts, action, rules)
     far = nodesets.has(facts[len(FACTS)], x)
     walks = jnp.stack(
         [nodesets.has(facts[FACTS.index(f)], x) for f in ("upright", "path", "open_way")]
     ).all()
-    verb = jnp.where(done, verb, NOTHING)
-    return effects.apply(world, verb, x, y, far, walks, rules), reason
+    verb, x, y, far, walks, reason = nodesets.settle(
+        jnp.stack([jnp.where(done, verb, NOTHING), x, y, far, walks, reason]).astype(jnp.int32)
+    )
+    return effects.apply(world, verb, x, y, far > 0, walks > 0, rules), reason
 
 
 def _check(
@@ -173,5 +175,5 @@ def _run(world: World, script: Int[Array, "L 3"], rules: Rules) -> Ran:
 
 def valid(world: World, table: Int[Array, "A 3"], rules: Rules = E2WM) -> Bool[Array, " A"]:
     """Which actions of a table may be done now."""
-    facts = situation.facts(world, rules)
+    facts = nodesets.settle(situation.facts(world, rules))
     return jax.vmap(lambda action: _check(world, facts, action, rules)[0] == 0)(table)

@@ -6,7 +6,7 @@ is a few bitwise operations.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, UInt32
+from jaxtyping import Array, Bool, Int, Shaped, UInt32
 
 WORD = 32
 
@@ -89,3 +89,14 @@ def at_least(relation: UInt32[Array, "N W"], most: int) -> UInt32[Array, "most W
         if counts[0].shape[0] % 2 and counts[0].shape[0] > 1:
             counts = [jnp.concatenate([c, jnp.zeros_like(c[:1])]) for c in counts]
     return jnp.stack([c[0] for c in counts])
+
+
+def settle(values: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
+    """`values`, computed once.
+
+    XLA would fuse what makes them into each of their many uses, and compute it anew for every element; a
+    reduction is not fused in that way, and this is one over the values and zeros.
+    """
+    zero = jnp.zeros((), values.dtype)
+    pair = jnp.stack([values, jnp.zeros_like(values)])
+    return jax.lax.reduce(pair, zero, jax.lax.bitwise_or, (0,))

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, UInt32
 
@@ -49,11 +48,7 @@ def rewrite(
             for f in Change._fields
         ]
     )
-    # A reduction is computed once; else XLA would compute these sets anew for every word of every row.
-    sets = jax.lax.reduce(
-        jnp.stack([sets, jnp.zeros_like(sets)]), jnp.uint32(0), jax.lax.bitwise_or, (0,)
-    )
-    new = dict(zip(Change._fields, sets, strict=True))  # [R, W] each
+    new = dict(zip(Change._fields, nodesets.settle(sets), strict=True))  # [R, W] each
 
     def rows(mask: Bool[Array, "*R N"]) -> UInt32[Array, "*R N 1"]:
         return jnp.where(mask, jnp.uint32(0xFFFFFFFF), jnp.uint32(0))[..., None]
