@@ -7,6 +7,7 @@ from jaxgen import _lazy
 if TYPE_CHECKING:
     from jaxgen.losses import (
         bag_of_ngrams,
+        coverage,
         cross_entropy,
         eisl,
         fused_linear,
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
         vae,
     )
     from jaxgen.losses.bag_of_ngrams import bag_of_ngrams_loss
+    from jaxgen.losses.coverage import exact_coverage
     from jaxgen.losses.cross_entropy import mean_cross_entropy, sum_cross_entropy
     from jaxgen.losses.eisl import eisl_from_pairs, eisl_loss, mixed_loss
     from jaxgen.losses.fused_linear import fused_loss, sharded_fused_loss
