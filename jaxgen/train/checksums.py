@@ -80,7 +80,7 @@ class Handler(ocp.AsyncCheckpointHandler):
         return read(pathlib.Path(directory))
 
 
-@ocp.args.register_with_handler(Handler, for_save=True)
+@ocp.args.register_with_handler(Handler, for_save=True, for_restore=True)
 @dataclasses.dataclass
 class Save(ocp.args.CheckpointArgs):
     """What `pieces` returned, for orbax' `Composite`."""
