@@ -56,7 +56,7 @@ def apply(
 
     mine, it, there = (nodesets.single(node, words) for node in (me, x, y))
     right, left = world.edges[HOLDS_RH, me], world.edges[HOLDS_LH, me]
-    carried = right | left
+    carried = nodesets.settle(right | left)
     room_of = situation.rooms_of(world, rules)
     goal_room, my_room = room_of[x], room_of[me]
 
@@ -75,7 +75,7 @@ def apply(
     let_go = when(
         put | drop | verbs("PUTON") | (pour & nodesets.has(situation.able(world, "water"), x)), it
     )
-    lifted_from, lifted_how = _where_it_was(world, x)
+    lifted_from, lifted_how = nodesets.settle(jnp.stack(_where_it_was(world, x)))
     beside = when(grab, nodesets.single(lifted_from, words))
 
     inside = Change(
@@ -128,8 +128,11 @@ def apply(
         carried,
     )
     at_x = jnp.arange(world.origin.shape[0]) == x
-    noted = grab & (lifted_from >= 0) & at_x
-    origin = jnp.where(at_x & (put | drop), -1, jnp.where(noted, lifted_from, world.origin))
+    noted, gone = nodesets.settle(
+        jnp.stack([grab & (lifted_from >= 0), put | drop]).astype(jnp.int32)
+    )
+    noted, gone = at_x & (noted > 0), at_x & (gone > 0)
+    origin = jnp.where(gone, -1, jnp.where(noted, lifted_from, world.origin))
     how = jnp.where(noted, lifted_how, world.origin_relation)
     states = _states(world, verb, x, rests, rules)
     return dataclasses.replace(

@@ -50,30 +50,20 @@ def rewrite(
     )
     new = dict(zip(Change._fields, nodesets.settle(sets), strict=True))  # [R, W] each
 
-    def rows(mask: Bool[Array, "*R N"]) -> UInt32[Array, "*R N 1"]:
-        return jnp.where(mask, jnp.uint32(0xFFFFFFFF), jnp.uint32(0))[..., None]
-
     at = jnp.arange(total)
-    masks = {
-        "lose": rows(nodesets.unpack(new["gone"])),
-        "mine": rows(at == me),
-        "its": rows(at == x),
-        "y": rows(at == y),
-        "carried": rows(nodesets.unpack(carried)),
-        "to_mine": rows(nodesets.unpack(new["to_mine"])),
-    }
+    masks = jnp.stack([at == me, at == x, at == y, nodesets.unpack(carried)])
+    masks = jnp.concatenate([masks, nodesets.unpack(new["gone"]), nodesets.unpack(new["to_mine"])])
+    masks = nodesets.settle(jnp.where(masks, jnp.uint32(0xFFFFFFFF), jnp.uint32(0)))[..., None]
+    mine, its, of_y, of_carried = masks[:4]
+    lose, to_mine = masks[4 : 4 + count], masks[4 + count :]
+    me_alone = nodesets.settle(nodesets.single(me, words))
     sets = {f: s[:, None] for f, s in new.items()}
-    kept = edges & ~(
-        masks["lose"]
-        | sets["gone"]
-        | (masks["mine"] & sets["mine_gone"])
-        | (masks["its"] & sets["its_gone"])
-    )
+    kept = edges & ~(lose | sets["gone"] | (mine & sets["mine_gone"]) | (its & sets["its_gone"]))
     return (
         kept
-        | (masks["mine"] & sets["mine_new"])
-        | (masks["its"] & sets["its_new"])
-        | (masks["y"] & sets["of_y"])
-        | (masks["carried"] & sets["carried_new"])
-        | (masks["to_mine"] & nodesets.single(me, words))
+        | (mine & sets["mine_new"])
+        | (its & sets["its_new"])
+        | (of_y & sets["of_y"])
+        | (of_carried & sets["carried_new"])
+        | (to_mine & me_alone)
     )

@@ -89,14 +89,15 @@ def connected(
 ) -> UInt32[Array, " W"]:
     """The rooms that can be reached from those of `start` through doors that are not in `closed`."""
     words = start.shape[-1]
-    passable = (routes.doors >= 0) & ~nodesets.overlap(nodesets.single(routes.doors, words), closed)
+    open_doors = ~nodesets.overlap(nodesets.single(routes.doors, words), closed)
+    passable = nodesets.settle((routes.doors >= 0) & open_doors)
 
-    def wider(_: int | Array, reach: UInt32[Array, " W"]) -> UInt32[Array, " W"]:
+    reach = start
+    for _ in range(routes.ways.shape[-1]):  # a handful: a loop of its own would cost more
         used = passable & nodesets.overlap(routes.sides, reach[None])
         new = jnp.where(used[:, None], routes.sides, jnp.uint32(0))
-        return reach | jax.lax.reduce(new, jnp.uint32(0), jax.lax.bitwise_or, (0,))
-
-    return jax.lax.fori_loop(0, routes.ways.shape[-1], wider, start)
+        reach |= jax.lax.reduce(new, jnp.uint32(0), jax.lax.bitwise_or, (0,))
+    return reach
 
 
 def next_closed(
