@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from jaxgen.models import (
         attribute_heads,
         bert,
+        data_to_text,
         gguf,
         gpt2,
         gpt_neo,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         vit,
     )
     from jaxgen.models.attribute_heads import AttributeHeads, Operators
+    from jaxgen.models.data_to_text import DataToText
     from jaxgen.models.image_autoencoder import ImageAutoencoder
     from jaxgen.models.latent import LatentModel, Standardised, TwoStage, sample, sample_latents
     from jaxgen.models.text_autoencoder import SequenceEncoder, TextAutoencoder
