@@ -109,8 +109,7 @@ class T5(nnx.Module):
         key_embed, key_stack, key_out = split_key(key, 3)
         rate, table = self.config.encoder.dropout, self.tokens.embedding[...]
         h = dropout(fsdp.looked_up(embed(table, tokens, "tokens", mask)), rate, key_embed)
-        h, _, _ = self.encoder(h, mask=mask, key=key_stack)
-        return dropout(h, rate, key_out)
+        return dropout(self.encoder(h, mask=mask, key=key_stack)[0], rate, key_out)
 
     def states(
         self,
@@ -202,11 +201,10 @@ class T5(nnx.Module):
           mask: which tokens of the source are real.
           start: the token that targets begin with.
         """
-        batch, length = source.shape[:2]
         memory, model = self.encode(source, mask=mask), unstack(self)  # once, not at every token
-        seen = jnp.ones((batch, length), bool) if mask is None else mask
-        first = jnp.full((batch, 1), start, jnp.int32)
-        cache = self.make_cache(batch, 1 + max_tokens)
+        seen = jnp.ones(source.shape[:2], bool) if mask is None else mask
+        first = jnp.full((source.shape[0], 1), start, jnp.int32)
+        cache = self.make_cache(source.shape[0], 1 + max_tokens)
         logits, filled = model.decode(first, memory, memory_mask=seen, cache=cache)
 
         def step(state: State, token: decoding.Token) -> tuple[Float[Array, "N V"], State]:
