@@ -103,6 +103,7 @@ def main() -> None:
     parser.add_argument("--worlds", type=int, default=4096)
     parser.add_argument("--nodes", type=int, default=60)
     parser.add_argument("--apartments", type=int, default=256)
+    parser.add_argument("--chunk", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--peer_worlds", type=int, default=64)
     args = parser.parse_args()
@@ -122,7 +123,7 @@ def main() -> None:
     )
 
     steps = args.worlds * LINES
-    many = jax.jit(jax.vmap(actions.run))
+    many = partial(actions.run_many, chunk=args.chunk)
     done = many(worlds, scripts)
     if int(done.executed.sum()) != steps:
         raise SystemExit("a line failed")

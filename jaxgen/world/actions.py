@@ -159,6 +159,17 @@ def run(world: World, script: Int[Array, "L 3"], rules: Rules = E2WM) -> Ran:
     return _run(world, script, rules)
 
 
+@partial(jax.jit, static_argnames=("rules", "chunk"))
+def run_many(
+    worlds: World, scripts: Int[Array, "B L 3"], rules: Rules = E2WM, *, chunk: int = 64
+) -> Ran:
+    """`run` of B worlds (`jaxgen.world.graph.stack`), `chunk` of them at once.
+
+    On a CPU, so many fit into its cache; on an accelerator, take as many as there are.
+    """
+    return jax.lax.map(lambda both: _run(*both, rules), (worlds, scripts), batch_size=chunk)
+
+
 @partial(jax.jit, static_argnames="rules")
 def _run(world: World, script: Int[Array, "L 3"], rules: Rules) -> Ran:
     def line(carry: tuple[Moment, Array, Array], action: Array) -> tuple[tuple, None]:

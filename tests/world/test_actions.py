@@ -189,6 +189,17 @@ def test_many_worlds_at_once_are_the_same_as_one_by_one(rules):
 
 
 @pytest.mark.slow
+def test_chunks_do_not_matter():
+    world = graph.load(house())
+    lines = [[WALK_TABLE, GRAB_CUP], [WALK_BED, GRAB_CUP], [WALK_FRIDGE, "[OPEN] <fridge> (5)"]]
+    scripts = jnp.stack([actions.parse(script, world) for script in lines])
+    worlds = graph.stack([world] * 3)
+    once, twice = (actions.run_many(worlds, scripts, chunk=c) for c in (3, 2))
+    assert once.executed.tolist() == [2, 1, 2]
+    assert same(once, twice)
+
+
+@pytest.mark.slow
 def test_no_jit_is_the_same():
     world = graph.load(house())
     script = actions.parse([WALK_TABLE, GRAB_CUP], world)
