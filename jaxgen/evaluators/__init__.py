@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         language_model,
         pretrained_lm,
         protein_regressor,
+        record_extractor,
         vader,
     )
     from jaxgen.evaluators.attributes import AttributeClassifier
@@ -22,5 +23,6 @@ if TYPE_CHECKING:
     from jaxgen.evaluators.language_model import LanguageModel
     from jaxgen.evaluators.pretrained_lm import PretrainedLM
     from jaxgen.evaluators.protein_regressor import ProteinRegressor
+    from jaxgen.evaluators.record_extractor import RecordExtractor
 
 __getattr__, __dir__, __all__ = _lazy.attach(__name__)
