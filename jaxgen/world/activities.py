@@ -186,7 +186,8 @@ def outcome(activity: Activity, graph: Graph, world: World) -> Outcome | None:
     chosen: dict[str, int] = {}
 
     def do(world: World, verb: str, *nodes: int) -> World | None:
-        action = (VERB[verb], *nodes, *[-1] * (2 - len(nodes)))
+        first, second = (*nodes, -1, -1)[:2]
+        action = (VERB[verb], first, second)
         world, reason = _step(world, jnp.array(action, jnp.int32), rules=E2WM)
         if REASONS[int(reason)] != "done":
             return None
@@ -217,7 +218,7 @@ def outcome(activity: Activity, graph: Graph, world: World) -> Outcome | None:
             world = (nearer and do(nearer, "OPEN", int(door))) or nearer or world
         return do(world, "WALK", node)
 
-    now: World | None = world
+    now = world
     for verb, *kinds in activity.program:
         nodes = []
         for kind in kinds:
@@ -230,11 +231,15 @@ def outcome(activity: Activity, graph: Graph, world: World) -> Outcome | None:
         ):
             continue
         if nodes and not nodesets.has(situation.held(now), jnp.asarray(nodes[-1])):
-            now = reach(now, nodes[-1])
-        if verb != "WALK" and now is not None:
-            now = do(now, verb, *nodes)
-        if now is None:
-            return None
+            there = reach(now, nodes[-1])
+            if there is None:
+                return None
+            now = there
+        if verb != "WALK":
+            after = do(now, verb, *nodes)
+            if after is None:
+                return None
+            now = after
     return Outcome(now, np.array(script, np.int32).reshape(-1, 3), tuple(dict.fromkeys(taken)))
 
 

@@ -57,13 +57,13 @@ def rewrite(
     mine, its, of_y, of_carried = masks[:4]
     lose, to_mine = masks[4 : 4 + count], masks[4 + count :]
     me_alone = nodesets.settle(nodesets.single(me, words))
-    sets = {f: s[:, None] for f, s in new.items()}
-    kept = edges & ~(lose | sets["gone"] | (mine & sets["mine_gone"]) | (its & sets["its_gone"]))
+    of = {f: s[:, None] for f, s in new.items()}
+    kept = edges & ~(lose | of["gone"] | (mine & of["mine_gone"]) | (its & of["its_gone"]))
     return (
         kept
-        | (mine & sets["mine_new"])
-        | (its & sets["its_new"])
-        | (of_y & sets["of_y"])
-        | (of_carried & sets["carried_new"])
+        | (mine & of["mine_new"])
+        | (its & of["its_new"])
+        | (of_y & of["of_y"])
+        | (of_carried & of["carried_new"])
         | (to_mine & me_alone)
     )
