@@ -36,11 +36,13 @@ def shortest(
         return []
     fields = ("edges", "states", "origin", "origin_relation")
     chunk = 64
-    frontier = [(tuple(np.asarray(x) for x in moment(world)), ())]
+    frontier: list[tuple[tuple, tuple[int, ...]]] = [
+        (tuple(np.asarray(x) for x in moment(world)), ())
+    ]
     known = {b"".join(x.tobytes() for x in frontier[0][0])}
     opening = np.ones(len(table), bool) if first is None else np.asarray(first)
     for level in range(depth):
-        following = []
+        following: list[tuple[tuple, tuple[int, ...]]] = []
         for begin in range(0, len(frontier), chunk):
             part = frontier[begin : begin + chunk]
             filled = part + [part[0]] * (chunk - len(part))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, UInt32
+from jaxtyping import Array, Int, UInt32
 
 from jaxgen.world import nodesets
 
@@ -57,13 +57,15 @@ def rewrite(
     mine, its, of_y, of_carried = masks[:4]
     lose, to_mine = masks[4 : 4 + count], masks[4 + count :]
     me_alone = nodesets.settle(nodesets.single(me, words))
-    sets = {f: s[:, None] for f, s in new.items()}
-    kept = edges & ~(lose | sets["gone"] | (mine & sets["mine_gone"]) | (its & sets["its_gone"]))
+    change = {f: s[:, None] for f, s in new.items()}
+    kept = edges & ~(
+        lose | change["gone"] | (mine & change["mine_gone"]) | (its & change["its_gone"])
+    )
     return (
         kept
-        | (mine & sets["mine_new"])
-        | (its & sets["its_new"])
-        | (of_y & sets["of_y"])
-        | (of_carried & sets["carried_new"])
+        | (mine & change["mine_new"])
+        | (its & change["its_new"])
+        | (of_y & change["of_y"])
+        | (of_carried & change["carried_new"])
         | (to_mine & me_alone)
     )
