@@ -186,8 +186,8 @@ def outcome(activity: Activity, graph: Graph, world: World) -> Outcome | None:
     chosen: dict[str, int] = {}
 
     def do(world: World, verb: str, *nodes: int) -> World | None:
-        first, second = (*nodes, -1, -1)[:2]
-        action = (VERB[verb], first, second)
+        x, y = (*nodes, -1, -1)[:2]
+        action = (VERB[verb], x, y)
         world, reason = _step(world, jnp.array(action, jnp.int32), rules=E2WM)
         if REASONS[int(reason)] != "done":
             return None
@@ -226,20 +226,16 @@ def outcome(activity: Activity, graph: Graph, world: World) -> Outcome | None:
                 found = np.flatnonzero(np.asarray(world.house.kinds) == names.index(kind))
                 chosen[kind] = int(found[0])
             nodes.append(chosen[kind])
-        if verb == "OPEN" and nodesets.has(
-            situation.in_state(world, "OPEN"), jnp.asarray(nodes[0])
-        ):
+        if verb == "OPEN" and nodesets.has(situation.in_state(now, "OPEN"), jnp.asarray(nodes[0])):
             continue
+        after: World | None = now
         if nodes and not nodesets.has(situation.held(now), jnp.asarray(nodes[-1])):
-            there = reach(now, nodes[-1])
-            if there is None:
-                return None
-            now = there
-        if verb != "WALK":
-            after = do(now, verb, *nodes)
-            if after is None:
-                return None
-            now = after
+            after = reach(now, nodes[-1])
+        if verb != "WALK" and after is not None:
+            after = do(after, verb, *nodes)
+        if after is None:
+            return None
+        now = after
     return Outcome(now, np.array(script, np.int32).reshape(-1, 3), tuple(dict.fromkeys(taken)))
 
 

@@ -5,7 +5,6 @@ from functools import partial
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Int
-from numpy import ndarray
 
 from jaxgen.world import actions, planning
 from jaxgen.world.graph import House, World, at, moment
@@ -37,12 +36,13 @@ def shortest(
         return []
     fields = ("edges", "states", "origin", "origin_relation")
     chunk = 64
-    frontier: list[tuple[tuple[ndarray, ...], tuple[int, ...]]]
-    frontier = [(tuple(np.asarray(x) for x in moment(world)), ())]
+    frontier: list[tuple[tuple, tuple[int, ...]]] = [
+        (tuple(np.asarray(x) for x in moment(world)), ())
+    ]
     known = {b"".join(x.tobytes() for x in frontier[0][0])}
     opening = np.ones(len(table), bool) if first is None else np.asarray(first)
     for level in range(depth):
-        following: list[tuple[tuple[ndarray, ...], tuple[int, ...]]] = []
+        following: list[tuple[tuple, tuple[int, ...]]] = []
         for begin in range(0, len(frontier), chunk):
             part = frontier[begin : begin + chunk]
             filled = part + [part[0]] * (chunk - len(part))

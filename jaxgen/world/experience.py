@@ -137,11 +137,11 @@ def count_story(rng: np.random.Generator, graph: Graph, world: World, *, most: i
         if rng.random() < 0.3:
             world, _ = do(world, "GRAB", thing)
     world = idle(world)
-    on = np.flatnonzero(np.asarray(nodesets.unpack(world.edges[ON]))[:, place])
-    there = [sentences.words(names[int(t)]) for t in on if int(t) != int(world.house.character)]
+    there = np.flatnonzero(np.asarray(nodesets.unpack(world.edges[ON]))[:, place])
+    left = [sentences.words(names[int(t)]) for t in there if int(t) != int(world.house.character)]
     done = np.array(script, np.int32).reshape(-1, 3)
     told, subject = _tell(rng, done, names), sentences.words(names[place])
-    return Story(done, place, Example(told, subject, count_answer(there, subject)))
+    return Story(done, place, Example(told, subject, count_answer(left, subject)))
 
 
 def count_answer(things: Sequence[str], place: str) -> str:

@@ -95,7 +95,7 @@ def _walks(rng: np.random.Generator, people: int, events: int) -> list[Event]:
     place: dict[str, str] = {}
     carried: dict[str, list[str]] = {p: [] for p in who}
     lies = {t: "" for t in PATH_THINGS}  # "": nobody has seen it yet
-    out = []
+    out: list[Event] = []
     for _ in range(events):
         person = str(rng.choice(who))
         here = place.get(person, "")

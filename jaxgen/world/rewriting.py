@@ -57,13 +57,15 @@ def rewrite(
     mine, its, of_y, of_carried = masks[:4]
     lose, to_mine = masks[4 : 4 + count], masks[4 + count :]
     me_alone = nodesets.settle(nodesets.single(me, words))
-    of = {f: s[:, None] for f, s in new.items()}
-    kept = edges & ~(lose | of["gone"] | (mine & of["mine_gone"]) | (its & of["its_gone"]))
+    change = {f: s[:, None] for f, s in new.items()}
+    kept = edges & ~(
+        lose | change["gone"] | (mine & change["mine_gone"]) | (its & change["its_gone"])
+    )
     return (
         kept
-        | (mine & of["mine_new"])
-        | (its & of["its_new"])
-        | (of_y & of["of_y"])
-        | (of_carried & of["carried_new"])
+        | (mine & change["mine_new"])
+        | (its & change["its_new"])
+        | (of_y & change["of_y"])
+        | (of_carried & change["carried_new"])
         | (to_mine & me_alone)
     )

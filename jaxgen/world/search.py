@@ -5,6 +5,7 @@ on ties, and not the child that was visited most. A simulation ends in a random 
 done; its discounted reward is the value of the node.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -43,6 +44,7 @@ def search(
     depth: int = 25,
     rollout: int = 12,
     rounds: int = 3,
+    attempts: int = 3,
     first: Bool[Array, "B A"] | None = None,
     rules: Rules = E2WM,
 ) -> Plan:
@@ -58,6 +60,7 @@ def search(
       depth: the most actions of a plan.
       rollout: length of the random walk at the end of a simulation.
       rounds: how often the search may go on.
+      attempts: searches from the beginning; of their plans the one of highest reward is kept.
       first: which actions may come first (`planning.room_walks`, as the reference); all, without it.
 
     Returns:
@@ -67,34 +70,54 @@ def search(
     Raises:
       ValueError: a number is less than 1.
     """
-    numbers = {"simulations": simulations, "depth": depth, "rollout": rollout, "rounds": rounds}
+    numbers = {
+        "simulations": simulations,
+        "depth": depth,
+        "rollout": rollout,
+        "rounds": rounds,
+        "attempts": attempts,
+    }
     for name, number in numbers.items():
         require(name, number >= 1, number, "at least 1")
+    opening = jnp.ones(table.shape[:2], bool) if first is None else first
+    one = partial(_round, simulations=simulations, depth=depth, rollout=rollout, rules=rules)
+    found = []
+    for own in jax.random.split(key, attempts):
+        path = _path(world, goal, table, own, opening, one, rounds, depth)
+        found.append(plans.finish(world, goal, table, path, opening, depth=depth, rules=rules))
+
+    def best(*options: Plan) -> Plan:
+        every = jax.tree.map(lambda *leaves: jnp.stack(leaves), *options)
+        # All goals first; the reward counts the goals and the steps.
+        score = every.reward + jnp.where(every.met.all(-1), 1e3, 0.0)
+        return jax.tree.map(lambda leaf: leaf[jnp.argmax(score)], every)
+
+    return jax.vmap(best)(*found)
+
+
+def _path(
+    world: World,
+    goal: Goal,
+    table: Array,
+    key: Key[Array, ""],
+    first: Array,
+    one: Callable[..., tuple[Array, Array, World]],
+    rounds: int,
+    depth: int,
+) -> Int[Array, "B L"]:
+    """The best paths of one attempt, round after round, as indices into the table."""
     anything = jnp.ones(table.shape[:2], bool)
-    opening = anything if first is None else first
     plan = jnp.full((table.shape[0], depth * (rounds + 1)), -1, jnp.int32)
     length = jnp.zeros(table.shape[0], jnp.int32)
-    here = world
-    for number in range(rounds):
-        key, own = jax.random.split(key)
-        begins = (length == 0)[:, None]
-        path, steps, here = _round(
-            here,
-            goal,
-            table,
-            own,
-            jnp.where(begins, opening, anything),
-            simulations=simulations,
-            depth=depth,
-            rollout=rollout,
-            rules=rules,
-        )
+    for own in jax.random.split(key, rounds):
+        allowed = jnp.where((length == 0)[:, None], first, anything)
+        path, steps, world = one(world, goal, table, own, allowed)
         place = length[:, None] + jnp.arange(depth)
         plan = plan.at[jnp.arange(len(plan))[:, None], place].set(path)
         length += steps
-        if number + 1 < rounds and bool(jax.vmap(planning.met)(here, goal).all()):
+        if bool(jax.vmap(planning.met)(world, goal).all()):
             break
-    return plans.finish(world, goal, table, plan, opening, depth=depth, rules=rules)
+    return plan
 
 
 @partial(jax.jit, static_argnames=("simulations", "depth", "rollout", "rules"))
