@@ -45,7 +45,8 @@ class Names:
         for record in records:
             for fact in record:
                 if fact.type.lower().endswith("name"):
-                    seen[fact.value][fact.type[: -len("name")].rstrip("_")] += 1
+                    kind = fact.type[: -len("name")].rstrip("_") or fact.type
+                    seen[fact.value][kind] += 1
         return cls({name: kinds.most_common(1)[0][0] for name, kinds in seen.items()})
 
     @functools.cached_property

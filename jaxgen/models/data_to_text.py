@@ -156,7 +156,7 @@ class DataToText(nnx.Module):
         )
         x = self.tuple(jnp.concatenate([fsdp.looked_up(p) for p in parts], -1))
         if self.ordered:
-            x = x + _places(x.shape[1], x.shape[2])
+            x = x + _places(x.shape[1], x.shape[2]).astype(x.dtype)
         tuples, _, _ = self.record_encoder(
             dropout(x, self.dropout, keys[0]), mask=real, key=keys[1]
         )

@@ -17,7 +17,7 @@ PLAYERS = ("Ann", "Bo", "Cy", "Dee")
 
 
 def box_scores(count, seed):
-    """Two players a sentence, in one of two forms, with a number that is in no record."""
+    """Two players a sentence, in one of four forms, with a number that is in no record."""
     rng = np.random.default_rng(seed)
     x, y = [], []
     for _ in range(count):
@@ -31,9 +31,11 @@ def box_scores(count, seed):
                 Fact("PTS", q, b),
             )
         )
+        both = [f"{p} points", f"{r} boards"]
+        first, second = both[:: rng.choice([1, -1])]
         forms = (
-            f"{a} had {p} points and {r} boards in {n} games , and {b} scored {q} points .",
-            f"In {n} games {a} had {r} boards and {p} points , while {b} scored {q} points .",
+            f"{a} had {first} and {second} in {n} games , and {b} scored {q} points .",
+            f"In {n} games {a} had {first} and {second} , while {b} scored {q} points .",
         )
         y.append(forms[rng.integers(2)])
     return StyleRecords(x, x, y, y)
@@ -51,9 +53,12 @@ def test_it_reads_records_of_sentences_that_it_has_not_seen(judge):
     got = records.score(judge(test.y_aux), test.x, judge.names)
     assert min(got) > 97
     assert judge.pair_accuracy(test) > 0.97
-    # A quarter of the pairs of a name and a number are of a record, so to say NONE is right for the rest.
-    swapped = [s.replace("points", "boards") for s in test.y_aux]
-    assert records.score(judge(swapped), test.x, judge.names).precision < 70
+    others = test.x[1:] + test.x[:1]
+    assert records.score(judge(test.y_aux), others, judge.names).precision < 10
+    # It reads words, not places: all of Ann's points are boards now, and the boards points.
+    table = {"points": "boards", "boards": "points"}
+    swapped = [" ".join(table.get(w, w) for w in s.split()) for s in test.y_aux]
+    assert records.score(judge(swapped), test.x, judge.names).precision < 40
 
 
 def test_what_it_has_nothing_to_say_of(judge):
@@ -83,14 +88,14 @@ def test_training_on_sentences_without_names_is_refused():
 @pytest.mark.slow
 @pytest.mark.skipif(not NBA.is_dir(), reason=f"no {NBA}; JAXGEN_DATA says where data lies")
 def test_it_tells_real_sentences_from_copies_of_references():
-    """Trained on an eighth of the train split; gold is 72/64 then, and 77/70 with all of it."""
+    """Trained on an eighth of the train split. With all of it, gold is 88.6/76.5 on the whole test split."""
     train, test = (style_records.read_parallel(NBA / part, part) for part in ("train", "test"))
     few = StyleRecords(train.x[:4000], train.x_ref[:4000], train.y_aux[:4000], [])
     judge = RecordExtractor.train(few)
     test = test.take(range(2000))
     gold = records.score(judge(test.y_aux), test.x, judge.names)
     copy = records.score(judge(test.y_ref), test.x, judge.names)
-    assert gold.precision > 68
-    assert gold.recall > 60
+    assert gold.precision > 78
+    assert gold.recall > 66
     assert max(copy) < 4
-    assert judge.pair_accuracy(test) > 0.74
+    assert judge.pair_accuracy(test) > 0.80

@@ -71,6 +71,7 @@ def test_names_that_mean_one_team_or_player():
         assert not NAMES.same(a, b)
     train = [facts("PLAYER_NAME Bo Bo; TEAM_NAME Heat Heat; TEAM-PTS 98 Heat"), facts("name Bo Bo")]
     assert Names.of([train[0], train[0], train[1]]).classes == {"Bo": "PLAYER", "Heat": "TEAM"}
+    assert Names.of(train[1:]).classes == {"Bo": "name"}
 
 
 def test_scores_are_micro_averages_of_numbers():

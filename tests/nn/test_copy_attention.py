@@ -143,6 +143,19 @@ def test_both_forms_have_one_gradient():
         assert np.allclose(a, b, atol=1e-6)
 
 
+def test_it_is_computed_in_the_dtype_of_its_input():
+    with jax.enable_x64(True):
+        generate, copy, gate = scores(dtype=jnp.float64)
+        mask = jnp.asarray(MASKS["some"])
+        got = gated_copy(generate, copy, gate, IDS, mask, size=V)
+        p, a = by_hand(generate, copy, gate, MASKS["some"])
+        assert got.logprobs.dtype == got.copied.dtype == jnp.float64
+        assert np.allclose(np.exp(got.logprobs), p, atol=1e-12)
+        assert np.allclose(got.copied, a, atol=1e-12)
+        single = joint_copy(*scores()[:2], IDS, mask, size=V)
+        assert single.logprobs.dtype == jnp.float32
+
+
 def test_half_precision_in_is_float32_out():
     generate, copy, _ = scores(dtype=jnp.bfloat16)
     mask = jnp.asarray(MASKS["some"])
