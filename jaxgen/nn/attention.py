@@ -271,7 +271,8 @@ class Attention(nnx.Module):
     def _heads(
         self, x: Float[Array, "B T I"], norm: nnx.RMSNorm | None = None
     ) -> Float[Array, "B T _ K"]:
-        x = x.reshape(*x.shape[:2], -1, self.config.head_dim)
+        size = self.config.head_dim
+        x = x.reshape(*x.shape[:2], x.shape[2] // size, size)
         return x if norm is None else norm(x)
 
     def project(self, h: Float[Array, "B T D"]) -> tuple[Array, Array, Array]:

@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from jaxgen.errors import require
@@ -79,7 +80,7 @@ def force_ends(start: Start, last: Int[Array, " B"], *, end: int, early: bool = 
     """
     size = start.logits.shape[-1]
     require("end", 0 <= end < size, end, f"0 to {size - 1}")
-    is_end = jnp.arange(size) == end
+    is_end = np.arange(size) == end  # a constant of any trace
 
     def forced(logits: Float[Array, "N V"], left: Int[Array, " N"]) -> Float[Array, "N V"]:
         lowest = jnp.finfo(logits.dtype).min

@@ -9,7 +9,7 @@ from tests.experiments import builds
 
 # Any text is allowed here, as far as a config alone can tell.
 ANY_TEXT = ("alphabet", "label_field", "text_field", "text", "keywords", "name")
-FILES = ("train", "valid", "test", "files")
+FILES = ("train", "valid", "test", "files", "frozen")
 BY_TYPE = {
     bool: ("maybe", "2", "None", ""),
     int: ("-7", "1.5", "1e3", "99999999999999999999", "True", "nan", "None", "", "9" * 5000),
