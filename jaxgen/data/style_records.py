@@ -62,8 +62,9 @@ class StyleRecords:
 
     def take(self, rows: Sequence[int]) -> "StyleRecords":
         """These items, in this order."""
-        sides = (self.x, self.x_ref, self.y_aux, self.y_ref)
-        return StyleRecords(*([side[i] for i in rows] for side in sides))
+        x, x_ref = ([side[i] for i in rows] for side in (self.x, self.x_ref))
+        y_aux, y_ref = ([side[i] for i in rows] for side in (self.y_aux, self.y_ref))
+        return StyleRecords(x, x_ref, y_aux, y_ref)
 
 
 def load(
@@ -149,7 +150,7 @@ def _items(columns: Mapping[str, Sequence[str]], places: Sequence[str]) -> Style
         for line, place in zip(texts[-1], places, strict=False):
             if not line:
                 raise ConfigError(f"{field} of {place}", line, "a sentence")
-    return StyleRecords(*sides, *texts)
+    return StyleRecords(sides[0], sides[1], texts[0], texts[1])
 
 
 def make_record(
@@ -190,7 +191,8 @@ def parse_record(text: str) -> Record:
         if len(words) != 3 or not all(words):
             raise ConfigError("a tuple of the record", row, wanted)
         facts.append(words)
-    return make_record(*zip(*facts, strict=True)) if facts else make_record([], [], [])
+    types, values, owners = ([fact[i] for fact in facts] for i in range(3))
+    return make_record(types, values, owners)
 
 
 def recover_references(train_x: Sequence[Record], x_ref: Sequence[Record]) -> Int[ndarray, " N"]:
