@@ -62,12 +62,9 @@ class StyleRecords:
 
     def take(self, rows: Sequence[int]) -> "StyleRecords":
         """These items, in this order."""
-        return StyleRecords(
-            [self.x[i] for i in rows],
-            [self.x_ref[i] for i in rows],
-            [self.y_aux[i] for i in rows],
-            [self.y_ref[i] for i in rows],
-        )
+        x, x_ref = ([side[i] for i in rows] for side in (self.x, self.x_ref))
+        y_aux, y_ref = ([side[i] for i in rows] for side in (self.y_aux, self.y_ref))
+        return StyleRecords(x, x_ref, y_aux, y_ref)
 
 
 def load(

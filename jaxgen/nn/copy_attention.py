@@ -102,8 +102,12 @@ def joint_logprob(
     g, c, low = _finite(generate, copy, mask, copied_only)
     log_z = _log_z(g, c)
     known = (targets >= 0) & (targets < g.shape[-1])
-    made = jnp.take_along_axis(g, jnp.where(known, targets, 0)[..., None], -1)[..., 0]
-    made = jnp.where(known, made, low)
+    word = jnp.where(known, targets, 0)
+    if copied_only is not None:
+        known = known & ~copied_only[word]
+    # From the scores as they came, so that those of `_finite` need never be written to memory.
+    made = jnp.take_along_axis(generate, word[..., None], -1)[..., 0].astype(g.dtype)
+    made = jnp.where(known & ~jnp.isneginf(made), made, low)
     match = (ids[:, None, :] == targets[..., None]) & mask[:, None]
     total = jnp.logaddexp(made, jax.nn.logsumexp(jnp.where(match, c, low), -1))
     return jnp.where(total < low / 2, -jnp.inf, total - log_z), _weights(c, log_z, mask)

@@ -156,6 +156,19 @@ def test_it_is_computed_in_the_dtype_of_its_input():
         assert single.logprobs.dtype == jnp.float32
 
 
+def test_words_that_may_only_be_copied():
+    generate, copy, _ = scores()
+    mask, never = jnp.asarray(MASKS["some"]), jnp.arange(G) < 3
+    got = joint_copy(generate, copy, IDS, mask, size=V, copied_only=never)
+    want = joint_copy(jnp.where(never, -jnp.inf, generate), copy, IDS, mask, size=V)
+    assert (got.logprobs == want.logprobs).all()
+    targets = jnp.array([[0, 1, 2, 3]] * B)
+    logp, _ = joint_logprob(generate, copy, IDS, mask, targets, copied_only=never)
+    want = got.logprobs[..., :4][:, jnp.arange(T), jnp.arange(4)]
+    assert np.allclose(logp, want, atol=1e-6)
+    assert jnp.isneginf(logp).any()
+
+
 def test_half_precision_in_is_float32_out():
     generate, copy, _ = scores(dtype=jnp.bfloat16)
     mask = jnp.asarray(MASKS["some"])
