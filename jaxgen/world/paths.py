@@ -60,7 +60,8 @@ class Event(NamedTuple):
 def path_of(events: Sequence[Event], thing: str) -> list[str]:
     """The rooms in which a thing was, from when it was first taken on, after each event."""
     place: dict[str, str] = {}
-    holder, room, out = "", "", []
+    holder = room = ""
+    out: list[str] = []
     for e in events:
         if e.kind == "go":
             place[e.person] = e.object

@@ -75,13 +75,13 @@ def find(
             if end in number:
                 ways[i, number[end], : len(steps)] = steps[: ways.shape[-1]]
     fill = max(doors, len(found)) - len(found)
-    door, left, right = (np.array([f[k] for f in found] + [-1] * fill, np.int32) for k in range(3))
-    sides = np.zeros((len(door), total), bool)
+    nodes, left, right = (np.array([f[k] for f in found] + [-1] * fill, np.int32) for k in range(3))
+    sides = np.zeros((len(nodes), total), bool)
     for i in range(len(found)):
         sides[i, [left[i], right[i]]] = True
     both = np.packbits(sides, axis=-1, bitorder="little").view("<u4").astype(np.uint32)
     of_room = np.array([number.get(i, -1) for i in range(total)], np.int32)
-    return Routes(jnp.asarray(door), jnp.asarray(both), jnp.asarray(of_room), jnp.asarray(ways))
+    return Routes(jnp.asarray(nodes), jnp.asarray(both), jnp.asarray(of_room), jnp.asarray(ways))
 
 
 def connected(
