@@ -60,8 +60,8 @@ class Event(NamedTuple):
 def path_of(events: Sequence[Event], thing: str) -> list[str]:
     """The rooms in which a thing was, from when it was first taken on, after each event."""
     place: dict[str, str] = {}
+    holder = room = ""
     out: list[str] = []
-    holder, room = "", ""
     for e in events:
         if e.kind == "go":
             place[e.person] = e.object

@@ -75,15 +75,13 @@ def find(
             if end in number:
                 ways[i, number[end], : len(steps)] = steps[: ways.shape[-1]]
     fill = max(doors, len(found)) - len(found)
-    rows = np.array(found + [(-1, -1, -1)] * fill, np.int32).reshape(-1, 3)
-    between = np.zeros((len(rows), total), bool)
-    for i, (_, left, right) in enumerate(found):
-        between[i, [left, right]] = True
-    both = np.packbits(between, axis=-1, bitorder="little").view("<u4").astype(np.uint32)
+    nodes, left, right = (np.array([f[k] for f in found] + [-1] * fill, np.int32) for k in range(3))
+    sides = np.zeros((len(nodes), total), bool)
+    for i in range(len(found)):
+        sides[i, [left[i], right[i]]] = True
+    both = np.packbits(sides, axis=-1, bitorder="little").view("<u4").astype(np.uint32)
     of_room = np.array([number.get(i, -1) for i in range(total)], np.int32)
-    return Routes(
-        jnp.asarray(rows[:, 0]), jnp.asarray(both), jnp.asarray(of_room), jnp.asarray(ways)
-    )
+    return Routes(jnp.asarray(nodes), jnp.asarray(both), jnp.asarray(of_room), jnp.asarray(ways))
 
 
 def connected(
