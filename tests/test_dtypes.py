@@ -159,7 +159,7 @@ def discrete_samplers(a):
     return free, ddim(), ddim(eta=0.5, key=KEY(), trajectory=True), encoded
 
 
-@case(scale=3)
+@case(scale=4)  # 3 would do where XLA fuses float16 chains in float32, as its newer emitters do
 def flow_ode(a):
     z, chain = a(3, 2), schedule.linear(20, 0.01, 0.3)
     forward = samplers.flow_ode(denoise, z, schedule.VPSDE(), forward=True, rtol=1e-3)[0]
