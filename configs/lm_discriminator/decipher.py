@@ -42,7 +42,7 @@ def get_config() -> Config:
         classifier=base.section(width=64, word_dropout=0.3, steps=300, learning_rate=2e-3),
         autoencoder=base.section(steps=500, learning_rate=3e-3),
         transfer=base.section(
-            lm_weight=0.5,
+            lm_weight=1.0,
             classifier_weight=0.5,
             critic_weight=0.5,
             cycle_weight=1.0,
@@ -57,7 +57,7 @@ def get_config() -> Config:
             batch_size=32,  # of each style
             learning_rate=1e-3,
             warmup=20,
-            final=0.2,
+            final=1.0,
             ema_decay=0.99,
             save_every=400,
         ),

@@ -2,9 +2,9 @@
 
     python -m experiments.lm_discriminator --config=configs/lm_discriminator/decipher_yelp.py --workdir=runs/decipher_yelp
 
-Measured, one seed, system `lm` alone: BLEU 49.3 (copying 32.1, frequency matching 67.5, hill climbing 97.9) in under four
-minutes of one CPU core, readers and autoencoder included; so not yet above frequency matching, and no other system is
-measured yet. `--config.data.share=1.0` enciphers all words, `--config.data.words=1000` takes more of them; `--config.seeds=3`.
+Measured, one seed: BLEU 66.3 of the language models, 43.3 of the classifier, copying 32.1, frequency matching 67.5, hill
+climbing 97.9; about ten minutes of one CPU core a system, readers and autoencoder included. The other systems were not run.
+`--config.data.share=1.0` enciphers all words, `--config.data.words=1000` takes more of them; `--config.seeds=3`.
 """
 
 from configs import base
@@ -27,4 +27,6 @@ def get_config() -> Config:
         test_rows=1000,
         max_tokens=11,
     )
+    config.train.steps = 2000
+    config.evaluate.every = 200
     return config
