@@ -60,8 +60,9 @@ def gather(tree: T) -> T:
     Those of a layer with a dtype of its own (`nnx.Linear`, `nnx.Conv`, experts) come in that dtype, the one
     that it computes in.
 
-    Left to itself, XLA may instead split activations along a parameter's fsdp dimension; with convolutions
-    beside a `model` axis that gave wrong gradients (`tests/test_fsdp.py` says where).
+    Left to itself, XLA may instead split activations along a parameter's fsdp dimension. With convolutions
+    beside a `model` axis that gives wrong gradients on CPU devices: on fsdp 4, model 2, one of
+    `ImageAutoencoder` is off by its own size (jax 0.10.2 and 0.12.0); gathered, all are right.
     """
     return _gather(tree, lambda name: True)
 

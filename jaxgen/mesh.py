@@ -28,7 +28,7 @@ BATCH = P(BATCH_AXES)
 # Matched against `name:rank`; the first match wins. A spec names the trailing axes of the array;
 # leading axes, such as that of stacked blocks, are not split. An axis that does not divide its dimension is left out, so small arrays
 # are simply replicated. Convolutions stay off `model`: XLA's partitioner returned wrong gradients for
-# kernels split over both channel axes beside a split batch (jax 0.10.2, CPU).
+# kernels split over both channel axes beside a split batch (jax 0.10.2 and 0.12.0, CPU).
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(^|/)experts/(up|gate):[34]$", ("expert", "fsdp", "model")),
     (r"(^|/)experts/down:[34]$", ("expert", "model", "fsdp")),

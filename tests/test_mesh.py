@@ -110,6 +110,7 @@ def test_impossible_slices(slices, allowed):
         mesh_lib.device_grid((8, 1, 1, 1), chips, slices=4)
 
 
+@pytest.mark.slow
 def test_a_split_over_slices_trains_as_one_device():
     from tests.train.test_step import run_curve
 

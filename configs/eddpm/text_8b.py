@@ -2,7 +2,7 @@
 
     python -m experiments.eddpm --config=configs/eddpm/text_8b.py --mode=compile
 
-Expected: see the table in docs/guides/tpu-and-multihost.md. It was never trained.
+It was never trained; docs/guides/tpu-and-multihost.md says what is split, and how.
 """
 
 from configs import base

@@ -6,7 +6,7 @@ puts the result back.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -58,12 +58,12 @@ class Stacked(nnx.Module):
 
 def unstack(model: M) -> M:
     """A copy whose transformers have a list of blocks, as with `scan` = False; it computes the same."""
-    model = nnx.clone(model)
-    for _, module in list(nnx.iter_modules(model)):  # type: ignore[arg-type]
+    copy: Any = nnx.clone(model)
+    for _, module in list(nnx.iter_modules(copy)):
         for name, child in list(vars(module).items()):
             if isinstance(child, Stacked):
                 setattr(module, name, nnx.List(list(child)))
-    return model
+    return copy
 
 
 def stack(model: M) -> M:
@@ -71,14 +71,14 @@ def stack(model: M) -> M:
 
     Blocks that differ in form, since some have adapters and others none, stay a list.
     """
-    model = nnx.clone(model)
-    for _, module in list(nnx.iter_modules(model)):  # type: ignore[arg-type]
+    copy: Any = nnx.clone(model)
+    for _, module in list(nnx.iter_modules(copy)):
         config, blocks = getattr(module, "config", None), getattr(module, "blocks", None)
         if not (isinstance(config, TransformerConfig) and isinstance(blocks, nnx.List)):
             continue
         if config.scan and _alike(blocks, config.period):
             module.blocks = Stacked(list(blocks), config.period)  # type: ignore[attr-defined]
-    return model
+    return copy
 
 
 def _alike(layers: Sequence[PyTree], period: int) -> bool:
