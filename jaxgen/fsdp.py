@@ -13,13 +13,14 @@ import contextlib
 import math
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.custom_derivatives import linear_call
+from jax.extend.core import Primitive
 from jax.sharding import AbstractMesh, Mesh
 from jax.sharding import PartitionSpec as P
 from jax.tree_util import KeyPath
@@ -38,7 +39,7 @@ SELF = re.compile(r"(^|/)(blocks/|tokens/embedding$)")
 BLOCK = re.compile(r"(^|/)blocks/((?P<turn>turn)|\d+)/")
 
 
-def over(mesh: Mesh) -> contextlib.AbstractContextManager[Any]:
+def over(mesh: Mesh) -> contextlib.AbstractContextManager[object]:
     """Within it, what is traced gathers its parameters over `mesh`."""
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
@@ -124,14 +125,16 @@ def _collect(a: Array, spec: P) -> Array:
     return linear_call(whole, parts, None, a)
 
 
-def _map(function: Callable[[str, Any, P, np.dtype], Any], tree: T, mesh: Mesh | AbstractMesh) -> T:
+def _map(
+    function: Callable[[str, PyTree, P, np.dtype], PyTree], tree: T, mesh: Mesh | AbstractMesh
+) -> T:
     """function(name, array, its PartitionSpec, the dtype it is used in) in place of what is split."""
 
-    def layer(path: KeyPath, node: Any) -> Any:
+    def layer(path: KeyPath, node: PyTree) -> PyTree:
         """Of an innermost module, or of an array outside such."""
         own = getattr(node, "dtype", None) if isinstance(node, nnx.Module) else None
 
-        def one(rest: KeyPath, a: Any) -> Any:
+        def one(rest: KeyPath, a: PyTree) -> PyTree:
             name = path_name((*path, *rest))
             spec = partition_spec(name, a.shape, mesh)
             return function(name, a, spec, jnp.dtype(own or a.dtype)) if AXIS in spec else a
@@ -152,7 +155,7 @@ def gathered_bytes(model: PyTree, mesh: Mesh) -> tuple[int, int, int]:
     """
     found: dict[str, int] = {}
 
-    def one(name: str, a: Any, spec: P, dtype: np.dtype) -> Any:
+    def one(name: str, a: PyTree, spec: P, dtype: np.dtype) -> PyTree:
         parts = math.prod(mesh.shape[axis] for axis in gathered_spec(spec) if axis)
         block = BLOCK.search(name)
         turns = a.shape[0] if block and block["turn"] else 1
@@ -186,5 +189,5 @@ def rematerialise(
     return jax.checkpoint(function, prevent_cse=prevent_cse, policy=_all_but_gathered)
 
 
-def _all_but_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
+def _all_but_gathered(primitive: Primitive, *_: object, **__: object) -> bool:
     return primitive.name not in ("linear_call", "sharding_constraint")

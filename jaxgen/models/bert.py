@@ -51,15 +51,16 @@ def config(
     types: int = 2,
     pooler: bool = False,
     mlm: bool = False,
-    **options: Any,
+    **options: object,
 ) -> BertConfig:
     """BERT's shape; `options` are further fields of `TransformerConfig`.
 
     Raises:
       ValueError: if the heads do not divide the width.
     """
-    shape = {"causal": False, "pre_norm": False, "norm_eps": 1e-12, "activation": "gelu"}
-    stack = TransformerConfig(width, depth, heads, mlp_width=mlp_width, **{**shape, **options})
+    shape: dict[str, Any] = {"causal": False, "pre_norm": False, "norm_eps": 1e-12}
+    shape |= {"activation": "gelu", **options}
+    stack = TransformerConfig(width, depth, heads, mlp_width=mlp_width, **shape)
     return BertConfig(vocab_size, max_positions, stack, types, pooler, mlm)
 
 

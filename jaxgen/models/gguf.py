@@ -165,7 +165,7 @@ def _short(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-def _scaling(path: str | pathlib.Path, kind: str) -> dict[str, Any] | None:
+def _scaling(path: str | pathlib.Path, kind: str) -> dict[str, object] | None:
     """The rope_scaling of a file: linear by its fields, llama3 by the tensor of factors."""
     how = metadata(path, f"{kind}.rope.scaling.type", "none")
     if how == "linear":

@@ -67,7 +67,7 @@ def config(
     max_positions: int,
     mlp_width: int = 0,
     tied: bool = True,
-    **options: Any,
+    **options: object,
 ) -> GPTConfig:
     """GPT-2's shape; `options` are further fields of `TransformerConfig`.
 

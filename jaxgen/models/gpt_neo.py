@@ -27,7 +27,7 @@ def config(
     mlp_width: int = 0,
     windows: tuple[int, ...] = (),
     tied: bool = True,
-    **options: Any,
+    **options: object,
 ) -> GPTNeoConfig:
     """GPT-Neo's shape: logits of attention are not scaled, and have no biases before them.
 

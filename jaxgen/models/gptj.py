@@ -29,7 +29,7 @@ def config(
     max_positions: int,
     rotary_dim: int = 64,
     mlp_width: int = 0,
-    **options: Any,
+    **options: object,
 ) -> GPTJConfig:
     """GPT-J's shape: the output layer is not tied and has a bias.
 

@@ -158,7 +158,7 @@ def read_config(folder: str | pathlib.Path, **options: object) -> Any:
     return _with(family.read(raw, set(family.canonical(names).values())), options)
 
 
-def _with(config: Any, options: Mapping[str, Any]) -> Any:
+def _with(config: Config, options: Mapping[str, object]) -> Config:
     """A config whose stacks have other options."""
     changed = {
         name: dataclasses.replace(getattr(config, name), **options)
@@ -264,7 +264,7 @@ def save(
     folder: str | pathlib.Path,
     *,
     shard_bytes: int = 5 * 10**9,
-    config: Mapping[str, Any] | None = None,
+    config: Mapping[str, object] | None = None,
 ) -> None:
     """Writes config.json and safetensors, so that `load` and transformers read them.
 

@@ -51,7 +51,7 @@ def _shape(
     heads: int,
     max_positions: int,
     tied: bool,
-    **options: Any,
+    **options: object,
 ) -> C:
     shape: dict[str, Any] = {
         "rotary": Rotary(),
@@ -75,7 +75,7 @@ def config(
     heads: int,
     max_positions: int,
     tied: bool = False,
-    **options: Any,
+    **options: object,
 ) -> LlamaConfig:
     """Llama's shape.
 
@@ -86,10 +86,8 @@ def config(
     Raises:
       ValueError: names the field that cannot be so.
     """
-    sizes: dict[str, Any] = {"width": width, "depth": depth, "heads": heads}
-    return _shape(
-        LlamaConfig, vocab_size, max_positions=max_positions, tied=tied, **sizes, **options
-    )
+    sizes: dict[str, Any] = {"width": width, "depth": depth, "heads": heads, **options}
+    return _shape(LlamaConfig, vocab_size, max_positions=max_positions, tied=tied, **sizes)
 
 
 # Keys of rope_scaling and rope_parameters, beside the kind and rope_theta.

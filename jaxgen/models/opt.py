@@ -32,7 +32,7 @@ def config(
     mlp_width: int = 0,
     embed_width: int = 0,
     tied: bool = True,
-    **options: Any,
+    **options: object,
 ) -> OPTConfig:
     """OPT's shape.
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Set
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax.numpy as jnp
 from flax import nnx
@@ -50,10 +50,10 @@ def config(
     decoder_depth: int = 0,
     tied: bool = True,
     scale_output: bool = True,
-    **options: Any,
+    **options: object,
 ) -> T5Config:
     """T5's shape; `options` are further fields of `TransformerConfig`, for both stacks."""
-    shape = {
+    shape: dict[str, Any] = {
         "norm": "rms",
         "norm_eps": 1e-6,
         "activation": "relu",
@@ -63,9 +63,8 @@ def config(
         "scale": 1.0,
         "relative_buckets": 32,
     }
-    encoder = TransformerConfig(
-        width, depth, heads, head_dim, mlp_width, causal=False, **{**shape, **options}
-    )
+    shape |= options
+    encoder = TransformerConfig(width, depth, heads, head_dim, mlp_width, causal=False, **shape)
     decoder = dataclasses.replace(encoder, causal=True, cross=True, depth=decoder_depth or depth)
     return T5Config(vocab_size, encoder, decoder, tied, scale_output)
 

@@ -47,7 +47,7 @@ def config(
     depth: int,
     heads: int,
     mlp_width: int = 0,
-    **options: Any,
+    **options: object,
 ) -> ViTConfig:
     """A ViT's shape; `options` are further fields of `TransformerConfig`.
 

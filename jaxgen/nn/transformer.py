@@ -7,7 +7,7 @@ Source: Vaswani et al. (2017); pre-norm: Radford et al. (2019).
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -297,7 +297,7 @@ class Transformer(nnx.Module):
         return jax.lax.scan(body, h, each)
 
 
-def _gathered(block: Block, *args: Any, **options: Any) -> BlockOutput:
+def _gathered(block: Block, *args: PyTree, **options: PyTree) -> BlockOutput:
     """A block's output; its parameters come together here, so that a remat lets them go again."""
     return fsdp.gather(block)(*args, **options)
 

@@ -7,6 +7,7 @@ another mesh or in another number of processes.
 
 import dataclasses
 import json
+import os
 import pathlib
 import zlib
 from collections.abc import Mapping
@@ -71,11 +72,11 @@ class Handler(ocp.AsyncCheckpointHandler):
         path = directory / f"{jax.process_index()}.json"
         path.write_text(json.dumps({"sums": sums, "crc32": zlib.crc32(text.encode())}))
 
-    def save(self, directory: Any, args: "Save") -> None:
+    def save(self, directory: object, args: "Save") -> None:
         """Never called: `Checkpointer` saves asynchronously alone."""
         raise NotImplementedError
 
-    def restore(self, directory: Any, *_: Any, **__: Any) -> Sums:
+    def restore(self, directory: os.PathLike[str], *_: object, **__: object) -> Sums:
         """As `read`."""
         return read(pathlib.Path(directory))
 
