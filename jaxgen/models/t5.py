@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Set
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 from flax import nnx
