@@ -186,7 +186,7 @@ def split_bytes(*trees: PyTree) -> int:
     return total
 
 
-def compile_report(lowered: jax.stages.Lowered) -> dict[str, Json]:
+def compile_report(lowered: jax.stages.Lowered) -> dict[str, Any]:
     """Compiles what `jit(f).lower(...)` returned; memory of one chip, and collectives of one step.
 
     The compiler itself writes the text that collectives are read from: jax cannot print programs whose

@@ -12,7 +12,6 @@ import pathlib
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
 from urllib.parse import quote, unquote
 from xml.etree.ElementTree import Element
 
@@ -39,12 +38,12 @@ def _entities(match: re.Match[str]) -> str:
     return "".join(f"&#{ord(c)};" for c in match[0])
 
 
-def cell(value: Any) -> str:
+def cell(value: object) -> str:
     """`literal`, for where no line begins."""
     return _MARKUP.sub(_entities, visible(str(value))).replace("@", "@" + _NO_LINK)
 
 
-def literal(value: Any) -> str:
+def literal(value: object) -> str:
     """Markdown that reads as str(value) does: for data within a paragraph or a heading."""
     text = visible(str(value))
     start = _LINE_START.match(text)
