@@ -9,6 +9,11 @@ _OLDER_EMITTERS = importlib.metadata.version("jaxlib").startswith("0.10.")
 XLA_FLAGS = "--xla_cpu_use_fusion_emitters=false" if _OLDER_EMITTERS else ""
 
 
-def environment() -> dict[str, str]:
-    """Of a launch as from a shell: on one CPU device, where the tests themselves have eight."""
-    return dict(os.environ) | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": XLA_FLAGS}
+def environment(*, for_tpu: bool = False) -> dict[str, str]:
+    """Of a launch as from a shell: on one CPU device, where the tests themselves have eight.
+
+    Args:
+      for_tpu: it compiles for a TPU, whose compiler knows no flags of CPUs.
+    """
+    flags = "" if for_tpu else XLA_FLAGS
+    return dict(os.environ) | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}

@@ -41,7 +41,7 @@ TINY = [
 def command(*args):
     return [sys.executable, "-m", "experiments.eddpm", *args], {
         "cwd": ROOT,
-        "env": processes.environment(),
+        "env": processes.environment(for_tpu="--mode=compile" in args),
     }
 
 

@@ -20,6 +20,7 @@ from jaxgen import mesh as mesh_lib
 from jaxgen.errors import ConfigError
 from jaxgen.losses import eisl as losses
 from jaxgen.text.masking import eos_mask
+from tests import processes
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = {
@@ -208,7 +209,10 @@ def test_the_sharded_loss_compiles_for_a_tpu_slice():
         f"--config.eisl.fused_bytes={2**24}",
         *(f"--config.model.{k}={v}" for k, v in fields.items()),
     ]
-    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    env = processes.environment(for_tpu=True)
+    done = subprocess.run(
+        argv, check=False, capture_output=True, text=True, timeout=300, cwd=ROOT, env=env
+    )
     assert done.returncode == 0, done.stderr
     assert "topology v5e:4x4: 16 chips; mesh data 2, fsdp 2, model 4" in done.stdout
     memory = float(re.search(r"temporary per chip: ([\d,.]+)", done.stdout)[1].replace(",", ""))

@@ -21,6 +21,7 @@ from jaxgen.errors import ConfigError
 from jaxgen.moe.layer import MoEContext
 from jaxgen.moe.placement.adaptive import AdaptivePlacement
 from jaxgen.train.loop import Preempted
+from tests import processes
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = {
@@ -246,10 +247,12 @@ def test_compiles_with_a_ragged_exchange_for_a_tpu_slice(tmp_path):
         "--config.model.depth=2",
         "--config.mesh.topology=v5e:4x4",
         "--config.mesh.expert=8",
+        "--config.mesh.fsdp=1",
         "--config.train.batch_size=64",
     ]
+    env = processes.environment(for_tpu=True)
     done = subprocess.run(
-        command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=500
+        command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=500, env=env
     )
     assert done.returncode == 0, done.stderr
     assert "ragged-all-to-all: " in done.stdout
