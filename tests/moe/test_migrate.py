@@ -170,6 +170,20 @@ def test_expand_then_shrink_moves_everything_back():
         assert np.array_equal(a, b)
 
 
+@pytest.mark.parametrize("scan", [False, True])
+def test_gates_move_with_their_experts(scan):
+    shape = {"width": 8, "depth": 4, "heads": 2, "max_positions": LENGTH, "mlp_width": 12}
+    spec = gpt2.config(VOCAB, **shape, experts=E, gated=True, scan=scan)
+    model = gpt2.GPT(spec, rngs=nnx.Rngs(0))
+    source = np.stack([np.arange(E)[::-1], np.roll(np.arange(E), 1)])
+    moved = migrate.move(model, source)
+    for rows, block in zip(source, (1, 3), strict=True):
+        old, new = model.stack.blocks[block].moe.experts, moved.stack.blocks[block].moe.experts
+        for name in ("up", "down", "gate"):
+            before = np.asarray(getattr(old, name)[...])
+            assert np.array_equal(getattr(new, name)[...], before[rows])
+
+
 def test_another_number_of_blocks():
     with pytest.raises(ValueError, match="source has 3 rows, allowed: 2"):
         migrate.move(build(SLOTS, jax.random.key(0)), np.zeros((3, SLOTS), np.int32))

@@ -15,7 +15,7 @@ from jaxtyping import Array, Int, PyTree
 from jaxgen.mesh import path_name
 
 # Of a block, or of all blocks stacked: `jaxgen.nn.stacked`.
-_PARAMETER = re.compile(r"(^|/)blocks/(turn/)?(\d+)/moe/experts/(up|down)$")
+_PARAMETER = re.compile(r"(^|/)blocks/(turn/)?(\d+)/moe/experts/(up|down|gate)$")
 
 
 def sources(
