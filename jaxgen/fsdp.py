@@ -6,7 +6,7 @@ which XLA does by a reduce-scatter. Blocks of transformers do so for themselves,
 does so for all else. Under `rematerialise` what came together is not kept for the backward pass: it comes
 together once more.
 
-All of it does nothing outside `over(mesh)`, which `jaxgen.train.step.make_step` enters.
+All of it does nothing outside `over(mesh)`, which `gathering` enters for a train step and for evaluation.
 """
 
 import contextlib
@@ -42,6 +42,16 @@ BLOCK = re.compile(r"(^|/)blocks/((?P<turn>turn)|\d+)/")
 def over(mesh: Mesh) -> contextlib.AbstractContextManager[object]:
     """Within it, what is traced gathers its parameters over `mesh`."""
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def gathering(function: Callable[..., T], mesh: Mesh) -> Callable[..., T]:
+    """function(model, ...) of a model whose parameters are split over a mesh, for tracing."""
+
+    def within(model: PyTree, *args: PyTree) -> T:
+        with over(mesh):
+            return function(gather_rest(model), *args)
+
+    return within
 
 
 def active() -> AbstractMesh | None:

@@ -77,8 +77,7 @@ def batched_apply(
 def _on_mesh(
     function: Callable[[PyTree, PyTree], Array], mesh: Mesh, model: PyTree, rows: PyTree
 ) -> Array:
-    with fsdp.over(mesh):
-        return function(fsdp.gather_rest(model), rows)
+    return fsdp.gathering(function, mesh)(model, rows)
 
 
 def mesh_of(model: PyTree) -> Mesh | None:

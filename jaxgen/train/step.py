@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
@@ -89,17 +88,16 @@ def make_step(
       shardings: of the state, as `create_sharded` returns them.
       frozen: as it was for the state's `create`.
     """
-    gathering = loss if shardings is None else _gathering(loss, shardings.step.mesh)
+    of_model = loss if shardings is None else fsdp.gathering(loss, shardings.step.mesh)
 
     def forward(part: PyTree, model: PyTree, *args: PyTree) -> PyTree:
-        return gathering(whole(part, model), *args)
+        return of_model(whole(part, model), *args)
 
     grad = jax.value_and_grad(forward, has_aux=True)
 
     def gradients(
-        state: TrainState, batch: PyTree, key: Key[Array, ""]
+        trained: PyTree, state: TrainState, batch: PyTree, key: Key[Array, ""]
     ) -> tuple[PyTree, PyTree, PyTree]:
-        trained = trained_part(state.model, frozen)
         if accumulate == 1:
             (value, (metrics, extra)), g = grad(
                 trained, state.model, state.extra, batch, key, state.step
@@ -127,9 +125,9 @@ def make_step(
 
     def step(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(state.key, state.step)
-        metrics, extra, g = gradients(state, batch, key)
-        metrics["grad_norm"] = optax.global_norm(g)
         trained = trained_part(state.model, frozen)
+        metrics, extra, g = gradients(trained, state, batch, key)
+        metrics["grad_norm"] = optax.global_norm(g)
         updates, opt_state = tx.update(g, state.opt_state, trained)
         trained = optax.apply_updates(trained, updates)
         ema = state.ema
@@ -143,13 +141,3 @@ def make_step(
     if shardings is None:
         return jax.jit(step, donate_argnums=0)
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
-
-
-def _gathering(loss: Loss, mesh: Mesh) -> Loss:
-    """The loss of a model whose parameters are split over the axis `fsdp` of a mesh; see `jaxgen.fsdp`."""
-
-    def within(model: PyTree, *args: PyTree) -> PyTree:
-        with fsdp.over(mesh):
-            return loss(fsdp.gather_rest(model), *args)
-
-    return within
