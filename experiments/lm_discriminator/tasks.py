@@ -104,8 +104,7 @@ def task(
         g, (x, style) = model.generator, _both(batch)
         real, other = eos_mask(x, shape.end), 1 - style
         ramp = jnp.minimum(step / t.ramp, 1.0) if t.ramp else 1.0
-        noise = "corrupt" if system.noise == "corrupt" else "hide"
-        aux = {"repeat": repeat_loss(config, shape, g, x, style, noise, key_repeat)}
+        aux = {"repeat": repeat_loss(config, shape, g, x, style, system.noise, key_repeat)}
         value = aux["repeat"]
         tau = temperature_at(
             step,

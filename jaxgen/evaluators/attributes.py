@@ -78,9 +78,27 @@ def occurrences(texts: Sequence[str], words: Sequence[str]) -> Float[np.ndarray,
 class Classifier(Protocol):
     """As scikit-learn's, of texts."""
 
+    def fit(self, X: Sequence[str], y: np.ndarray) -> "Classifier":
+        """Learns labels; returns itself."""
+        ...
+
     def predict(self, X: Sequence[str]) -> np.ndarray:
         """Labels."""
         ...
+
+    def score(self, X: Sequence[str], y: np.ndarray) -> float:
+        """Share of right labels."""
+        ...
+
+
+def word_classifier() -> Classifier:
+    """Logistic regression on word n-grams, not yet fitted."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, token_pattern=r"\S+")
+    return make_pipeline(words, LogisticRegression(C=10.0, max_iter=200))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,10 +123,6 @@ class AttributeClassifier:
         """On the judges' half of the train split; see `disjoint_halves`."""
         if grammar:
             return cls(tuple(names), {}, dict.fromkeys(names, 1.0))
-        from sklearn.feature_extraction.text import TfidfVectorizer
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-
         _, mine = disjoint_halves(len(train))
         texts, truth = [train.text[i] for i in mine], label(train, names, grammar=False)
         test_truth = label(test, names, grammar=False)
@@ -116,9 +130,8 @@ class AttributeClassifier:
         for name in names:
             y = truth[name][mine]
             known = np.flatnonzero(y != UNKNOWN)
-            words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, token_pattern=r"\S+")
-            model = make_pipeline(words, LogisticRegression(C=10.0, max_iter=200))
-            models[name] = model.fit([texts[i] for i in known], y[known])
+            model = word_classifier().fit([texts[i] for i in known], y[known])
+            models[name] = model
             rows = np.flatnonzero(test_truth[name] != UNKNOWN)
             accuracy[name] = float(
                 model.score([test.text[i] for i in rows], test_truth[name][rows])

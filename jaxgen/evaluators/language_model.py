@@ -89,7 +89,7 @@ class LanguageModel:
 
     def perplexity(self, targets: TokenIds) -> float:
         """Of a token of these sequences, the end token included."""
-        return _perplexity(self.model, targets, self.shape)
+        return perplexity(self.model, targets, self.shape)
 
     def reverse_perplexity(
         self, name: str, seed: int, samples: TokenIds, real: Int[np.ndarray, "M T"]
@@ -101,7 +101,7 @@ class LanguageModel:
         """
         o = self.options
         reader = _fit(self.runs, o, self.shape, name, seed, samples, o.reverse_steps)
-        return _perplexity(reader, real, self.shape)
+        return perplexity(reader, real, self.shape)
 
 
 def _fit(
@@ -126,6 +126,7 @@ def _fit(
     return runs.fit(task, seed, arrays, steps=steps, learning_rate=o.learning_rate, judging=True)
 
 
-def _perplexity(model: gpt2.GPT, targets: TokenIds, shape: TokenShape) -> float:
+def perplexity(model: gpt2.GPT, targets: TokenIds, shape: TokenShape) -> float:
+    """Of a token of these sequences, the end token included."""
     nll = lambda t: _lm_nll(model, t, shape.begin, shape.end)  # noqa: E731
     return text_metrics.perplexity(nll, targets)
