@@ -34,7 +34,6 @@ def shortest(
     """
     if bool(planning.met(world, goal).all()):
         return []
-    fields = ("edges", "states", "origin", "origin_relation")
     chunk = 64
     frontier: list[tuple[tuple, tuple[int, ...]]] = [
         (tuple(np.asarray(x) for x in moment(world)), ())
@@ -46,7 +45,7 @@ def shortest(
         for begin in range(0, len(frontier), chunk):
             part = frontier[begin : begin + chunk]
             filled = part + [part[0]] * (chunk - len(part))
-            stacked = tuple(np.stack([p[0][i] for p in filled]) for i in range(len(fields)))
+            stacked = tuple(map(np.stack, zip(*(now for now, _ in filled), strict=True)))
             after, done, ok = jax.device_get(
                 _expand(stacked, world.house, goal, table, rules=rules)
             )

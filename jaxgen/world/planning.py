@@ -117,13 +117,21 @@ def advance(
     episode: Episode, action: Int[Array, "3"], goal: Goal, rules: Rules = E2WM
 ) -> tuple[Episode, Float[Array, ""]]:
     """One action, and what it earns. One that fails changes nothing and costs a step; after the end all is 0."""
-    world, _ = actions.step(
+    new, reward, _ = attempt(episode, action, goal, rules)
+    return new, reward
+
+
+def attempt(
+    episode: Episode, action: Int[Array, "3"], goal: Goal, rules: Rules
+) -> tuple[Episode, Float[Array, ""], Int[Array, ""]]:
+    """`advance`, and why the action failed: see `actions.step`."""
+    world, reason = actions.step(
         episode.world, action.at[0].set(jnp.where(episode.over, actions.NOTHING, action[0])), rules
     )
     now = met(world, goal)
     reward = earned(episode.now, episode.ever, now)
     new = Episode(world, now, episode.ever | now, episode.over | now.all())
-    return new, jnp.where(episode.over, 0.0, reward)
+    return new, jnp.where(episode.over, 0.0, reward), reason
 
 
 def earned(

@@ -42,13 +42,9 @@ def replay(
         now, met, ever, failed = carry
         action = jnp.where(index >= 0, table[index], actions.NOTHING)
         over = met.all() | (index < 0)
-        new, reason = actions.step(
-            at(now, world.house), action.at[0].set(jnp.where(over, -1, action[0])), rules
-        )
-        after = planning.met(new, goal)
-        reward = planning.earned(met, ever, after)
-        state = (moment(new), after, ever | after, failed | (reason > 0))
-        return state, jnp.where(over, 0.0, reward)
+        episode = planning.Episode(at(now, world.house), met, ever, over)
+        new, reward, reason = planning.attempt(episode, action, goal, rules)
+        return (moment(new.world), new.now, new.ever, failed | (reason > 0)), reward
 
     met = planning.met(world, goal)
     start = (moment(world), met, met, jnp.zeros((), bool))

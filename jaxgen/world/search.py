@@ -1,4 +1,4 @@
-"""Plans by Monte-Carlo tree search (mctx: Gumbel MuZero, Danihelka et al., 2022), and by breadth-first search.
+"""Plans by Monte-Carlo tree search (mctx: Gumbel MuZero, Danihelka et al., 2022).
 
 As Xiang et al. (2023) do, the plan kept is the prefix of highest reward over all simulated paths, the shorter one
 on ties, and not the child that was visited most. A simulation ends in a random walk through actions that can be
