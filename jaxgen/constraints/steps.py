@@ -74,9 +74,7 @@ def explicit_model_loss(
       ValueError: fewer than 2 samples a condition, which would weigh 1 whatever they are; as
         `posterior.weights`.
     """
-    require("samples a condition", f.shape[-1] > 1, f.shape[-1], "at least 2")
-    w, _ = _weigh(f, alpha, log_ratio)
-    return -posterior.expect(logprob.astype(w.dtype), w)
+    return _explicit(logprob, f, alpha, log_ratio)[0]
 
 
 def implicit_model_loss(f: Float[Array, "*C K"], alpha: Number) -> Float[Array, "*C"]:
@@ -145,9 +143,8 @@ def explicit_theta_step(
       The loss, to be added to the model's own with a weight, and "ess", "log_partition", "f_q", "f_p".
     """
     x = jax.tree.map(jax.lax.stop_gradient, sample(key))
-    rewards = jax.lax.stop_gradient(f(x))
-    loss = explicit_model_loss(log_prob(x), rewards, alpha).mean()
-    return loss, _weigh(rewards, alpha, None)[1]
+    loss, aux = _explicit(log_prob(x), f(x), alpha, None)
+    return loss.mean(), aux
 
 
 def implicit_theta_step(
@@ -165,6 +162,17 @@ def implicit_theta_step(
     rewards = f(sample(key))
     loss = implicit_model_loss(rewards, alpha).mean()
     return loss, _weigh(rewards, alpha, None)[1]
+
+
+def _explicit(
+    logprob: Float[Array, "*C K"],
+    f: Float[Array, "*C K"],
+    alpha: Number,
+    log_ratio: Float[Array, "*C K"] | None,
+) -> tuple[Float[Array, "*C"], Aux]:
+    require("samples a condition", f.shape[-1] > 1, f.shape[-1], "at least 2")
+    w, aux = _weigh(f, alpha, log_ratio)
+    return -posterior.expect(logprob.astype(w.dtype), w), aux
 
 
 def _weigh(
