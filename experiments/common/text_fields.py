@@ -30,8 +30,6 @@ RULES: dict[str, config_lib.Rule] = {
     "model.decoder": config_lib.one_of("gpt2", "non_autoregressive"),
     "model.eisl": config_lib.number(0.0, 1.0),
 }
-# Kinds of pretrained models that an autoregressive decoder may be.
-DECODERS = ("gpt2", "gpt_neo", "gptj", "opt", "llama", "mistral", "qwen2", "qwen3")
 
 
 def check_sequences(config: Config) -> None:
@@ -47,9 +45,9 @@ def check_sequences(config: Config) -> None:
     if m.decoder_path and m.decoder != "gpt2":
         allowed = "'' for a non-autoregressive decoder"
         raise ConfigError("model.decoder_path", m.decoder_path, allowed)
-    check_pretrained(config, "model.encoder_path", ("bert",), d.max_tokens)
-    check_pretrained(config, "model.decoder_path", DECODERS, d.max_tokens + 1)
-    check_pretrained(config, "judge.lm_path", DECODERS, 2)
+    check_pretrained(config, "model.encoder_path", "bert", d.max_tokens)
+    check_pretrained(config, "model.decoder_path", "gpt2", d.max_tokens + 1)
+    check_pretrained(config, "judge.lm_path", "gpt2", 2)
     check_trained_part(config)
 
 
@@ -127,8 +125,8 @@ def check_tokenizer(config: Config) -> None:
         raise ConfigError("data.tokenizer", name, allowed)
 
 
-def check_pretrained(config: Config, field: str, kinds: tuple[str, ...], length: int) -> None:
-    """A folder of weights, where one is named: of a model of these kinds, for texts that long."""
+def check_pretrained(config: Config, field: str, like: str, length: int) -> None:
+    """Weights, where some are named: of a kind whose module is that of the kind `like`, for texts that long."""
     folder = config_lib.get(config, field)
     if not folder:
         return
@@ -139,6 +137,8 @@ def check_pretrained(config: Config, field: str, kinds: tuple[str, ...], length:
     except Exception as e:  # of many kinds, for files that are not what they should be
         reason = str(e) if isinstance(e, ConfigError) else f"{type(e).__name__}: {e}"
         raise ConfigError(field, folder, f"a folder with weights ({shown(reason)})") from e
+    module = hf.FAMILIES[like].module
+    kinds = [kind for kind, family in hf.FAMILIES.items() if family.module is module]
     kind = hf.family_of(model_config).model_type
     if kind not in kinds:
         raise ConfigError(field, folder, f"a model of kind {' or '.join(kinds)}, not {kind}")
