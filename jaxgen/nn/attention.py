@@ -166,7 +166,8 @@ def attend(
 ) -> Float[Array, "B T H K"]:
     """softmax(scale q k^T + bias) v, with dropout on the weights where a key is given.
 
-    H is a multiple of G: H / G neighbouring query heads read one key-value head. Logits are float32 or wider up to the softmax. Without keys to see, the result is 0.
+    H is a multiple of G: H / G neighbouring query heads read one key-value head. Logits are float32 or
+    wider up to the softmax. Without keys to see, the result is 0.
     """
     if not k.shape[1]:
         return jnp.zeros_like(q)

@@ -158,12 +158,17 @@ def _finite(
 ) -> tuple[Float[Array, "B T G"], Float[Array, "B T M"], float]:
     """Scores in float32 or wider, and the low number that stands for -inf in them: gradients stay finite."""
     dtype = jnp.promote_types(wide(generate), wide(copy))
-    low = float(jnp.finfo(dtype).min) / 4
+    low = _low(dtype)
     g = generate.astype(dtype)
     barred = jnp.isneginf(g)
     if copied_only is not None:
         barred = barred | copied_only
     return jnp.where(barred, low, g), jnp.where(mask[:, None], copy.astype(dtype), low), low
+
+
+def _low(dtype: np.dtype) -> float:
+    """Stands for -inf: sums and differences of a few such stay finite."""
+    return float(jnp.finfo(dtype).min) / 4
 
 
 def _log_z(g: Float[Array, "B T G"], c: Float[Array, "B T M"]) -> Float[Array, "B T"]:
@@ -256,7 +261,7 @@ class CopyHead(nnx.Module):
         if not self.coverage:
             return Scores(jnp.einsum("bmd,btd->btm", jnp.tanh(keys), states), gate, state)
         dtype = wide(states)
-        low = float(jnp.finfo(dtype).min) / 4
+        low = _low(dtype)
 
         def body(
             state: Float[Array, "B M C"], turn: tuple[Array, Array]
