@@ -195,14 +195,13 @@ FIELDS: dict[str, Rule] = {
     **dict.fromkeys(
         ("mse_weight", "pad_weight", "regressor_weight", "length_weight"), NON_NEGATIVE
     ),
-    **dict.fromkeys(("style_weight", "balance_weight", "z_weight"), NON_NEGATIVE),
+    **dict.fromkeys(("balance_weight", "z_weight"), NON_NEGATIVE),
     **dict.fromkeys(("ngram_factor", "ce_factor", "free_bits", "beta", "penalty"), NON_NEGATIVE),
     **dict.fromkeys(("noise", "edit_noise", "decoder_noise", "eta", "strength"), NON_NEGATIVE),
     **dict.fromkeys(("capacity_factor", "receive_capacity_factor", "slack"), NON_NEGATIVE),
     "lora_alpha": POSITIVE,
     "diffusion_weight": POSITIVE,
     "betas": many(POSITIVE, "numbers above 0, each once", once=True),
-    "content_weights": many(NON_NEGATIVE, "numbers, 0 or more, each once", once=True),
     "decoder_std": positive(1e-6, 1e6),
     "sigma_0": (lambda v: _real(v) and (v == 0 or 1e-6 <= v <= 1e6), "0 or more (0, or 1e-06 up)"),
     **dict.fromkeys(("beta_min", "beta_max"), positive(1e-9, 1e4)),

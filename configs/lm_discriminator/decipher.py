@@ -47,6 +47,8 @@ def get_config() -> Config:
             classifier_weight=0.5,
             critic_weight=0.5,
             cycle_weight=1.0,
+            content_weight=1.0,  # of the systems that have a content loss in place of the way back
+            ngrams=(1, 2),  # of EISL as content loss
             ramp=300,  # steps in which these three rise from 0
             gamma=0.1,  # of language models that learn
             start=1.0,  # temperature, falling linearly to `end` in `decay_steps` steps

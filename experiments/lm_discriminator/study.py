@@ -30,7 +30,8 @@ NAMES = {
     "lm": "width depth heads dropout steps learning_rate",
     "classifier": "width word_dropout steps learning_rate",
     "autoencoder": "steps learning_rate",
-    "transfer": "lm_weight classifier_weight critic_weight cycle_weight ramp gamma start end decay_steps",
+    "transfer": "lm_weight classifier_weight critic_weight cycle_weight content_weight ngrams ramp gamma "
+    "start end decay_steps",
     "evaluate": "every",
 }
 RUNTIME = (*fields.RUNTIME, "systems", "evaluate.")
@@ -55,7 +56,7 @@ def validate(config: Config) -> None:
         "model.embedding": (lambda v: v == 0 or c.WIDTH[0](v), "0 (the width), or at least 1"),
         "model.hide": c.FRACTION,
         **dict.fromkeys(
-            (f"transfer.{w}_weight" for w in ("lm", "classifier", "critic", "cycle")),
+            (f"transfer.{w}_weight" for w in ("lm", "classifier", "critic", "cycle", "content")),
             c.NON_NEGATIVE,
         ),
         "transfer.ramp": c.SOME_STEPS,
@@ -71,6 +72,7 @@ def validate(config: Config) -> None:
     if config.task == "decipher" and d.max_words >= d.max_tokens:
         raise ConfigError("data.max_words", d.max_words, f"below data.max_tokens, {d.max_tokens}")
     fields.check_divides(config, "lm.heads", "lm.width")
+    fields.check_ngrams(config, "transfer.ngrams", d.max_tokens)
     fields.check_run(config)
 
 

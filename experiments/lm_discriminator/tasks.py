@@ -1,5 +1,6 @@
 """What is trained: readers of real text, the autoencoder that all systems begin from, and the systems."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,22 +9,25 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from experiments.lm_discriminator.generation import generator, write, write_in_parallel
 from experiments.lm_discriminator.systems import System
 from jaxgen.config import Config
 from jaxgen.data.tokens import TokenShape
 from jaxgen.evaluators.language_model import lm_task
 from jaxgen.losses import soft_lm
 from jaxgen.losses.cross_entropy import mean_cross_entropy
+from jaxgen.losses.eisl import eisl_loss
 from jaxgen.models import gpt2
 from jaxgen.models.style_transfer import StyleTransfer, hidden_words
 from jaxgen.moe.gates import temperature_at
 from jaxgen.nn.textcnn import TextCNN
-from jaxgen.text.gumbel_softmax import soft_eos_mask, unroll
+from jaxgen.text.gumbel_softmax import soft_eos_mask
 from jaxgen.text.masking import delete_tokens, eos_mask
 from jaxgen.train.latent_tasks import Batch
 from jaxgen.train.runs import TrainTask
 
 GREEDY = 0.01  # temperature of back-translations
+LOWEST_LOGPROB = -20.0  # of EISL, as its authors have it
 DROP, REACH = 0.1, 3  # of "corrupt": share of words that go, places that the others move at most
 
 
@@ -47,13 +51,6 @@ def lm_config(config: Config, shape: TokenShape) -> gpt2.GPTConfig:
 def style_lm_task(config: Config, shape: TokenShape, style: int, name: str = "lm") -> TrainTask:
     """A language model of one style's real text."""
     return lm_task(f"{name}_{style}", lm_config(config, shape), shape)
-
-
-def generator(config: Config, shape: TokenShape, key: Key[Array, ""]) -> StyleTransfer:
-    """The encoder-decoder G."""
-    m = config.model
-    sizes = {"width": m.width, "embedding": m.embedding, "dropout": m.dropout}
-    return StyleTransfer(shape.size, 2, **sizes, begin=shape.begin, rngs=nnx.Rngs(key))
 
 
 def classifier_task(config: Config, shape: TokenShape, name: str = "style_classifier") -> TrainTask:
@@ -113,17 +110,22 @@ def task(
             decay_steps=t.decay_steps,
             kind="linear",
         )
-        text, log_q = write(config, shape, g, x, other, key_write, tau, hard=system.hard)
-        said = soft_eos_mask(text, shape.end)
-        if t.cycle_weight:
+        compose = write_in_parallel if system.parallel else write
+        text, log_q, said = compose(config, shape, g, x, other, key_write, tau, hard=system.hard)
+        if system.back and t.cycle_weight:
             seen = text
             if system.back == "sampled":
-                seen, _ = write(config, shape, jax.lax.stop_gradient(g), x, other, key_back, GREEDY)
+                fixed = jax.lax.stop_gradient(g)
+                seen = write(config, shape, fixed, x, other, key_back, GREEDY).text
                 seen = jax.lax.stop_gradient(jax.nn.one_hot(seen.argmax(-1), shape.size))
             use = key_again if config.model.dropout else None
             back = g(seen, soft_eos_mask(seen, shape.end), style, x, key=use)
             aux["cycle"] = mean_cross_entropy(back, x, real).mean()
             value += t.cycle_weight * aux["cycle"]
+        if system.content:
+            each = content_losses(system.content, t.ngrams, log_q, said, x, real)
+            aux["content"] = each.mean()
+            value += t.content_weight * aux["content"]
         if system.lm:
             readers = extra["lms"] if model.lms is None else jax.lax.stop_gradient(list(model.lms))
             each = lm_losses(shape, readers, text, said, log_q if system.entropy else None)
@@ -198,39 +200,21 @@ def corrupt(x: Int[Array, "B T"], key: Key[Array, ""], shape: TokenShape) -> Int
     return jnp.where(jnp.arange(x.shape[1]) == count, shape.end, fewer)
 
 
-def last_places(
-    config: Config, shape: TokenShape, x: Int[Array, "B T"]
-) -> tuple[Int[Array, " B"], bool]:
-    """Where what is written of x ends at the latest, and whether it may end before."""
-    last = eos_mask(x, shape.end).sum(-1, dtype=jnp.int32) - 1
-    free = config.task != "decipher"
-    return jnp.minimum(last + (2 if free else 0), shape.length - 1), free
-
-
-def write(
-    config: Config,
-    shape: TokenShape,
-    g: StyleTransfer,
+def content_losses(
+    kind: str,
+    ngrams: Sequence[int],
+    log_q: Float[Array, "B T V"],
+    said: Bool[Array, "B T"],
     x: Int[Array, "B T"],
-    style: Int[Array, " B"],
-    key: Key[Array, ""],
-    temperature: Any,
-    *,
-    hard: bool = False,
-) -> tuple[Float[Array, "B T V"], Float[Array, "B T V"]]:
-    """Draws of G(x, style), and the generator's log-probabilities."""
-    last, free = last_places(config, shape, x)
-    text, logits = unroll(
-        g.start(x, eos_mask(x, shape.end), style),
-        key,
-        length=shape.length,
-        temperature=temperature,
-        hard=hard,
-        end=shape.end,
-        forced_end=last,
-        early_end=free,
+    real: Bool[Array, "B T"],
+) -> Float[Array, " B"]:
+    """Of what is written against its source: token by token, or by n-grams wherever they stand."""
+    if kind == "ce":
+        return mean_cross_entropy(log_q, x, real)
+    # Where the end is forced, all other tokens have the lowest logit there is: clipped, sums stay finite.
+    return eisl_loss(
+        log_q, x, ngrams=ngrams, logits_mask=said, targets_mask=real, clip=LOWEST_LOGPROB
     )
-    return text, jax.nn.log_softmax(logits)
 
 
 def lm_losses(

@@ -5,12 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from experiments.lm_discriminator import generation
 from experiments.lm_discriminator.corpus import Corpus, Part
-from experiments.lm_discriminator.tasks import last_places
 from jaxgen.config import Config
 from jaxgen.data.tokens import TokenShape
 from jaxgen.evaluators import language_model
@@ -19,7 +18,6 @@ from jaxgen.evaluators.common import batched_apply
 from jaxgen.models import gpt2
 from jaxgen.models.style_transfer import StyleTransfer
 from jaxgen.nn.textcnn import TextCNN
-from jaxgen.text import decoding
 from jaxgen.text.masking import eos_mask
 
 
@@ -31,19 +29,15 @@ class Readers(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def _write(g: StyleTransfer, rows: Any, shape: TokenShape, early: bool) -> Array:
-    """Greedy text in the other style, which ends at `last`, or before where it may end early."""
-    start = g.start(rows["x"], eos_mask(rows["x"], shape.end), 1 - rows["style"])
-    start = decoding.force_ends(start, rows["last"], end=shape.end, early=early)
-    found = decoding.greedy(start, max_tokens=shape.length, eos=shape.end, pad=shape.source_pad)
-    return found.tokens
+def _write(g: StyleTransfer, rows: Any, shape: TokenShape, free: bool) -> Array:
+    return generation.greedy(shape, g, rows["x"], 1 - rows["style"], free=free)
 
 
 def write(config: Config, corpus: Corpus, g: StyleTransfer, part: Part, style: int) -> list[str]:
     """Greedy text of a part's rows in the other style."""
-    last, early = last_places(config, corpus.shape, jnp.asarray(part.ids))
-    rows = {"x": part.ids, "style": np.full(len(part.ids), style, np.int32), "last": last}
-    run = lambda g, some: _write(g, some, corpus.shape, early)  # noqa: E731
+    rows = {"x": part.ids, "style": np.full(len(part.ids), style, np.int32)}
+    free = generation.ends_are_free(config)
+    run = lambda g, some: _write(g, some, corpus.shape, free)  # noqa: E731
     return corpus.decode(batched_apply(run, g, rows, batch=250))
 
 

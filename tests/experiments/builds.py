@@ -24,13 +24,11 @@ from experiments.latentops import study as latentops
 from experiments.lm_discriminator import study as lm_discriminator
 from experiments.lm_discriminator import tasks as lm_tasks
 from experiments.lm_discriminator.systems import SYSTEMS
-from experiments.style_transfer import study as style_transfer
 from jaxgen.data.images import Images
 from jaxgen.data.tokens import TokenShape
 from jaxgen.evaluators import image_classifier, language_model
 from jaxgen.models import gpt2
 from jaxgen.models.latent import sample_latents
-from jaxgen.nn import textcnn
 from jaxgen.train.runs import Runs
 
 STUDIES = {
@@ -48,11 +46,10 @@ STUDIES = {
     "configs/eisl/multi30k.py": eisl,
     "configs/eisl/multi30k_non_autoregressive.py": eisl,
     "configs/eisl/vocab256k.py": eisl,
-    "configs/style_transfer/grammar.py": style_transfer,
-    "configs/style_transfer/yelp.py": style_transfer,
     "configs/lm_discriminator/decipher.py": lm_discriminator,
     "configs/lm_discriminator/decipher_yelp.py": lm_discriminator,
     "configs/lm_discriminator/yelp.py": lm_discriminator,
+    "configs/lm_discriminator/yelp_content.py": lm_discriminator,
     "configs/moe/dts.py": dts_gate,
     "configs/moe/dts_shakespeare.py": dts_gate,
     "configs/moe/dts_yelp.py": dts_gate,
@@ -100,7 +97,6 @@ def build(study, config):
         eddpm: _eddpm,
         latentops: _latentops,
         eisl: _eisl,
-        style_transfer: _style,
         lm_discriminator: _lm_discriminator,
         dts_gate: _dts,
         flexmoe: _flexmoe,
@@ -175,19 +171,6 @@ def _eisl(config):
         batch = {"source": ids(*shape), "target": ids(*shape)}
     for loss in config.losses:
         trace(translation_tasks.task(config, corpus, loss, loss), batch)
-
-
-def _style(config):
-    shape = _shape(config)
-    rows = ids(config.train.batch_size, shape.length)
-    batch = {"target": rows, "style": ids(config.train.batch_size)}
-    _judge_lm(config, shape)
-    trace(style_transfer.classifier_task(config, shape), batch)
-    width = config.classifier.width
-    classifier = textcnn.TextCNN(shape.size, 2, width=width, rngs=nnx.Rngs(0))
-    for loss in config.losses:
-        for weight in config.transfer.content_weights:
-            trace(style_transfer.task(config, shape, classifier, loss, weight), batch)
 
 
 def _lm_discriminator(config):

@@ -139,7 +139,7 @@ def together():
     digits = "--config=configs/eddpm/digits.py"
     proteins = "--config=configs/eddpm/antibody.py"
     invented = "--config=configs/eisl/invented.py"
-    transfer = "--config=configs/style_transfer/grammar.py"
+    transfer = "--config=configs/lm_discriminator/yelp.py"
     dts, flexmoe = "--config=configs/moe/dts.py", "--config=configs/moe/flexmoe.py"
     lines = [
         ("eddpm", grammar, "judge.heads=5"),
@@ -184,9 +184,9 @@ def together():
         ("eisl", invented, "data.source=files", "data.train=('a',)"),
         ("eisl", invented, "model.non_autoregressive=True"),
         ("eisl", invented, "eisl.ngram_factor=0.0"),
-        ("style_transfer", transfer, "transfer.ngrams=(3,25)"),
-        ("style_transfer", transfer, "model.decoder_heads=3"),
-        ("style_transfer", transfer, "operators.attributes=('tense',)"),
+        ("lm_discriminator", transfer, "transfer.ngrams=(3,25)"),
+        ("lm_discriminator", transfer, "lm.heads=5"),
+        ("lm_discriminator", transfer, "data.train=('a',)"),
         ("dts_gate", dts, "dts.budgets=abc"),
         ("dts_gate", dts, "dts.budgets=((0,8,1),)"),
         ("dts_gate", dts, "dts.budgets=((0,8),(0,4))"),

@@ -22,8 +22,8 @@ from tests.experiments import (
     test_eddpm_sequences,
     test_eisl_study,
     test_latentops,
+    test_lm_discriminator,
     test_moe_studies,
-    test_style_transfer,
 )
 from tests.test_launch import TINY as DIGITS
 
@@ -36,7 +36,10 @@ LAUNCHES = {
     "eddpm_ablation": ("eddpm/digits", DIGITS),
     "latentops": ("latentops/grammar", test_latentops.TINY),
     "eisl": ("eisl/invented", test_eisl_study.TINY),
-    "style_transfer": ("style_transfer/grammar", test_style_transfer.TINY),
+    "lm_discriminator": (
+        "lm_discriminator/decipher",
+        test_lm_discriminator.TINY | {"systems": ("lm", "classifier")},
+    ),
     "dts_gate": (
         "moe/dts",
         test_moe_studies.TINY | test_moe_studies.DTS | {"methods": ("dts", "switch")},

@@ -9,8 +9,8 @@ import optax
 import pytest
 from flax import nnx
 
-from configs.lm_discriminator import decipher, decipher_yelp, yelp
-from experiments.lm_discriminator import report, study, tasks
+from configs.lm_discriminator import decipher, decipher_yelp, yelp, yelp_content
+from experiments.lm_discriminator import generation, report, study, tasks
 from experiments.lm_discriminator.systems import SYSTEMS
 from jaxgen.data.tokens import TokenShape
 from jaxgen.errors import ConfigError
@@ -52,7 +52,7 @@ def tiny(**changes):
 
 
 def players(config, name):
-    start = tasks.generator(config, V, jax.random.key(1))
+    start = generation.generator(config, V, jax.random.key(1))
     spec = tasks.lm_config(config, V)
     lms = tuple(gpt2.GPT(spec, rngs=nnx.Rngs(i)) for i in range(2))
     classifier = TextCNN(V.size, 2, width=8, rngs=nnx.Rngs(3))
@@ -73,7 +73,7 @@ def loss_of(config, name, step):
 
 
 def test_shipped_configs_are_valid():
-    for module in (decipher, decipher_yelp, yelp):
+    for module in (decipher, decipher_yelp, yelp, yelp_content):
         study.validate(module.get_config())
 
 
@@ -82,16 +82,34 @@ def test_shipped_configs_are_valid():
 def test_a_systems_loss_is_its_terms(name):
     config, t, system = tiny(), decipher.get_config().transfer, SYSTEMS[name]
     value, aux, model = loss_of(config, name, t.ramp)
-    want = aux["repeat"] + t.cycle_weight * aux["cycle"]
+    want = aux["repeat"] + (t.cycle_weight * aux["cycle"] if system.back else 0)
     want += t.lm_weight * aux["lm"] if system.lm else 0
     want += t.classifier_weight * aux["style"] if system.classifier else 0
     want += t.critic_weight * aux["fooled"] + aux["critic"] if system.critic else 0
     want += aux["lm_learns"] if system.learned_lm else 0
+    want += t.content_weight * aux["content"] if system.content else 0
     assert value == pytest.approx(want, rel=1e-5)
     assert ("lm" in aux, "style" in aux) == (system.lm, system.classifier)
     # What is frozen is no part of what is trained.
     assert (model.lms is not None) == system.learned_lm
     assert (model.critic is not None) == system.critic
+
+
+@pytest.mark.parametrize("end", [0, 2])
+def test_eisl_as_content_stays_finite_where_the_end_is_forced(end):
+    """All other tokens have the lowest logit there is at that place."""
+    config, key = tiny(task="sentiment"), jax.random.key(0)
+    g = generation.generator(config, V, key)
+
+    def loss(g):
+        _, log_q, said = generation.write(config, V, g, X[:, :4], jnp.asarray([0, 1]), key, 0.5)
+        x = X[:, :4].at[:, 3].set(end)
+        each = tasks.content_losses("eisl", (1, 2), log_q, said, x, eos_mask(x, V.end))
+        return each.mean()
+
+    value, grads = jax.jit(jax.value_and_grad(loss))(g)
+    assert jnp.isfinite(value)
+    assert all(jnp.isfinite(a).all() for a in jax.tree.leaves(grads))
 
 
 @pytest.mark.slow
@@ -119,14 +137,37 @@ def test_a_step_moves_the_generator_and_leaves_the_language_models_bit_for_bit()
 
 def test_written_text_is_as_long_as_its_source_unless_it_may_end_early():
     config = tiny()
-    g = tasks.generator(config, V, jax.random.key(0))
-    text, log_q = tasks.write(config, V, g, X, jnp.asarray([0, 1]), jax.random.key(1), 0.5)
+    g = generation.generator(config, V, jax.random.key(0))
+    text, log_q, said = generation.write(
+        config, V, g, X, jnp.asarray([0, 1]), jax.random.key(1), 0.5
+    )
+    np.testing.assert_array_equal(said, eos_mask(X, V.end))
     np.testing.assert_array_equal(eos_mask(text.argmax(-1), V.end), eos_mask(X, V.end))
     np.testing.assert_allclose(jnp.exp(log_q).sum(-1), 1, rtol=1e-5)
     config.task = "sentiment"
-    last, free = tasks.last_places(config, V, X)
-    assert free
-    assert last.tolist() == [5, 5]
+    assert generation.ends_are_free(config)
+    assert generation.last_places(V, X, free=True).tolist() == [5, 5]
+    assert generation.last_places(V, X, free=False).tolist() == [3, 5]
+
+
+def test_text_written_in_parallel_is_drawn_given_the_greedy_text():
+    """Its likeliest tokens are the greedy ones, and no token's gradient reaches those before it."""
+    g, style = generation.generator(tiny(), V, jax.random.key(0)), jnp.asarray([0, 1])
+    own = generation.greedy(V, g, X, style, free=False)
+    draw = lambda config, g, key: generation.write_in_parallel(config, V, g, X, style, key, 0.5)  # noqa: E731
+    _, log_q, said = draw(tiny(), g, jax.random.key(1))
+    np.testing.assert_array_equal(said, eos_mask(own, V.end))
+    np.testing.assert_array_equal(said, eos_mask(X, V.end))
+    words = said & (own != V.end)
+    log_q = jnp.where(jnp.arange(V.size) == V.end, -jnp.inf, log_q)  # where text may not yet end
+    np.testing.assert_array_equal(log_q.argmax(-1)[words], own[words])
+    many = jax.vmap(lambda key: draw(tiny(), g, key).text.argmax(-1))(
+        jax.random.split(jax.random.key(2), 3000)
+    )
+    share = jnp.asarray(many == own).mean(0)
+    logits = g(X, eos_mask(X, V.end), style, own)
+    p = jnp.take_along_axis(jax.nn.softmax(logits), own[..., None], -1)[..., 0]
+    assert (jnp.abs(share - p) < 4 * jnp.sqrt(p * (1 - p) / 3000) + 1e-3).all()
 
 
 def test_corrupted_text_lost_words_and_keeps_its_end():
@@ -188,6 +229,11 @@ def test_a_run_on_two_sentiments(tmp_path, one_device):
         ("model.width", 7, r"model\.width is 7, allowed: an even number"),
         ("transfer.end", 0.0, r"transfer\.end is 0"),
         ("transfer.gamma", -1.0, r"transfer\.gamma is -1"),
+        (
+            "transfer.ngrams",
+            (3, 25),
+            r"transfer\.ngrams is \(3, 25\), allowed: n-grams of at most 15",
+        ),
         ("data.limit", 0, r"data\.limit is 0, allowed: 1 to"),
     ],
 )

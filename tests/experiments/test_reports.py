@@ -16,14 +16,16 @@ from configs.eddpm import digits
 from configs.eddpm import grammar as text_config
 from configs.eisl import invented
 from configs.latentops import grammar as edit_config
+from configs.lm_discriminator import yelp as transfer_config
 from configs.moe import dts
-from configs.style_transfer import grammar as transfer_config
 from experiments.dts_gate import report as dts_report
 from experiments.eddpm import image_report, sequence_report
 from experiments.eisl import report as eisl_report
 from experiments.latentops import methods
 from experiments.latentops import report as latentops_report
-from experiments.style_transfer import report as transfer_report
+from experiments.lm_discriminator import report as transfer_report
+from experiments.lm_discriminator.corpus import Part as TransferPart
+from jaxgen.data import kept
 from jaxgen.data.images import Images
 from jaxgen.data.tokens import TextSplit, Vocabulary
 from jaxgen.data.translation import Pairs
@@ -160,20 +162,19 @@ def translations(folder):
 
 def transfers(folder):
     config = transfer_config.get_config()
-    config.data.source, config.transfer.content_weights = NAME, (1.0,)
-    judges = SimpleNamespace(
-        attributes=SimpleNamespace(about=lambda: NAME),
-        real_ppl=2.0,
-        accuracy=lambda texts, targets: np.zeros(len(texts)),
-        perplexity=lambda texts: 3.0,
-        mean=lambda *each: 0.5,
+    config.data.source, config.systems = NAME, ("lm",)
+    side = TransferPart(TEXTS, part().x["target"])
+    corpus = SimpleNamespace(
+        train=(side, side),
+        test=(side, side),
+        names=("negative", NAME),
+        puzzle=None,
+        read={"test": kept.of_lengths([[1]], [4])},
+        left_out={},
     )
-    metrics = {"accuracy": 0.5, "bleu": 1.0, "ppl": 2.0, "mean": 0.1}
-    rows = [{"loss": loss, "weight": 1.0, "seed": 0, **metrics} for loss in config.losses]
-    shown = {(loss, 1.0): TEXTS for loss in config.losses}
-    study = SimpleNamespace(config=config, workdir=folder, data={"train": part()})
-    asked = np.arange(len(TEXTS)) % 2
-    return transfer_report.write(study, judges, rows, shown, part(), asked)
+    rows = [{"system": "LM", "seed": 0, "bleu": 1.0, "samples": [TEXTS, TEXTS]}]
+    study = SimpleNamespace(config=config, workdir=folder, data=corpus)
+    return transfer_report.write(study, rows, None)
 
 
 def mixtures(folder):
@@ -196,7 +197,7 @@ TITLES = {
     "sequences": "EDDPM on text",
     "edits": "LatentOps",
     "translations": "EISL on translation",
-    "transfers": "Style transfer",
+    "transfers": "Language models as discriminators",
     "mixtures": "DTS-Gate",
 }
 
@@ -217,9 +218,10 @@ def written(tmp_path_factory):
                     "loss": 2.0,
                     "eps_mse": 1.0,
                     "valid_nll": 2.0,
+                    "valid_bleu": 2.0,
                     "pairs": 1,
                 }
-                for run in (NAME, "switch", "dense")
+                for run in (NAME, "switch", "dense", "lm")
                 for s in (1, 2)
             ]
             lines = "".join(json.dumps(row) + "\n" for row in logged)
