@@ -238,12 +238,10 @@ def main() -> None:
         f"{state.parameter_count(model):,} parameters, batch {len(x)}"
     )
 
-    step_fn = step.make_step(task.loss, tx, ema_decay=config.train.ema_decay)
-    carried = [s]
+    stepper = step.Stepper(step.make_step(task.loss, tx, ema_decay=config.train.ema_decay), s)
 
     def our_step() -> None:
-        carried[0], metrics = step_fn(carried[0], {"image": x})
-        metrics["loss"].block_until_ready()
+        stepper({"image": x})["loss"].block_until_ready()
 
     run = torch_step(net, config, chain)
     show("train step", *paired(our_step, lambda: run(torch_x), args.rounds, 20))

@@ -274,14 +274,16 @@ def step_seconds(
         at = jnp.int32(0 if segment is None else segment.end - 1)
         begin = dataclasses.replace(begin, step=jax.device_put(at, where.step))
         run = step.make_step(made.loss, tx, shardings=where)
-        runs[name] = [run, run(begin, batch)[0], []]
+        runs[name] = step.Stepper(run, begin)
+        jax.block_until_ready(runs[name](batch))
+    taken: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
-        for entry in runs.values():
-            jax.block_until_ready(entry[1])
+        for name, one in runs.items():
             began = time.perf_counter()
-            entry[1] = jax.block_until_ready(entry[0](entry[1], batch)[0])
-            entry[2].append(time.perf_counter() - began)
-    return {name: float(np.median(entry[2])) for name, entry in runs.items()}
+            one(batch)
+            jax.block_until_ready(one.state)
+            taken[name].append(time.perf_counter() - began)
+    return {name: float(np.median(seconds)) for name, seconds in taken.items()}
 
 
 def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:

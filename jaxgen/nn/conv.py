@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxgen.errors import require
+from jaxgen.nn.group_norm import GroupNorm
 from jaxgen.numerics import Number, sum_trailing, wide
 
 
@@ -66,10 +67,10 @@ def conv3(
     return nnx.Conv(c_in, c_out, (3, 3), strides=stride, kernel_init=init, dtype=dtype, rngs=rngs)
 
 
-def group_norm(channels: int, dtype: DTypeLike | None, rngs: nnx.Rngs) -> nnx.GroupNorm:
+def group_norm(channels: int, dtype: DTypeLike | None, rngs: nnx.Rngs) -> GroupNorm:
     """GroupNorm with the largest number of groups, at most 8, that divides the channels."""
     groups = max(g for g in range(1, 9) if channels % g == 0)
-    return nnx.GroupNorm(channels, num_groups=groups, dtype=dtype, rngs=rngs)
+    return GroupNorm(channels, num_groups=groups, dtype=dtype, rngs=rngs)
 
 
 def num_levels(size: int) -> int:

@@ -21,7 +21,7 @@ from jaxgen.train import lock
 from jaxgen.train import state as state_lib
 from jaxgen.train.checkpoint import Checkpointer, CheckpointError
 from jaxgen.train.preemption import Preempted, Preemption
-from jaxgen.train.step import Loss, make_step
+from jaxgen.train.step import Loss, Stepper, make_step
 from jaxgen.train.writers import MetricWriter, Progress
 
 log = logging.getLogger(__name__)
@@ -144,6 +144,7 @@ def fit(
                 shardings=where,
                 frozen=frozen,
             )
+            stepper = Stepper(step_fn, state)
             profile = _Profile(workdir / "profile" / name, options)
             stack.callback(profile.close)
             writer = MetricWriter(workdir, name, resume_step=start) if lead else None
@@ -155,9 +156,9 @@ def fit(
         for step in range(start + 1, options.steps + 1):
             profile.before(step)
             batch = mesh_lib.put_batch(next(data), mesh)
-            state, metrics = step_fn(state, batch)
+            metrics = stepper(batch)
             if adapt is not None:
-                state = adapt(step, state)
+                stepper.state = adapt(step, stepper.state)
             profile.after(step, metrics)
             last = step == options.steps
             stop = preemption.reached()
@@ -165,6 +166,8 @@ def fit(
             due = evaluate is not None and (
                 last or bool(options.eval_every and step % options.eval_every == 0)
             )
+            if save or due:
+                state = stepper.state
             if save or due or step % options.log_every == 0 or step == start + 1:
                 values = {k: float(v) for k, v in jax.device_get(metrics).items()}
                 _check_finite(name, step, values, checkpoints)

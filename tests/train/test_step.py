@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -112,6 +114,47 @@ def test_donated_buffers_are_gone(key):
     step.make_step(loss, tx)(s, data())
     with pytest.raises(RuntimeError, match="deleted"):
         np.asarray(old)
+
+
+def test_a_stepper_is_the_step_bit_for_bit(key):
+    tx = step.optimizer(optax.constant_schedule(0.1))
+    make = jax.jit(lambda k: state.create(build, tx, k))
+    one = step.make_step(loss, tx, ema_decay=0.9)
+    s, stepper = make(key), step.Stepper(one, make(key))
+    for _ in range(5):
+        s, want = one(s, data())
+        got = stepper(data())
+        jax.tree.map(np.testing.assert_array_equal, got, want)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        jax.random.key_data(stepper.state.key),
+        jax.random.key_data(s.key),
+    )
+    for a, b in zip(
+        *(jax.tree.leaves((x.step, x.model, x.ema, x.opt_state)) for x in (stepper.state, s)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+    # A state that was changed between steps is what goes on.
+    stepper.state = dataclasses.replace(stepper.state, step=jnp.int32(40))
+    stepper(data())
+    assert stepper.state.step == 41
+
+
+def test_a_steppers_state_keeps_its_tree_and_its_places(key):
+    def grows(model, extra, batch, k, count):
+        return loss(model, None, batch, k, count)[0], ({}, (count,))
+
+    tx = optax.sgd(0.1)
+    s = jax.jit(lambda k: state.create(build, tx, k))(key)
+    with pytest.raises(TypeError, match="the same tree as before"):
+        step.Stepper(step.make_step(grows, tx), s)(data())
+    mesh = mesh_lib.make_mesh({"data": 1, "fsdp": 8}, jax.devices())
+    s, where = state.create_sharded(lambda k: state.create(build, tx, k), key, mesh)
+    stepper = step.Stepper(step.make_step(loss, tx, shardings=where), s)
+    stepper(mesh_lib.put_batch(data(), mesh))
+    for a, place in zip(jax.tree.leaves(stepper.state), jax.tree.leaves(where), strict=True):
+        assert a.sharding.is_equivalent_to(place, a.ndim)
 
 
 @pytest.mark.parametrize("kind", step.SCHEDULES)
