@@ -16,6 +16,10 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxgen.errors import require
 from jaxgen.numerics import Number, wide
 
+ROWS_IN_CACHE = (
+    256  # of latents of size 64 under classifiers of width 128, and level from 64 to 512
+)
+
 # (t [], y [...]) -> dy/dt [...], of one row or of a batch.
 Drift = Callable[[Float[Array, ""], Float[Array, "..."]], Float[Array, "..."]]
 
@@ -43,6 +47,7 @@ def solve(
     t1: Number,
     *,
     batched: bool = False,
+    block: int = 0,
     solver: diffrax.AbstractSolver | None = None,
     rtol: float = 1e-3,
     atol: float = 1e-3,
@@ -59,7 +64,9 @@ def solve(
       y: states at t0. The ends come back in their dtype; half precision is solved in float32, since step
         sizes are chosen by small differences.
       batched: one step size for the whole batch: cheaper for large batches, but rows then depend on
-        their neighbours within the tolerance, and fail together.
+        their neighbours within the tolerance, and fail together. Of each block, where there are blocks.
+      block: rows that are solved at a time, one block after another; 0 for all at once. What the drift closes
+        over must not be one entry a row.
       solver: a Runge-Kutta method, `diffrax.Tsit5()` by default.
       rtol: relative tolerance of the adaptive step size.
       atol: absolute tolerance.
@@ -78,6 +85,7 @@ def solve(
     require("steps", steps is None or steps >= 1, steps, "at least 1")
     require("max_steps", max_steps >= 1, max_steps, "at least 1")
     require("points", points >= 0, points, "0 or more")
+    require("block", block >= 0, block, "0 or more")
     solver = diffrax.Tsit5() if solver is None else solver
     if steps is None and not isinstance(solver, diffrax.AbstractAdaptiveSolver):
         raise ValueError(f"steps is None, allowed with {type(solver).__name__}: a number of steps")
@@ -111,16 +119,30 @@ def solve(
         done = solution.result == diffrax.RESULTS.successful
         return path, done, solution.stats["num_steps"].astype(jnp.int32)
 
-    if batched:
-        path, done, taken = one(y.astype(dtype))
-        path = jnp.moveaxis(path, 0, 1)
+    def some(y: Array) -> tuple[Array, Array, Array]:
+        if not batched:
+            return jax.vmap(one)(y)
+        path, done, taken = one(y)
         done, taken = (jnp.broadcast_to(a, y.shape[:1]) for a in (done, taken))
-    else:
-        path, done, taken = jax.vmap(one)(y.astype(dtype))
+        return jnp.moveaxis(path, 0, 1), done, taken
+
+    path, done, taken = _in_blocks(some, y.astype(dtype), block)
     path = path.astype(y.dtype)
     failed = ~(done & jnp.isfinite(path).all(tuple(range(1, path.ndim))))
     path = jnp.where(failed.reshape(-1, *[1] * (path.ndim - 1)), jnp.nan, path)
     return path[:, -1], Stats(taken, evaluations(solver, taken), failed, path if points else None)
+
+
+def _in_blocks(
+    solve: Callable[[Array], tuple[Array, Array, Array]], y: Float[Array, "B ..."], block: int
+) -> tuple[Array, Array, Array]:
+    """A function of rows, of `block` of them at a time; the last row fills the last block."""
+    rows = len(y)
+    if not 0 < block < rows:
+        return solve(y)
+    fill = [(0, -rows % block)] + [(0, 0)] * (y.ndim - 1)
+    blocks = jnp.pad(y, fill, mode="edge").reshape(-1, block, *y.shape[1:])
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:rows], jax.lax.map(solve, blocks))
 
 
 def evaluations(solver: diffrax.AbstractSolver, num_steps: Int[Array, "..."]) -> Int[Array, "..."]:

@@ -23,6 +23,41 @@ def test_decay_both_ways_in_any_shape(batched, shape):
     assert not stats.failed.any()
 
 
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize(("rows", "block"), [(7, 3), (6, 3), (2, 3), (1, 1)])
+def test_blocks_of_rows(batched, rows, block):
+    """A row with step sizes of its own is the same in any block; with one step size, within the tolerance."""
+    y = jnp.linspace(0.1, 1.5, 2 * rows).reshape(rows, 2)
+    swing = lambda t, y: jnp.sin(3 * t) * y - y**3  # noqa: E731
+    run = lambda block: ode.solve(swing, y, 0.0, 2.0, batched=batched, block=block, points=3)  # noqa: E731
+    (end, stats), (want, whole) = run(block), run(0)
+    np.testing.assert_allclose(end, want, rtol=1e-2 if batched else 1e-6)
+    assert stats.trajectory.shape == whole.trajectory.shape == (rows, 3, 2)
+    assert jnp.array_equal(stats.trajectory[:, -1], end)
+    if not batched:
+        assert jnp.array_equal(stats.num_steps, whole.num_steps)
+
+
+def test_one_step_size_is_of_a_block():
+    """The last rows need small steps, and only their block takes them; its filling is the last row."""
+    rate = lambda t, y: -(y**2) * 50 * y  # noqa: E731
+    y = jnp.asarray([0.01] * 4 + [2.0] * 3)[:, None]
+    _, stats = ode.solve(rate, y, 0.0, 1.0, batched=True, block=4, rtol=1e-6, atol=1e-6)
+    assert len(set(stats.num_steps.tolist())) == 2
+    assert stats.num_steps[0] < stats.num_steps[4] / 2
+    _, failing = ode.solve(
+        rate, y, 0.0, 1.0, batched=True, block=4, max_steps=20, rtol=1e-6, atol=1e-6
+    )
+    assert failing.failed.tolist() == [False] * 4 + [True] * 3
+
+
+def test_gradients_through_blocks():
+    y = jnp.linspace(0.5, 1.5, 5)[:, None]
+    end = lambda rate, block: ode.solve(lambda t, y: rate * y, y, 0.0, 1.0, block=block)[0].sum()  # noqa: E731
+    got, want = (jax.grad(end)(0.5, block) for block in (2, 0))
+    assert got == pytest.approx(float(want), rel=1e-5)
+
+
 def test_states_along_the_way():
     y = jnp.ones((2, 3))
     end, stats = ode.solve(lambda t, y: 0 * y + 1, y, 1.0, 3.0, points=4)
@@ -93,6 +128,7 @@ def test_no_rows(batched):
         ({"steps": 0}, "steps is 0"),
         ({"max_steps": 0}, "max_steps is 0"),
         ({"points": -1}, "points is -1"),
+        ({"block": -1}, "block is -1"),
         ({"solver": diffrax.Euler()}, "steps is None, allowed with Euler: a number"),
         ({"solver": diffrax.ReversibleHeun()}, "solver is ReversibleHeun"),
     ],
