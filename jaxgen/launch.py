@@ -121,6 +121,7 @@ def _run(
         pathlib.Path(workdir), config, mode, runtime=runtime, may_begin=mode in begins
     )
     setup_devices(config.mesh, mode)
+    keep_programs(pathlib.Path(workdir))
     try:
         with lock.hold(pathlib.Path(workdir)), stoppable():
             if failed and jax.process_index() == 0:
@@ -233,6 +234,18 @@ def setup_devices(mesh: Config, mode: str) -> None:
         jax.devices()
     except RuntimeError as e:
         raise UsageError(f"no devices: {e}") from e
+
+
+def keep_programs(workdir: pathlib.Path) -> None:
+    """What is compiled is kept beside the workdir, for the next launch there; see `jax_compilation_cache_dir`.
+
+    Where jax was told another place (JAX_COMPILATION_CACHE_DIR), that is kept. An entry that cannot be read or
+    written costs a compilation, not the run.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update(
+            "jax_compilation_cache_dir", str(workdir.absolute().parent / ".jax_cache")
+        )
 
 
 def check_workdir(

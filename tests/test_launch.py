@@ -134,6 +134,44 @@ def test_a_launch_that_failed_before_a_checkpoint_does_not_mark_its_workdir(tmp_
     assert {p.name for p in tmp_path.iterdir()} - {"variant-0"} == {"mine.txt"}
 
 
+COMPILES = """
+import pathlib, sys, jax
+from jaxgen import launch
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+launch.keep_programs(pathlib.Path(sys.argv[1]))
+print(jax.config.jax_compilation_cache_dir)
+print(float(jax.jit(lambda x: (x @ x).sum())(jax.numpy.full((3, 3), 2.0))))
+"""
+
+
+def compiles(workdir, **variables):
+    """What a program prints that compiles one function as a launch on that workdir does."""
+    env = processes.environment()
+    env.pop("JAX_COMPILATION_CACHE_DIR", None)
+    argv = [sys.executable, "-c", COMPILES, str(workdir)]
+    return subprocess.run(
+        argv, cwd=ROOT, env=env | variables, capture_output=True, text=True, check=True
+    ).stdout.split()
+
+
+def test_programs_are_kept_beside_the_workdir_and_a_damaged_one_is_compiled_again(tmp_path):
+    kept = tmp_path / ".jax_cache"
+    assert compiles(tmp_path / "run") == [str(kept), "108.0"]
+    entries = sorted(kept.glob("*-cache"))
+    assert entries
+    written = {entry: entry.read_bytes() for entry in entries}
+    for entry in entries:
+        entry.write_bytes(written[entry][: len(written[entry]) // 2])
+    assert compiles(tmp_path / "other") == [str(kept), "108.0"]
+    # A place where nothing can be written, a place that the user chose.
+    (tmp_path / "file").write_text("")
+    blocked = compiles(tmp_path / "file" / "run")
+    assert blocked[1] == "108.0"
+    mine = str(tmp_path / "mine")
+    assert compiles(tmp_path / "run", JAX_COMPILATION_CACHE_DIR=mine) == [mine, "108.0"]
+
+
 def test_unreadable_image_is_named(tmp_path):
     for i in range(20):
         (tmp_path / "images").mkdir(exist_ok=True)
