@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxgen.moe.placement import planner, policies, simulator, traffic
 from jaxgen.moe.placement.simulator import DEVICES, Shape
+from jaxgen.moe.placement.split import SPLITS
 
 SHAPE = Shape(width=1024, hidden=4096, tokens=8192, k=2, dense=24.0 * 1024**2 + 4.0 * 1024 * 4096)
 STEPS, LAYERS, EXPERTS, SLOTS, CAPACITY = 24, 2, 64, 4, 1.25
@@ -37,10 +38,10 @@ def kinds(tokens: int) -> dict[str, Any]:
 
 
 def rates(
-    counts: Any, devices: int, device: simulator.Device, horizon: int, every: int
+    counts: Any, devices: int, device: simulator.Device, horizon: int, every: int, split: str
 ) -> dict[str, tuple[float, float]]:
     """Of each policy: kept pairs a second, and the share of pairs dropped; the first steps are left out."""
-    rules = policies.Rules(SHAPE.costs(device), planner.Policy(1.05, horizon), every)
+    rules = policies.Rules(SHAPE.costs(device), planner.Policy(1.05, horizon), every, split)
     skip, out = 4, {}
     for name in policies.POLICIES:
         steps, _ = policies.replay(
@@ -61,6 +62,7 @@ def main() -> None:
     parser.add_argument("--devices", type=int, nargs="+", default=[64, 128, 256, 512, 1024])
     parser.add_argument("--horizon", type=int, default=planner.Policy().horizon)
     parser.add_argument("--every", type=int, default=5)
+    parser.add_argument("--split", choices=SPLITS, default="even")
     parser.add_argument("--plot", type=pathlib.Path, default=None)
     args = parser.parse_args()
     device = DEVICES[args.device]
@@ -70,11 +72,12 @@ def main() -> None:
     print(
         f"capacity factor {CAPACITY}; FlexMoE: threshold 1.05, horizon {args.horizon}; EPLB every {args.every} steps"
     )
+    print(f"tokens of an expert over its replicas: {args.split}")
     print(f"{STEPS} steps, the first 4 left out; placements follow counts two steps old")
     table: dict[str, dict[int, dict[str, float]]] = {}
     for devices in args.devices:
         for kind, counts in kinds(SHAPE.tokens * SHAPE.k * devices).items():
-            got = rates(counts, devices, device, args.horizon, args.every)
+            got = rates(counts, devices, device, args.horizon, args.every, args.split)
             flex = got["flexmoe"][0]
             row = {name: flex / rate for name, (rate, _) in got.items()}
             table.setdefault(kind, {})[devices] = row

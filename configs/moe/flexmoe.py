@@ -47,6 +47,7 @@ def get_config() -> Config:
             horizon=3,  # steps in which a change must pay off
             slack=0.005,
             every=5,  # steps, of EPLB
+            split="even",  # even, scheduled: of an expert's tokens over its replicas
             # The machine and the model whose step time is modelled, on this traffic.
             device="a100",  # v5e, v5p, a100, h100
             width=1024,

@@ -23,6 +23,7 @@ COLUMNS = {
     "loss": "loss ↓",
     "loss_difference": "loss difference",
     "balance": "balance ↓",
+    "balance_scheduled": "balance, scheduled ↓",
     "bound": "bound",
     "dropped": "dropped % ↓",
     "placements": "placements",
@@ -67,6 +68,7 @@ def write(study: Study, shape: simulator.Shape, tokens: int) -> pathlib.Path:
                 "seed": seed,
                 "loss": losses[policy][max(losses[policy])],
                 "balance": float(found["balance"].mean()),
+                "balance_scheduled": float(found["balance_scheduled"].mean()),
                 "bound": float(found["bound"].mean()),
                 "dropped": float(np.mean(dropped)) / pairs,
                 "placements": int((places[1:] != places[:-1]).any((1, 2, 3)).sum()),
@@ -87,7 +89,8 @@ def write(study: Study, shape: simulator.Shape, tokens: int) -> pathlib.Path:
         f"layers on {devices} devices, top {config.model.k}, {p.slots} slots a device where a policy has "
         f"spare ones; {config.train.steps:,} steps of batch {config.train.batch_size}, {config.seeds} "
         "seed(s). Balance is the largest load of a device over the mean, over layers and steps, of the counts "
-        "that the router gave; its bound is what no placement with these slots can pass. Loss differences are "
+        "that the router gave, if an expert's tokens are split evenly over its replicas, and if they are "
+        f"split for the step's own counts (here they were {p.split}); its bound is what no placement with these slots can pass. Loss differences are "
         "the largest over the logged steps, against one copy of each expert. The last row is no policy: "
         f"{rule} of the train split, the same for every prediction. Milliseconds are modelled, not "
         f"measured: {markup.literal(p.device)} ({device.flops:.3g} FLOP/s at {device.utilisation:.0%}, "
@@ -107,7 +110,9 @@ def write(study: Study, shape: simulator.Shape, tokens: int) -> pathlib.Path:
         table.append([TITLES[policy], *cells.values()])
     no_policy = [rule, tables.Number(loss), *[tables.NONE] * (len(COLUMNS) - 1)]
     page.table(["policy", *COLUMNS.values()], table, [no_policy])
-    page.columns |= {m: f"{m} ↓" for m in ("loss", "balance", "dropped", "step_seconds")}
+    page.columns |= {
+        m: f"{m} ↓" for m in ("loss", "balance", "balance_scheduled", "dropped", "step_seconds")
+    }
     folder = study.workdir / "samples"
     shown = {}
     for name, label in (("balance", "balance ratio"), ("seconds", "modelled step (s)")):
@@ -150,11 +155,13 @@ def measure(
     """Balance, its bound, modelled seconds and their bound, of every step."""
     wide = traffic_lib.scaled(counts, shape.tokens * devices * shape.k)
     slots = places.shape[3]
-    out: dict[str, list[float]] = {"balance": [], "bound": [], "seconds": [], "ideal": []}
+    names = ("balance", "balance_scheduled", "bound", "seconds", "ideal")
+    out: dict[str, list[float]] = {name: [] for name in names}
     static = planner.initial(counts.shape[2], devices, counts.shape[2] // devices)
     for t, (row, where) in enumerate(zip(wide, places, strict=True)):
-        ratios = [cost.balance_ratio(s, c) for s, c in zip(where, row, strict=True)]
-        out["balance"].append(float(np.mean(ratios)))
+        for name, split in (("balance", "even"), ("balance_scheduled", "scheduled")):
+            ratios = [cost.balance_ratio(s, c, split) for s, c in zip(where, row, strict=True)]
+            out[name].append(float(np.mean(ratios)))
         bounds = [planner.bound(c, devices, slots) for c in row]
         out["bound"].append(float(np.mean(bounds)))
         works, old = [], places[max(t - 1, 0)]
@@ -170,6 +177,7 @@ def measure(
                     device,
                     capacity_factor=config.capacity_factor,
                     before=before,
+                    split=config.placement.split,
                 )
             )
         out["seconds"].append(simulator.step_seconds(works, shape, device))

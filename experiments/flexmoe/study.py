@@ -22,7 +22,7 @@ from jaxgen.launch import Mode
 from jaxgen.models import vit
 from jaxgen.moe import gates
 from jaxgen.moe.layer import MoEContext, RouterStats
-from jaxgen.moe.placement import planner, policies, simulator
+from jaxgen.moe.placement import planner, policies, simulator, split
 from jaxgen.moe.placement.adaptive import AdaptivePlacement
 from jaxgen.train.runs import TrainTask
 
@@ -35,7 +35,7 @@ NAMES = {
     **moe.NAMES,
     "": "seed seeds task policies capacity_factor",
     "model": moe.NAMES["model"] + " k patch",
-    "placement": "slots threshold horizon slack every device width hidden tokens",
+    "placement": "slots threshold horizon slack every split device width hidden tokens",
 }
 
 
@@ -47,6 +47,7 @@ def validate(config: Config) -> None:
         "policies": config_lib.some_of(*policies.POLICIES),
         "capacity_factor": config_lib.POSITIVE,
         "placement.device": config_lib.one_of(*simulator.DEVICES),
+        "placement.split": config_lib.one_of(*split.SPLITS),
     }
     config_lib.check_fields(config, NAMES, rules)
     moe.check(config)
@@ -167,7 +168,9 @@ def task(study: Study, kind: Task, policy: str) -> TrainTask:
         route = (
             MoEContext(gate)
             if capacity
-            else MoEContext(gate, mesh, placed, config.model.receive_capacity_factor)
+            else MoEContext(
+                gate, mesh, placed, config.model.receive_capacity_factor, config.placement.split
+            )
         )
         value, loads = kind.loss(model, batch, route)
         metrics = {"task": value, **moe.metrics_of(loads, kind.tokens)}
@@ -221,6 +224,7 @@ def rules_of(config: Config) -> policies.Rules:
         shape_of(config).costs(simulator.DEVICES[p.device]),
         planner.Policy(p.threshold, p.horizon, p.slack),
         p.every,
+        p.split,
     )
 
 

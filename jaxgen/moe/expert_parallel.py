@@ -2,9 +2,9 @@
 
 Weights lie in slots, [slots, ...], split over the mesh axis `expert`; placement[s] is the expert whose
 replica slot s holds (`jaxgen.moe.placement`). It is an argument of fixed shape, not a constant. A token
-whose expert lies on its own device stays there while that replica's even share lasts; the rest are dealt
-out so that all replicas of an expert get the same number of tokens (Nie et al., 2023, section 3.2). The
-result is that of one copy of each expert.
+whose expert lies on its own device stays there while that replica's share lasts; the rest are dealt out so
+that all replicas of an expert get their shares: even ones (Nie et al., 2023, section 3.2), or those that level the
+devices for the counts of this step (`jaxgen.moe.placement.split`). The result is that of one copy of each expert.
 
 Tokens travel by `jax.lax.ragged_all_to_all`, which moves just the rows there are; CPUs do not have it, so
 there a padded `all_to_all` does the same.
@@ -24,6 +24,7 @@ from jaxgen.errors import require
 from jaxgen.moe.gates import Routing
 from jaxgen.moe.grouped import varying_like
 from jaxgen.moe.placement.planner import check_slots
+from jaxgen.moe.placement.split import SPLITS, quotas, scheduled
 
 AXIS = "expert"
 
@@ -39,6 +40,7 @@ def expert_parallel(
     num_experts: int,
     specs: PyTree,
     receive_capacity_factor: float = 0.0,
+    split: str = "even",
     ragged: bool | None = None,
 ) -> tuple[Float[Array, "N F"], Int[Array, ""]]:
     """sum_k w_nk f_k(x_n), and the number of kept pairs of token and expert that found no room.
@@ -50,6 +52,7 @@ def expert_parallel(
         sees its part and sums over that axis itself.
       receive_capacity_factor: rows that a device can take in, as a multiple of its even share; 0 for as many as could ever
         come, so that nothing is lost. What comes after that (in the order of the devices) is dropped.
+      split: of an expert's tokens over its replicas: one of `jaxgen.moe.placement.split.SPLITS`.
       ragged: which exchange; by default, the padded one on CPUs alone.
 
     Raises:
@@ -57,6 +60,7 @@ def expert_parallel(
     """
     allowed = (receive_capacity_factor >= 0) & (receive_capacity_factor < float("inf"))
     require("receive_capacity_factor", allowed, receive_capacity_factor, "0 or more")
+    require("split", split in SPLITS, split, f"one of {', '.join(SPLITS)}")
     devices = mesh.shape[AXIS]
     check_slots(len(placement), num_experts, devices)
     parts = mesh_lib.batch_divisor(mesh)
@@ -81,6 +85,7 @@ def expert_parallel(
         num_experts=num_experts,
         devices=devices,
         rows_in=rows_in,
+        split=split,
         ragged=ragged,
     )
     tokens = mesh_lib.BATCH
@@ -127,6 +132,7 @@ def share_out(
     device: Int[Array, ""] | int,
     expert: Int[Array, " M"],
     rank: Int[Array, " M"],
+    shares: Float[Array, " slots"] | None = None,
 ) -> Int[Array, " M"]:
     """The slot of each of a device's pairs of token and expert.
 
@@ -135,6 +141,7 @@ def share_out(
       device: whose pairs these are.
       expert: of each pair; E for pairs that go nowhere, whose slot is `slots`.
       rank: a pair's place among those of this device with the same expert.
+      shares: of its expert's pairs that each slot gets; even ones by default.
     """
     (devices, experts), slots = counts.shape, len(placement)
     total = counts.sum(0)
@@ -143,8 +150,11 @@ def share_out(
     order = jnp.argsort(placement)
     holds, owner = placement[order], order // (slots // devices)
     first = jnp.cumsum(replicas) - replicas
-    which = jnp.arange(slots) - first[holds]
-    quota = total[holds] // replicas[holds] + (which < total[holds] % replicas[holds])
+    if shares is None:
+        which = jnp.arange(slots) - first[holds]
+        quota = total[holds] // replicas[holds] + (which < total[holds] % replicas[holds])
+    else:
+        quota = quotas(shares[order], holds, total)
     # Local first: a device's own pairs fill its replicas of the expert, one after the other.
     ahead = jnp.cumsum(quota) - quota
     begins = jnp.concatenate(
@@ -210,6 +220,7 @@ def _on_device(
     num_experts: int,
     devices: int,
     rows_in: int,
+    split: str,
     ragged: bool,
 ) -> tuple[Array, Array]:
     me, k, slots = jax.lax.axis_index(AXIS), ids.shape[1], len(placement)
@@ -219,7 +230,10 @@ def _on_device(
     by_expert = jnp.argsort(expert)
     rank = jnp.arange(len(expert)) - (jnp.cumsum(count) - count)[expert[by_expert]]
     counts = jax.lax.all_gather(count[:num_experts], AXIS)
-    slot = share_out(placement, counts, me, expert[by_expert], rank)
+    shares = None
+    if split == "scheduled":  # the same on all devices, from the same counts
+        shares = scheduled(placement, counts.sum(0), devices=devices)
+    slot = share_out(placement, counts, me, expert[by_expert], rank, shares)
     by_slot = jnp.argsort(slot)
     pair = by_expert[by_slot]
 

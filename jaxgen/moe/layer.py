@@ -36,13 +36,14 @@ class MoEContext:
       mesh: experts are spread over its axis `expert`; None for all on one device.
       placement: [L, slots], which expert each slot of each MoE layer holds; needs a mesh. By default
         expert i is in slot i.
-      receive_capacity_factor: see `expert_parallel.expert_parallel`.
+      receive_capacity_factor: see `expert_parallel.expert_parallel`, as split.
     """
 
     gate: Gate = lambda logits, key: gates.switch(logits)
     mesh: Mesh | None = None
     placement: Int[Array, "L slots"] | None = None
     receive_capacity_factor: float = 0.0
+    split: str = "even"
 
 
 @jax.tree_util.register_dataclass
@@ -236,6 +237,7 @@ class MoE(nnx.Module):
                 num_experts=self.num_experts,
                 specs=experts.specs,
                 receive_capacity_factor=route.receive_capacity_factor,
+                split=route.split,
             )
         if not self.capacity_factor:
             on_groups = functools.partial(experts.on_groups, weights)

@@ -14,11 +14,13 @@ from jax.sharding import PartitionSpec as P
 
 from jaxgen import mesh as mesh_lib
 from jaxgen.moe import expert_parallel, gates, layer
+from jaxgen.moe.placement import split
 
 N, D, E, F, SLOTS = 64, 6, 6, 10, 16
 MESHES = ({"expert": 8}, {"data": 2, "expert": 4}, {"fsdp": 2, "expert": 2, "model": 2})
 GATE = functools.partial(gates.top_k, k=2)
 SHARE_OUT = jax.jit(expert_parallel.share_out)
+SCHEDULED, QUOTAS = jax.jit(split.scheduled, static_argnames="devices"), jax.jit(split.quotas)
 
 
 def make(slots):
@@ -45,8 +47,8 @@ def loss(model, x, route, placement=None):
 
 
 @pytest.mark.parametrize("shape", MESHES)
-@pytest.mark.parametrize("seed", [0, 1])
-def test_any_placement_gives_the_result_of_single_copies(shape, seed):
+@pytest.mark.parametrize(("seed", "kind"), [(0, "even"), (1, "scheduled")])
+def test_any_placement_gives_the_result_of_single_copies(shape, seed, kind):
     """Output, dropped pairs, and gradients; those of replicas are the expert's, bit by bit the same."""
     mesh = mesh_lib.make_mesh(shape)
     gate = lambda logits, _: GATE(logits)  # noqa: E731
@@ -59,7 +61,7 @@ def test_any_placement_gives_the_result_of_single_copies(shape, seed):
     model = jax.device_put(model, mesh_lib.shardings(model, mesh))
     there = jax.device_put(x, NamedSharding(mesh, mesh_lib.BATCH))
     (value_p, (y_p, load_p)), g_p = run(
-        model, there, layer.MoEContext(gate, mesh), jnp.asarray(placement)
+        model, there, layer.MoEContext(gate, mesh, split=kind), jnp.asarray(placement)
     )
     assert int(load_p.dropped) == 0
     assert np.array_equal(load.counts, load_p.counts)
@@ -107,6 +109,31 @@ def test_replicas_get_even_shares_and_own_tokens_first(seed, devices):
             home = (owner == g) & (placement == e)
             stayed = int(np.isin(slots[g], np.flatnonzero(home)).sum())
             assert stayed == min(counts[g, e], held[home].sum())
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 9999), devices=st.sampled_from([2, 8]))
+def test_scheduled_shares_lose_no_pair_and_level_the_devices(seed, devices):
+    rng = np.random.default_rng(seed)
+    placement = random_placement(seed)
+    counts = rng.multinomial(60, rng.dirichlet(np.full(E, 0.5)), devices)
+    total = counts.sum(0)
+    shares = SCHEDULED(jnp.asarray(placement), jnp.asarray(total), devices=devices)
+    slots = []
+    for g in range(devices):
+        expert = np.repeat(np.arange(E), counts[g])
+        rank = np.concatenate([np.arange(c) for c in counts[g]])
+        went = np.asarray(SHARE_OUT(placement, counts, g, expert, rank, shares))
+        assert np.array_equal(placement[went], expert)
+        slots.append(went)
+    held = np.bincount(np.concatenate(slots), minlength=SLOTS)
+    order = np.argsort(placement, kind="stable")
+    want = QUOTAS(shares[order], jnp.asarray(placement[order]), jnp.asarray(total))
+    assert np.array_equal(held[order], want)
+    # Rounding moves less than one pair a slot.
+    planned = np.asarray(shares) * total[placement]
+    loads = held.reshape(devices, -1).sum(1)
+    assert loads.max() <= planned.reshape(devices, -1).sum(1).max() + SLOTS // devices
 
 
 def test_pairs_that_go_nowhere():

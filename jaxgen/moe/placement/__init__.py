@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         planner,
         policies,
         simulator,
+        split,
         traffic,
     )
     from jaxgen.moe.placement.adaptive import AdaptivePlacement

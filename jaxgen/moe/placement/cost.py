@@ -11,8 +11,12 @@ All in seconds; G devices, each with its own full-duplex link.
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
+
+from jaxgen.moe.placement.split import scheduled
 
 Slots = Int[np.ndarray, "G S"]
 
@@ -95,18 +99,28 @@ def synced(there: Bool[np.ndarray, "G E"]) -> Float[np.ndarray, " G"]:
     return (there * share).sum(1)
 
 
-def slot_loads(slots: Slots, tokens: Int[np.ndarray, " E"]) -> Float[np.ndarray, "G S"]:
-    """Tokens of each slot: an expert's are split evenly over its replicas."""
-    replicas = np.bincount(slots.ravel(), minlength=len(tokens))
-    return (tokens / np.maximum(replicas, 1))[slots]
+def slot_loads(
+    slots: Slots, tokens: Num[np.ndarray, " E"], split: str = "even"
+) -> Float[np.ndarray, "G S"]:
+    """Tokens of each slot, by a split of an expert's over its replicas (`jaxgen.moe.placement.split`)."""
+    if split == "even":
+        replicas = np.bincount(slots.ravel(), minlength=len(tokens))
+        return (tokens / np.maximum(replicas, 1))[slots]
+    shares = _scheduled(jnp.asarray(slots).ravel(), jnp.asarray(tokens), devices=len(slots))
+    return np.asarray(shares, np.float64).reshape(slots.shape) * tokens[slots]
 
 
-def device_loads(slots: Slots, tokens: Int[np.ndarray, " E"]) -> Float[np.ndarray, " G"]:
+_scheduled = jax.jit(scheduled, static_argnames="devices")
+
+
+def device_loads(
+    slots: Slots, tokens: Num[np.ndarray, " E"], split: str = "even"
+) -> Float[np.ndarray, " G"]:
     """Tokens of each device."""
-    return slot_loads(slots, tokens).sum(1)
+    return slot_loads(slots, tokens, split).sum(1)
 
 
-def balance_ratio(slots: Slots, tokens: Int[np.ndarray, " E"]) -> float:
+def balance_ratio(slots: Slots, tokens: Num[np.ndarray, " E"], split: str = "even") -> float:
     """max_g load_g / mean_g load_g; 1 is perfect."""
-    loads = device_loads(slots, tokens)
+    loads = device_loads(slots, tokens, split)
     return float(loads.max() / max(loads.mean(), 1e-30))

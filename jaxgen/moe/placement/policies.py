@@ -35,11 +35,13 @@ class Rules:
       costs: what FlexMoE weighs a change by.
       policy: when FlexMoE changes.
       every: steps from one placement of EPLB to the next.
+      split: of an expert's tokens over its replicas, of policies that have some (`jaxgen.moe.placement.split`).
     """
 
     costs: Costs
     policy: Policy = dataclasses.field(default_factory=Policy)
     every: int = 10
+    split: str = "even"
 
 
 def following(
@@ -95,6 +97,7 @@ def work(
     *,
     capacity_factor: float = 1.25,
     before: Slots | None = None,
+    split: str = "even",
 ) -> Work:
     """What one layer of one step asks of the devices, under a policy's placement.
 
@@ -105,7 +108,7 @@ def work(
         return simulator.of_capacity(slots, tokens, shape, capacity_factor)
     if name == "shadowing":
         return simulator.of_shadows(slots, tokens, shape, device)
-    found = simulator.of_placement(slots, tokens, shape)
+    found = simulator.of_placement(slots, tokens, shape, split)
     if before is None or np.array_equal(before, slots):
         return found
     return dataclasses.replace(found, moving=simulator.moving(before, slots, shape))
@@ -141,7 +144,16 @@ def replay(
     for t, counts in enumerate(traffic):
         steps.append(
             [
-                work(name, here, row, shape, device, capacity_factor=capacity_factor, before=old)
+                work(
+                    name,
+                    here,
+                    row,
+                    shape,
+                    device,
+                    capacity_factor=capacity_factor,
+                    before=old,
+                    split=rules.split,
+                )
                 for here, old, row in zip(now, before, counts, strict=True)
             ]
         )

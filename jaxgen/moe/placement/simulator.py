@@ -108,11 +108,18 @@ class Work:
     moving: Float[np.ndarray, " G"] | None = None
 
 
-def of_placement(slots: Slots, counts: Num[np.ndarray, " E"], shape: Shape) -> Work:
-    """Dropless, an expert's tokens split evenly over its replicas, those of a device to its own first."""
+def of_placement(
+    slots: Slots, counts: Num[np.ndarray, " E"], shape: Shape, split: str = "even"
+) -> Work:
+    """Dropless, an expert's tokens split over its replicas, those of a device to its own first.
+
+    Args:
+      split: see `jaxgen.moe.placement.split`.
+    """
     devices = len(slots)
     held = cost.replicas(slots, len(counts))
-    share = held * (counts / held.sum(0))  # [G, E], rows at each device
+    share = np.zeros(held.shape)  # rows at each device
+    np.add.at(share, (np.arange(devices)[:, None], slots), cost.slot_loads(slots, counts, split))
     return Work(
         tokens=share.sum(1),
         moved=share.sum(1) - np.minimum(share, counts / devices).sum(1),
