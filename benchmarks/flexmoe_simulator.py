@@ -84,10 +84,10 @@ def main() -> None:
             print(
                 f"{devices} devices, {kind}: FlexMoE over static capacity {row['capacity']:.2f}x (which "
                 f"drops {got['capacity'][1]:.1%}), static dropless {row['static']:.2f}x, shadowing "
-                f"{row['shadowing']:.2f}x, EPLB {row['eplb']:.2f}x; of the bound {row['bound']:.2f}",
+                f"{row['shadowing']:.2f}x, EPLB {row['eplb']:.2f}x, Symi {row['symi']:.2f}x; of the bound {row['bound']:.2f}",
                 flush=True,
             )
-    for name in ("capacity", "static", "shadowing", "eplb"):
+    for name in ("capacity", "static", "shadowing", "eplb", "symi"):
         values = [row[name] for rows in table.values() for row in rows.values()]
         print(f"over {name}: mean {statistics.mean(values):.2f}x, max {max(values):.2f}x")
     if args.plot:

@@ -18,6 +18,7 @@ TITLES = {
     "shadowing": "shadowing (FasterMoE)",
     "eplb": "EPLB-like",
     "flexmoe": "FlexMoE",
+    "symi": "Symi-like",
 }
 COLUMNS = {
     "loss": "loss ↓",

@@ -113,6 +113,24 @@ def test_flexmoe_follows_a_load_that_stays():
     assert cost.balance_ratio(places[-1][0], counts[-1, 0]) < 1.05
 
 
+def test_sharded_masters_cost_the_same_under_any_placement():
+    """S W (N - 1) / N each way for S slots, and neither sums nor moves."""
+    counts = np.array([900, 50, 30, 20])
+    rules = policies.Rules(SHAPE.costs(DEVICE))
+    for slots in (np.array([[0, 1], [0, 0], [2, 3], [0, 0]]), planner.initial(4, 4, 2)):
+        other = planner.initial(4, 4, 2)[::-1]
+        work = policies.work("symi", slots, counts, SHAPE, DEVICE, before=other)
+        assert np.allclose(work.fetched, 2 * SHAPE.weights * SHAPE.bytes * 3 / 4)
+        assert not work.sync.any()
+        assert work.moving is None
+        assert work.tokens.sum() == pytest.approx(1000)
+    # Placed anew in each step, for the counts of the last one that is over.
+    many = np.stack([counts, counts[::-1], counts])[:, None] * 1000
+    _, places = policies.replay("symi", np.repeat(many, 3, 0), 4, 2, SHAPE, DEVICE, rules)
+    assert np.array_equal(places[5][0], planner.eplb(many[1, 0] + 1, 4, 2))
+    assert np.array_equal(places[8][0], planner.eplb(many[2, 0] + 1, 4, 2))
+
+
 def test_unknown_policy():
     rules = policies.Rules(SHAPE.costs(DEVICE))
     with pytest.raises(ValueError, match="policy is 'x', allowed: capacity"):

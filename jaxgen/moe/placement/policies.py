@@ -5,6 +5,8 @@
     shadowing  one copy, and the most popular experts on every device besides (He et al., 2022, FasterMoE)
     eplb       every so many steps a placement from nothing, for the load since the last one (DeepSeek)
     flexmoe    when the balance ratio is too high and a change pays off (Nie et al., 2023)
+    symi       a placement from nothing every step, for the last counts: weights and optimiser state of all experts lie cut
+               over all devices, and slots get fresh weights each step, whatever the placement (2025, arXiv 2504.19925)
 
 All decide on counts of steps that are over. `replay` runs a policy over traffic, for the simulator.
 """
@@ -21,8 +23,8 @@ from jaxgen.moe.placement.planner import Policy
 from jaxgen.moe.placement.simulator import Device, Shape, Work
 from jaxgen.moe.placement.traffic import Traffic
 
-POLICIES = ("capacity", "static", "shadowing", "eplb", "flexmoe")
-SPARE = ("shadowing", "eplb", "flexmoe")  # use slots beyond one an expert
+POLICIES = ("capacity", "static", "shadowing", "eplb", "flexmoe", "symi")
+SPARE = ("shadowing", "eplb", "flexmoe", "symi")  # use slots beyond one an expert
 
 Placements = Int[np.ndarray, "L G S"]
 
@@ -64,6 +66,8 @@ def following(
     elif name == "eplb" and step % rules.every == 0:
         recent = np.sum(np.stack(history[-rules.every :]), 0)
         rows = [planner.eplb(c + 1, *slots.shape[1:]) for c in recent]
+    elif name == "symi":
+        rows = [planner.eplb(c + 1, *slots.shape[1:]) for c in history[-1]]
     elif name == "shadowing":
         rows = [shadows(c, *slots.shape[1:]) for c in history[-1]]
     else:
@@ -108,6 +112,8 @@ def work(
         return simulator.of_capacity(slots, tokens, shape, capacity_factor)
     if name == "shadowing":
         return simulator.of_shadows(slots, tokens, shape, device)
+    if name == "symi":
+        return simulator.of_sharded(slots, tokens, shape, split)
     found = simulator.of_placement(slots, tokens, shape, split)
     if before is None or np.array_equal(before, slots):
         return found

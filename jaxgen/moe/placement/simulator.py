@@ -128,6 +128,20 @@ def of_placement(
     )
 
 
+def of_sharded(
+    slots: Slots, counts: Num[np.ndarray, " E"], shape: Shape, split: str = "even"
+) -> Work:
+    """Every slot's weights come in from shards on all devices in each step, and its gradient goes back to them.
+
+    S W (N - 1) / N bytes a device each way for S slots of W bytes on N devices, whatever the placement; nothing
+    else is summed or moved.
+    """
+    devices, per_device = slots.shape
+    each = per_device * shape.weights * shape.bytes * (devices - 1) / devices
+    work = of_placement(slots, counts, shape, split)
+    return dataclasses.replace(work, sync=np.zeros(devices), fetched=np.full(devices, each))
+
+
 def of_capacity(slots: Slots, counts: Int[np.ndarray, " E"], shape: Shape, factor: float) -> Work:
     """Static buffers of `factor` times an even share: full ones drop, and all are computed and sent."""
     devices = len(slots)
