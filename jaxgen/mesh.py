@@ -32,6 +32,8 @@ BATCH = P(BATCH_AXES)
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(^|/)experts/(up|gate):[34]$", ("expert", "fsdp", "model")),
     (r"(^|/)experts/down:[34]$", ("expert", "model", "fsdp")),
+    (r"(^|/)masters/(up|gate):[34]$", (None, "expert", "model")),
+    (r"(^|/)masters/down:[34]$", (None, "model", "expert")),
     (r"(^|/)kernel:[45]$", ("fsdp",)),
     (r"(^|/)kernel:[23]$", ("fsdp", "model")),
     (r"(^|/)embedding:2$", ("model", "fsdp")),

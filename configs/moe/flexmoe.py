@@ -14,7 +14,7 @@ from jaxgen.config import Config
 def get_config() -> Config:
     config = base.config(
         task="text",  # text, images
-        policies=("capacity", "static", "shadowing", "eplb", "flexmoe"),
+        policies=("capacity", "static", "shadowing", "eplb", "flexmoe", "symi"),
         capacity_factor=1.25,  # of the policy `capacity`
         data=base.section(
             source="english",  # english, files

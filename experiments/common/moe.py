@@ -101,7 +101,15 @@ def load(config: Config, workdir: pathlib.Path) -> Corpus:
     return Corpus(parts, len(tokenizer), left_out)
 
 
-def build(config: Config, vocab: int, experts: int, rngs: nnx.Rngs, *, slots: int = 0) -> gpt2.GPT:
+def build(
+    config: Config,
+    vocab: int,
+    experts: int,
+    rngs: nnx.Rngs,
+    *,
+    slots: int = 0,
+    sharded: bool = False,
+) -> gpt2.GPT:
     """A GPT, dense with `experts` = 0. Feed-forward layers have no biases, as experts have none."""
     m = config.model
     spec = gpt2.config(
@@ -115,6 +123,7 @@ def build(config: Config, vocab: int, experts: int, rngs: nnx.Rngs, *, slots: in
         experts=experts,
         expert_every=m.expert_every,
         expert_slots=slots,
+        expert_sharded=sharded,
         capacity_factor=m.capacity_factor,
         dtype=m.dtype,
         remat=m.remat,

@@ -83,7 +83,7 @@ class Task:
     """What a task brings.
 
     Attributes:
-      build: (slots, capacity factor, rngs) -> the model.
+      build: (slots, capacity factor, whether experts are sharded, rngs) -> the model.
       loss: (model, batch, route) -> mean loss and loads.
       arrays: to train on.
       tokens: of a batch.
@@ -108,8 +108,8 @@ def make_task(study: Study) -> Task:
     if config.task == "text":
         corpus: Any = data
         return Task(
-            lambda slots, capacity, rngs: moe.build(
-                with_capacity(capacity), corpus.vocab, m.experts, rngs, slots=slots
+            lambda slots, capacity, sharded, rngs: moe.build(
+                with_capacity(capacity), corpus.vocab, m.experts, rngs, slots=slots, sharded=sharded
             ),
             lambda model, batch, route: moe.nll(model, batch["tokens"], route, None),
             {"tokens": corpus.parts["train"]},
@@ -117,7 +117,7 @@ def make_task(study: Study) -> Task:
         )
     train = data["train"]
 
-    def build_vit(slots: int, capacity: float, rngs: nnx.Rngs) -> vit.ViT:
+    def build_vit(slots: int, capacity: float, sharded: bool, rngs: nnx.Rngs) -> vit.ViT:
         shape = vit.config(
             train.image.shape[1],
             patch=m.patch,
@@ -131,6 +131,7 @@ def make_task(study: Study) -> Task:
             experts=m.experts,
             expert_every=m.expert_every,
             expert_slots=slots,
+            expert_sharded=sharded,
             capacity_factor=capacity,
             dtype=m.dtype,
         )
@@ -178,7 +179,9 @@ def task(study: Study, kind: Task, policy: str) -> TrainTask:
 
     return TrainTask(
         policy,
-        lambda key: kind.build(place.slots_of(m.experts), capacity, nnx.Rngs(key)),
+        lambda key: kind.build(
+            place.slots_of(m.experts), capacity, policy in policies.SHARDED, nnx.Rngs(key)
+        ),
         loss,
         extra=lambda: place.init_extra(m.experts, m.depth // m.expert_every),
         key="flexmoe",  # all policies train the same model on the same batches

@@ -6,6 +6,11 @@ whose expert lies on its own device stays there while that replica's share lasts
 that all replicas of an expert get their shares: even ones (Nie et al., 2023, section 3.2), or those that level the
 devices for the counts of this step (`jaxgen.moe.placement.split`). The result is that of one copy of each expert.
 
+Or the weights of all E experts are cut evenly over the devices, [E, ...] with a further axis split (`sharded`), and
+each call deals whole experts out to the slots by one all-to-all (Symi, 2025, arXiv 2504.19925). Any placement costs the
+same, and the exchange's transpose sums the gradients of replicas on the shards: no replica is kept equal to another,
+and neither weights nor moments ever move.
+
 Tokens travel by `jax.lax.ragged_all_to_all`, which moves just the rows there are; CPUs do not have it, so
 there a padded `all_to_all` does the same.
 """
@@ -41,28 +46,32 @@ def expert_parallel(
     specs: PyTree,
     receive_capacity_factor: float = 0.0,
     split: str = "even",
+    sharded: bool = False,
     ragged: bool | None = None,
 ) -> tuple[Float[Array, "N F"], Int[Array, ""]]:
     """sum_k w_nk f_k(x_n), and the number of kept pairs of token and expert that found no room.
 
     Args:
-      weights: leaves [slots, ...].
+      weights: leaves [slots, ...]; where sharded [E, ...].
       experts: what a device does: (weights of its S slots, rows sorted by slot, rows of each slot).
       specs: PartitionSpecs of `weights`, the first axis `expert`. Where a further axis is split, `experts`
-        sees its part and sums over that axis itself.
+        sees its part and sums over that axis itself. Where sharded, a further axis is `expert`, and `experts`
+        sees all of it.
       receive_capacity_factor: rows that a device can take in, as a multiple of its even share; 0 for as many as could ever
         come, so that nothing is lost. What comes after that (in the order of the devices) is dropped.
       split: of an expert's tokens over its replicas: one of `jaxgen.moe.placement.split.SPLITS`.
+      sharded: see the top of this module.
       ragged: which exchange; by default, the padded one on CPUs alone.
 
     Raises:
-      ValueError: slots, or tokens, that the devices do not divide.
+      ValueError: slots, or tokens, or where sharded the axis that is split, that the devices do not divide.
     """
     allowed = (receive_capacity_factor >= 0) & (receive_capacity_factor < float("inf"))
     require("receive_capacity_factor", allowed, receive_capacity_factor, "0 or more")
     require("split", split in SPLITS, split, f"one of {', '.join(SPLITS)}")
     devices = mesh.shape[AXIS]
     check_slots(len(placement), num_experts, devices)
+    cut = _cut(weights, specs, devices) if sharded else None
     parts = mesh_lib.batch_divisor(mesh)
     if len(x) % parts:
         raise ValueError(f"tokens is {len(x)}, allowed: a multiple of {parts}, the devices")
@@ -86,6 +95,7 @@ def expert_parallel(
         devices=devices,
         rows_in=rows_in,
         split=split,
+        cut=cut,
         ragged=ragged,
     )
     tokens = mesh_lib.BATCH
@@ -95,6 +105,31 @@ def expert_parallel(
         in_specs=(tokens, tokens, tokens, tokens, specs, P()),
         out_specs=(tokens, P()),
     )(x, routing.expert_ids, routing.weights, routing.kept, weights, placement)
+
+
+def _cut(weights: PyTree, specs: PyTree, devices: int) -> tuple[int, ...]:
+    """Of each leaf, the axis that is split over `AXIS`."""
+    cut = []
+    places = jax.tree.leaves(specs, is_leaf=lambda spec: isinstance(spec, P))
+    for leaf, spec in zip(jax.tree.leaves(weights), places, strict=True):
+        cut.append(tuple(spec).index(AXIS))
+        size = leaf.shape[cut[-1]]
+        want = f"axis {cut[-1]} a multiple of {devices}, the devices"
+        require("weights", size % devices == 0, leaf.shape, want)
+    return tuple(cut)
+
+
+def deal_out(
+    shard: Float[Array, "E ..."], placement: Int[Array, " slots"], *, devices: int, axis: int
+) -> Float[Array, "S ..."]:
+    """The experts of a device's S slots, whole; inside `shard_map` over `AXIS`.
+
+    Args:
+      shard: this device's part of all experts.
+      axis: of a shard, along which parts come together.
+    """
+    for_each = shard[placement.reshape(devices, -1)]  # [devices, S, ...]
+    return jax.lax.all_to_all(for_each, AXIS, 0, axis + 1, tiled=True)[0]
 
 
 def tie(
@@ -221,9 +256,17 @@ def _on_device(
     devices: int,
     rows_in: int,
     split: str,
+    cut: tuple[int, ...] | None,
     ragged: bool,
 ) -> tuple[Array, Array]:
     me, k, slots = jax.lax.axis_index(AXIS), ids.shape[1], len(placement)
+    if cut is not None:
+        leaves, tree = jax.tree.flatten(weights)
+        filled = [
+            deal_out(shard, placement, devices=devices, axis=axis)
+            for shard, axis in zip(leaves, cut, strict=True)
+        ]
+        weights = jax.tree.unflatten(tree, filled)
     per_device = slots // devices
     expert = jnp.where(kept, ids, num_experts).reshape(-1)
     count = jnp.bincount(expert, length=num_experts + 1)

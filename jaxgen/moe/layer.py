@@ -36,7 +36,8 @@ class MoEContext:
       mesh: experts are spread over its axis `expert`; None for all on one device.
       placement: [L, slots], which expert each slot of each MoE layer holds; needs a mesh. By default
         expert i is in slot i.
-      receive_capacity_factor: see `expert_parallel.expert_parallel`, as split.
+      receive_capacity_factor: see `expert_parallel.expert_parallel`, as split. Whether weights lie in slots or are
+        cut over the devices is the layer's, `MoE(sharded=)`.
     """
 
     gate: Gate = lambda logits, key: gates.switch(logits)
@@ -100,10 +101,12 @@ class Experts(nnx.Module):
         gate_shape = (experts, width, hidden)
         self.gate = nnx.Param(up * draw(rngs.params(), gate_shape, f32)[place]) if gated else None
 
-    @property
-    def specs(self) -> tuple[P, ...]:
-        """How each of `weights` is split: slots over `expert`, hidden units over `model`."""
-        into, out = P(expert_parallel.AXIS, None, "model"), P(expert_parallel.AXIS, "model", None)
+    def specs(self, *, sharded: bool = False) -> tuple[P, ...]:
+        """How each of `weights` is split: hidden units over `model`; over `expert` slots, or where sharded D."""
+        axis = expert_parallel.AXIS
+        into, out = P(axis, None, "model"), P(axis, "model", None)
+        if sharded:
+            into, out = P(None, axis, "model"), P(None, "model", axis)
         return (into, out) if self.gate is None else (into, out, into)
 
     def weights(self, x: Array) -> tuple[Float[Array, "slots _ _"], ...]:
@@ -144,6 +147,7 @@ class MoE(nnx.Module):
         hidden: int,
         *,
         slots: int = 0,
+        sharded: bool = False,
         capacity_factor: float = 0.0,
         activation: Callable[[Array], Array] = jax.nn.gelu,
         std: tuple[float, float] | None = None,
@@ -156,6 +160,9 @@ class MoE(nnx.Module):
         width: D, of tokens.
         hidden: of each expert.
         slots: places for experts' weights, for replicas; E by default.
+        sharded: every expert's weights are cut over the mesh axis `expert`, and each call fills the slots of its
+          placement (as many as it says) with what it needs; `slots` says nothing then. See
+          `expert_parallel.expert_parallel`.
         capacity_factor: of the buffers (`dispatch.capacity_of`); 0 for dropless.
         activation: as std, gated and dtype, of `Experts`.
 
@@ -165,17 +172,23 @@ class MoE(nnx.Module):
         check_slots(slots or experts, experts, 1)
         self.num_experts, self.capacity_factor = experts, capacity_factor
         self.router = nnx.Linear(width, experts, use_bias=False, rngs=rngs)
-        self.experts = Experts(
+        self.sharded = sharded
+        bank = Experts(
             experts,
             width,
             hidden,
-            slots=slots,
+            slots=0 if sharded else slots,
             activation=activation,
             std=std,
             gated=gated,
             dtype=dtype,
             rngs=rngs,
         )
+        # By the name, a mesh knows how to split them.
+        if sharded:
+            self.masters = bank
+        else:
+            self.experts = bank
 
     def __call__(
         self,
@@ -216,12 +229,17 @@ class MoE(nnx.Module):
         placement: Int[Array, " slots"] | None = None,
     ) -> tuple[Float[Array, "N D"], Int[Array, ""]]:
         """The weighted sum of a routing, and the number of dropped pairs of token and expert."""
-        experts, weights = self.experts, self.experts.weights(x)
+        experts = self.masters if self.sharded else self.experts
+        weights = experts.weights(x)
         x = x.astype(weights[0].dtype)
         if route.mesh is not None and not self.capacity_factor:
             mesh, slots = route.mesh, len(weights[0])
             if placement is None:
                 placement = jnp.arange(slots) % self.num_experts
+            if not self.sharded:
+                weights = tuple(
+                    expert_parallel.tie(w, placement, self.num_experts) for w in weights
+                )
 
             def on_device(weights: tuple[Array, ...], rows: Array, sizes: Array) -> Array:
                 y = experts.on_groups(weights, rows, sizes)
@@ -230,12 +248,13 @@ class MoE(nnx.Module):
             return expert_parallel.expert_parallel(
                 x,
                 routing,
-                tuple(expert_parallel.tie(w, placement, self.num_experts) for w in weights),
+                weights,
                 on_device,
                 placement,
                 mesh=mesh,
                 num_experts=self.num_experts,
-                specs=experts.specs,
+                specs=experts.specs(sharded=self.sharded),
+                sharded=self.sharded,
                 receive_capacity_factor=route.receive_capacity_factor,
                 split=route.split,
             )

@@ -314,6 +314,7 @@ def make_moe(config: TransformerConfig, rngs: nnx.Rngs) -> MoE:
         config.width,
         config.mlp_width,
         slots=config.expert_slots,
+        sharded=config.expert_sharded,
         capacity_factor=config.capacity_factor,
         activation=ACTIVATIONS[config.activation],
         std=(config.init_std, residual_std(config)),

@@ -52,6 +52,8 @@ class TransformerConfig:
       experts: of the mixture that takes the feed-forward layer's place; 0 for none.
       expert_every: each so-many-th block has a mixture, the last of them included.
       expert_slots: places for experts' weights, for replicas; 0 for one an expert.
+      expert_sharded: weights of all experts are cut over the devices instead, and slots are filled in each call; see
+        `jaxgen.moe.layer.MoE`.
       capacity_factor: of the experts' buffers, 0 for dropless; see `jaxgen.moe.dispatch`.
       dtype: of the computation; parameters stay float32. A name, such as "bfloat16".
 
@@ -93,6 +95,7 @@ class TransformerConfig:
     experts: int = 0
     expert_every: int = 2
     expert_slots: int = 0
+    expert_sharded: bool = False
     capacity_factor: float = 0.0
     dtype: str = "float32"
 

@@ -15,7 +15,7 @@ from jaxgen.losses.cross_entropy import cross_entropy
 from jaxgen.models import gpt2
 from jaxgen.moe import gates
 from jaxgen.moe.layer import MoEContext
-from jaxgen.moe.placement import simulator
+from jaxgen.moe.placement import policies, simulator
 from jaxgen.moe.placement.adaptive import AdaptivePlacement
 from jaxgen.moe.placement.planner import Policy
 from jaxgen.train import loop, state, step
@@ -41,6 +41,7 @@ def build(place, key):
         mlp_bias=False,
         experts=E,
         expert_slots=place.slots_of(E),
+        expert_sharded=place.name in policies.SHARDED,
     )
     return gpt2.GPT(spec, rngs=nnx.Rngs(key))
 
@@ -112,6 +113,19 @@ def test_flexmoe_trains_the_model_of_single_copies_in_a_plain_loop():
             for e in range(E):
                 first, *others = a[placed == e]
                 assert all(np.array_equal(first, o) for o in others)
+
+
+def test_sharded_experts_train_as_single_copies_while_placements_change_every_step():
+    """Losses of one copy; a new placement in most steps; no program but the first, and no weight moved."""
+    _, want = train("static", placer("static"))
+    place = placer("symi")
+    final, got = train("symi", place)
+    np.testing.assert_allclose(got, want, atol=1e-4)
+    places = place.history()["placements"]
+    assert len({p.tobytes() for p in places}) >= 3
+    assert programs("symi")[1]._cache_size() == programs("static")[1]._cache_size()
+    assert place._move is None
+    assert final.model.stack.blocks[1].moe.masters.up[...].shape[0] == E
 
 
 def test_it_goes_on_from_what_it_remembers():

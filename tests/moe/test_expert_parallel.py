@@ -78,6 +78,45 @@ def test_any_placement_gives_the_result_of_single_copies(shape, seed, kind):
             assert all(np.array_equal(first, o) for o in others)
 
 
+@pytest.mark.parametrize("shape", MESHES)
+def test_sharded_experts_give_the_result_of_single_copies_in_any_placement(shape):
+    """Output and gradients, the latter on the shards: one program for all placements, two exchanges of weights."""
+    mesh = mesh_lib.make_mesh(shape)
+    gate = lambda logits, _: GATE(logits)  # noqa: E731
+    wide = 8  # tokens' width, which the devices divide
+    single = layer.MoE(E, wide, F, gated=True, rngs=nnx.Rngs(0))
+    model = layer.MoE(E, wide, F, gated=True, sharded=True, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), (N, wide)) + 0.5
+    grad = jax.value_and_grad(loss, (0, 1), has_aux=True)
+    (_, (y, load)), g = jax.jit(grad, static_argnums=2)(single, x, layer.MoEContext(gate))
+    model = jax.device_put(model, mesh_lib.shardings(model, mesh))
+    assert model.masters.up[...].sharding.spec[1] == "expert"
+    there = jax.device_put(x, NamedSharding(mesh, mesh_lib.BATCH))
+    route = layer.MoEContext(gate, mesh, split="scheduled")
+    run = jax.jit(lambda m, x, p: grad(m, x, route, p))
+    for seed in range(3):
+        (_, (y_p, load_p)), g_p = run(model, there, jnp.asarray(random_placement(seed)))
+        assert int(load_p.dropped) == 0
+        assert np.array_equal(load.counts, load_p.counts)
+        assert np.allclose(y, y_p, atol=1e-5)
+        assert np.allclose(g[1], g_p[1], atol=1e-5)
+        for name in ("up", "down", "gate"):
+            want = np.asarray(getattr(g[0].experts, name)[...])
+            got = np.asarray(getattr(g_p[0].masters, name)[...])
+            assert np.allclose(want, got, atol=1e-5 * np.abs(want).max())
+    assert run._cache_size() == 1
+
+
+def test_sharded_experts_have_to_be_cut_evenly():
+    mesh = mesh_lib.make_mesh({"expert": 8})
+    model = layer.MoE(E, D, F, sharded=True, rngs=nnx.Rngs(0))
+    route = layer.MoEContext(lambda logits, _: GATE(logits), mesh)
+    with pytest.raises(
+        ValueError, match=r"weights is \[6, 6, 10\], allowed: axis 1 a multiple of 8"
+    ):
+        model(jnp.ones((N, D)), route, placement=jnp.arange(SLOTS) % E)
+
+
 @settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 9999), devices=st.sampled_from([1, 2, 4, 8]))
 def test_replicas_get_even_shares_and_own_tokens_first(seed, devices):

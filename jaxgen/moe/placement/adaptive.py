@@ -174,10 +174,11 @@ class AdaptivePlacement:
         return placed.reshape(len(placed), self.devices, -1)
 
     def _apply(self, state: S, old: Placements, new: Placements) -> S:
-        if self._move is None:
-            self._move = migrate.make_move(jax.tree.map(lambda a: a.sharding, state))
         self._now = new
-        state = self._move(state, jnp.asarray(migrate.sources(old, new)))
+        if self.name not in policies.SHARDED:  # whose weights lie in no slots
+            if self._move is None:
+                self._move = migrate.make_move(jax.tree.map(lambda a: a.sharding, state))
+            state = self._move(state, jnp.asarray(migrate.sources(old, new)))
         placed = jax.device_put(
             new.reshape(len(new), -1).astype(np.int32), state.extra["placement"].sharding
         )

@@ -25,6 +25,7 @@ from jaxgen.moe.placement.traffic import Traffic
 
 POLICIES = ("capacity", "static", "shadowing", "eplb", "flexmoe", "symi")
 SPARE = ("shadowing", "eplb", "flexmoe", "symi")  # use slots beyond one an expert
+SHARDED = ("symi",)  # slots are filled anew in each step: see `jaxgen.moe.expert_parallel`
 
 Placements = Int[np.ndarray, "L G S"]
 
