@@ -37,12 +37,15 @@ class MoEContext:
       placement: [L, slots], which expert each slot of each MoE layer holds; needs a mesh. By default
         expert i is in slot i.
       receive_capacity_factor: see `expert_parallel.expert_parallel`.
+      grouped: how rows of several experts are multiplied where nothing is dropped, one of
+        `grouped.IMPLEMENTATIONS`; None for the platform's default.
     """
 
     gate: Gate = lambda logits, key: gates.switch(logits)
     mesh: Mesh | None = None
     placement: Int[Array, "L slots"] | None = None
     receive_capacity_factor: float = 0.0
+    grouped: str | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -127,10 +130,16 @@ class Experts(nnx.Module):
         return self._apply(self.weights(x), x, lambda a, w: jnp.einsum("ecd,edf->ecf", a, w))
 
     def on_groups(
-        self, weights: tuple[Array, ...], x: Float[Array, "M D"], sizes: Int[Array, " E"]
+        self,
+        weights: tuple[Array, ...],
+        x: Float[Array, "M D"],
+        sizes: Int[Array, " E"],
+        *,
+        implementation: str | None = None,
     ) -> Float[Array, "M D"]:
         """The first sizes[0] rows by expert 0, the next sizes[1] by expert 1, and so on."""
-        return self._apply(weights, x, lambda a, w: grouped_matmul(a, w, sizes))
+        product = functools.partial(grouped_matmul, implementation=implementation)
+        return self._apply(weights, x, lambda a, w: product(a, w, sizes))
 
 
 class MoE(nnx.Module):
@@ -223,7 +232,7 @@ class MoE(nnx.Module):
                 placement = jnp.arange(slots) % self.num_experts
 
             def on_device(weights: tuple[Array, ...], rows: Array, sizes: Array) -> Array:
-                y = experts.on_groups(weights, rows, sizes)
+                y = experts.on_groups(weights, rows, sizes, implementation=route.grouped)
                 return jax.lax.psum(y, "model")
 
             return expert_parallel.expert_parallel(
@@ -238,7 +247,7 @@ class MoE(nnx.Module):
                 receive_capacity_factor=route.receive_capacity_factor,
             )
         if not self.capacity_factor:
-            on_groups = functools.partial(experts.on_groups, weights)
+            on_groups = functools.partial(experts.on_groups, weights, implementation=route.grouped)
             y = dispatch.dropless(x, routing, on_groups, num_experts=self.num_experts)
             return y, jnp.zeros((), jnp.int32)
         tokens, k = routing.expert_ids.shape

@@ -45,8 +45,8 @@ def loss(model, x, route, placement=None):
 
 
 @pytest.mark.parametrize("shape", MESHES)
-@pytest.mark.parametrize("seed", [0, 1])
-def test_any_placement_gives_the_result_of_single_copies(shape, seed):
+@pytest.mark.parametrize(("seed", "form"), [(0, None), (1, "padded")])
+def test_any_placement_gives_the_result_of_single_copies(shape, seed, form):
     """Output, dropped pairs, and gradients; those of replicas are the expert's, bit by bit the same."""
     mesh = mesh_lib.make_mesh(shape)
     gate = lambda logits, _: GATE(logits)  # noqa: E731
@@ -59,7 +59,7 @@ def test_any_placement_gives_the_result_of_single_copies(shape, seed):
     model = jax.device_put(model, mesh_lib.shardings(model, mesh))
     there = jax.device_put(x, NamedSharding(mesh, mesh_lib.BATCH))
     (value_p, (y_p, load_p)), g_p = run(
-        model, there, layer.MoEContext(gate, mesh), jnp.asarray(placement)
+        model, there, layer.MoEContext(gate, mesh, grouped=form), jnp.asarray(placement)
     )
     assert int(load_p.dropped) == 0
     assert np.array_equal(load.counts, load_p.counts)
