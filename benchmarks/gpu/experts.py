@@ -1,0 +1,147 @@
+"""A layer of experts, value and gradients in bf16: each form of the grouped product, beside torch.
+
+The layer is router, top-2 gate, dispatch, experts, combine. "Experts alone" is the least that they can
+cost: the same number of rows, already in equal buffers, through the same two products.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import measure
+from flax import nnx
+from report import Report
+
+from jaxgen.moe import gates, grouped, layer
+
+K = 2
+
+
+def torch_layer(torch):
+    """Router, top-k softmax, and a loop over experts with rows gathered and added back."""
+
+    def forward(x, router, up, down):
+        chance = (x.float() @ router).softmax(-1)
+        weight, expert = chance.topk(K, -1)
+        weight = weight / weight.sum(-1, keepdim=True)
+        y = torch.zeros_like(x)
+        for e in range(up.shape[0]):
+            row, choice = torch.where(expert == e)
+            h = torch.nn.functional.gelu(x[row] @ up[e], approximate="tanh") @ down[e]
+            y = y.index_add(0, row, h * weight[row, choice, None].to(h.dtype))
+        return y
+
+    return forward
+
+
+def torch_buffers(torch):
+    """Experts on equal buffers: two batched products."""
+
+    def forward(x, up, down):
+        return torch.bmm(torch.nn.functional.gelu(torch.bmm(x, up), approximate="tanh"), down)
+
+    return forward
+
+
+def squared(y):
+    return (y.astype(jnp.float32) ** 2).mean()
+
+
+def with_grad(torch, forward, *leaves):
+    """The mean square of the outputs, and its gradients."""
+    value = (forward(*leaves).float() ** 2).mean()
+    return value, *torch.autograd.grad(value, leaves)
+
+
+def whole(model: layer.MoE, x: jax.Array, form: str | None) -> jax.Array:
+    gate = functools.partial(gates.top_k, k=K, normalise=True)
+    route = layer.MoEContext(lambda logits, _: gate(logits), grouped=form)
+    return squared(model(x, route)[0])
+
+
+def alone(model: layer.MoE, rows: jax.Array) -> jax.Array:
+    return squared(model.experts.on_buffers(rows))
+
+
+def weights(model: layer.MoE) -> tuple[jax.Array, ...]:
+    return tuple(p[...] for p in (model.router.kernel, model.experts.up, model.experts.down))
+
+
+def make(experts: int, width: int, hidden: int, dtype) -> layer.MoE:
+    """bf16 experts, a float32 router."""
+
+    @jax.jit
+    def build():
+        model = layer.MoE(experts, width, hidden, rngs=nnx.Rngs(0))
+        for p in (model.experts.up, model.experts.down):
+            p[...] = p[...].astype(dtype)
+        return model
+
+    return build()
+
+
+def gate(report: Report, experts: int) -> float:
+    """At a small size in float32: every form against the first, and that against torch."""
+    with measure.precision("highest", report.torch):
+        model = make(experts, 32, 64, jnp.float32)
+        x = jax.random.normal(jax.random.key(1), (300, 32))
+
+        def ours(form):
+            value, (dm, dx) = jax.jit(jax.value_and_grad(whole, (0, 1)), static_argnums=2)(
+                model, x, form
+            )
+            names = ("value", "dx", "router", "up", "down")
+            return dict(zip(names, (value, dx, *weights(dm)), strict=True))
+
+        first, *others = (ours(form) for form in grouped.IMPLEMENTATIONS)
+        worst = [measure.gap({n: (o[n], first[n]) for n in first}, 1e-4) for o in others]
+        if report.torch is not None:
+            leaves = [report.tensor(a).requires_grad_(True) for a in (x, *weights(model))]
+            theirs = with_grad(report.torch, torch_layer(report.torch), *leaves)
+            pairs = zip(first, theirs, strict=True)
+            worst.append(measure.gap({n: (first[n], b) for n, b in pairs}, 1e-4))
+    return max(worst)
+
+
+def run(part: str, report: Report) -> None:
+    tokens, width, hidden, experts = (64, 16, 32, 4) if report.small else (16_384, 1024, 4096, 16)
+    passed = gate(report, experts)
+    model = make(experts, width, hidden, jnp.bfloat16)
+    x = jax.random.normal(jax.random.key(0), (tokens, width)).astype(jnp.bfloat16)
+    rows = jax.random.normal(jax.random.key(1), (experts, tokens * K // experts, width))
+    rows = rows.astype(jnp.bfloat16)
+    size = f"N {tokens:,}, d {width:,}, h {hidden:,}, E {experts}, k {K}"
+    flops = 3 * 2 * 2.0 * tokens * K * width * hidden  # two products, forward and both gradients
+    torch, layers, buffers = report.torch, {}, {}
+    if torch is not None:
+        router, up, down = weights(model)
+        parts = [report.tensor(router), *(report.tensor(a, torch.bfloat16) for a in (up, down))]
+        leaves = [report.tensor(x, torch.bfloat16), *parts]
+        dense = [report.tensor(rows, torch.bfloat16), *parts[1:]]
+        for leaf in (*leaves, dense[0]):
+            leaf.requires_grad_(True)
+
+        def sides(f, args):
+            call = functools.partial(with_grad, torch)
+            return {
+                "eager": lambda: functools.partial(call, f, *args),
+                "compile": lambda: functools.partial(call, report.compiled(f), *args),
+            }
+
+        layers = sides(torch_layer(torch), leaves)
+        buffers = sides(torch_buffers(torch), dense)
+    made = measure.program(jax.value_and_grad(alone, (0, 1)), model, rows)
+    report.compare("experts alone", size, made.run, buffers, flops=flops, temporary=made.temporary)
+    for form in ("padded", "blocks", "ragged"):
+        f = jax.value_and_grad(functools.partial(whole, form=form), (0, 1))
+        made = measure.program(f, model, x)
+        report.compare(
+            f"MoE layer, {form}",
+            size,
+            made.run,
+            layers if form == "padded" else {},
+            gap=passed,
+            flops=flops,
+            temporary=made.temporary,
+            note="" if form == "padded" else "peers: see padded",
+        )

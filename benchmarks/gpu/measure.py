@@ -1,0 +1,154 @@
+"""What all parts share: the card's limits, turns of timing, FLOPs of a program, gates, precision."""
+
+import contextlib
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Dense bf16 TFLOP/s of the vendors' data sheets, at the card's full power. The first name that is in the
+# device's counts, so longer ones stand before shorter.
+PEAKS = (
+    ("H100 PCIe", 756.0),
+    ("H100 NVL", 835.0),
+    ("H100", 989.0),
+    ("H200", 989.0),
+    ("GH200", 989.0),
+    ("B200", 2250.0),
+    ("A100", 312.0),
+    ("A30", 165.0),
+    ("A10", 125.0),
+    ("L40S", 362.0),
+    ("L4", 121.0),
+    ("RTX 4090", 165.0),
+)
+
+
+class Card(NamedTuple):
+    """Where it runs: name, dense bf16 peak in FLOP/s (None for an unknown card), copies in bytes/s."""
+
+    name: str
+    peak: float | None
+    bandwidth: float
+
+
+class GateError(Exception):
+    """Two sides do not compute the same."""
+
+
+class Program(NamedTuple):
+    """A compiled function with its arguments bound: call it, and wait for what it returns."""
+
+    run: Callable[[], object]
+    flops: float
+    temporary: int
+
+
+class Side(NamedTuple):
+    """One side of a comparison: starts the work, and waits for it."""
+
+    run: Callable[[], object]
+    wait: Callable[[object], object] = jax.block_until_ready
+
+
+@dataclasses.dataclass
+class Times:
+    """Milliseconds of each round: until the work was done, and until the host was free again."""
+
+    whole: list[float] = dataclasses.field(default_factory=list)
+    host: list[float] = dataclasses.field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.whole)
+
+
+def peak_of(name: str) -> float | None:
+    """FLOP/s of dense bf16 products, by the device's name."""
+    return next((tera * 1e12 for known, tera in PEAKS if known in name), None)
+
+
+def card(small: bool) -> Card:
+    """The device, with its bandwidth as a copy shows it: bytes read and written in a second."""
+    a = jnp.zeros(2**22 if small else 2**29, jnp.bfloat16)
+    copy = jax.jit(lambda a: a + 1)
+    times = in_turns({"copy": Side(lambda: copy(a))}, rounds=10, seconds=2.0)["copy"]
+    name = jax.devices()[0].device_kind
+    return Card(name, peak_of(name), 2 * a.nbytes / (times.median * 1e-3))
+
+
+def in_turns(
+    sides: Mapping[str, Side], *, rounds: int = 20, warmup: int = 3, seconds: float = 8.0
+) -> dict[str, Times]:
+    """A B A B ...: the rounds after the warm-up. Slow sides get fewer, three at least."""
+    times = {name: Times() for name in sides}
+    begin = time.perf_counter()
+    for i in range(warmup + rounds):
+        for name, side in sides.items():
+            start = time.perf_counter()
+            out = side.run()
+            free = time.perf_counter()
+            side.wait(out)
+            done = time.perf_counter()
+            del out
+            if i >= warmup:
+                times[name].host.append((free - start) * 1e3)
+                times[name].whole.append((done - start) * 1e3)
+        if i >= warmup + 2 and time.perf_counter() - begin > seconds:
+            break
+    return times
+
+
+def program(f: Callable, *args: object, donate: tuple[int, ...] = ()) -> Program:
+    """Compiles f for these arguments. FLOPs are XLA's count; of a loop it counts one turn."""
+    built = jax.jit(f, donate_argnums=donate).lower(*args).compile()
+    cost = built.cost_analysis() or {}
+    cost = cost[0] if isinstance(cost, list) else cost
+    memory = built.memory_analysis()
+    return Program(
+        lambda: built(*args),
+        float(cost.get("flops", 0.0)),
+        getattr(memory, "temp_size_in_bytes", 0),
+    )
+
+
+def gap(pairs: Mapping[str, tuple[object, object]], tolerance: float) -> float:
+    """The largest |ours - theirs|.
+
+    Raises:
+      GateError: where it is above `tolerance` times the largest of theirs (or 1, if that is larger).
+    """
+    worst = 0.0
+    for name, (ours, theirs) in pairs.items():
+        a, b = (as_numpy(x) for x in (ours, theirs))
+        if a.shape != b.shape:
+            raise GateError(f"{name} has shape {a.shape}, the other side {b.shape}")
+        diff = float(np.abs(a - b).max())
+        scale = max(1.0, float(np.abs(b).max()))
+        if not diff <= tolerance * scale:
+            raise GateError(f"{name} differs by {diff:.2e}, allowed: {tolerance * scale:.1e}")
+        worst = max(worst, diff)
+    return worst
+
+
+def as_numpy(x: object) -> np.ndarray:
+    """Of either library, in float64."""
+    if hasattr(x, "detach"):
+        x = x.detach().float().cpu().numpy()
+    return np.asarray(x, np.float64)
+
+
+@contextlib.contextmanager
+def precision(kind: str, torch: object = None) -> Iterator[None]:
+    """Products of float32 in both libraries: "highest", or "tf32" where the card has it."""
+    exact = kind == "highest"
+    if torch is not None:
+        torch.set_float32_matmul_precision("highest" if exact else "high")
+        torch.backends.cudnn.allow_tf32 = not exact
+    with jax.default_matmul_precision("highest" if exact else "tensorfloat32"):
+        yield
