@@ -68,16 +68,11 @@ def weights(model: layer.MoE) -> tuple[jax.Array, ...]:
 
 
 def make(experts: int, width: int, hidden: int, dtype) -> layer.MoE:
-    """bf16 experts, a float32 router."""
-
-    @jax.jit
-    def build():
-        model = layer.MoE(experts, width, hidden, rngs=nnx.Rngs(0))
-        for p in (model.experts.up, model.experts.down):
-            p[...] = p[...].astype(dtype)
-        return model
-
-    return build()
+    """Experts in a dtype, a float32 router."""
+    model = layer.MoE(experts, width, hidden, rngs=nnx.Rngs(0))
+    for p in (model.experts.up, model.experts.down):
+        p[...] = p[...].astype(dtype)
+    return model
 
 
 def gate(report: Report, experts: int) -> float:
@@ -86,14 +81,13 @@ def gate(report: Report, experts: int) -> float:
         model = make(experts, 32, 64, jnp.float32)
         x = jax.random.normal(jax.random.key(1), (300, 32))
 
-        def ours(form):
-            value, (dm, dx) = jax.jit(jax.value_and_grad(whole, (0, 1)), static_argnums=2)(
-                model, x, form
-            )
+        def named(value, grads):
             names = ("value", "dx", "router", "up", "down")
-            return dict(zip(names, (value, dx, *weights(dm)), strict=True))
+            return dict(zip(names, (value, grads[1], *weights(grads[0])), strict=True))
 
-        first, *others = (ours(form) for form in grouped.IMPLEMENTATIONS)
+        forms = [functools.partial(whole, form=form) for form in grouped.IMPLEMENTATIONS]
+        made = measure.programs([(jax.value_and_grad(f, (0, 1)), model, x) for f in forms])
+        first, *others = (named(*m.run()) for m in made)
         worst = [measure.gap({n: (o[n], first[n]) for n in first}, 1e-4) for o in others]
         if report.torch is not None:
             leaves = [report.tensor(a).requires_grad_(True) for a in (x, *weights(model))]
@@ -130,11 +124,21 @@ def run(part: str, report: Report) -> None:
 
         layers = sides(torch_layer(torch), leaves)
         buffers = sides(torch_buffers(torch), dense)
-    made = measure.program(jax.value_and_grad(alone, (0, 1)), model, rows)
-    report.compare("experts alone", size, made.run, buffers, flops=flops, temporary=made.temporary)
-    for form in ("padded", "blocks", "ragged"):
-        f = jax.value_and_grad(functools.partial(whole, form=form), (0, 1))
-        made = measure.program(f, model, x)
+    forms = ("padded", "blocks", "ragged")
+    calls = [(jax.value_and_grad(alone, (0, 1)), model, rows)]
+    for form in forms:
+        f = functools.partial(whole, form=form)
+        calls.append((jax.value_and_grad(f, (0, 1)), model, x))
+    dense_made, *layers_made = measure.programs(calls)
+    report.compare(
+        "experts alone",
+        size,
+        dense_made.run,
+        buffers,
+        flops=flops,
+        temporary=dense_made.temporary,
+    )
+    for form, made in zip(forms, layers_made, strict=True):
         report.compare(
             f"MoE layer, {form}",
             size,
@@ -143,5 +147,4 @@ def run(part: str, report: Report) -> None:
             gap=passed,
             flops=flops,
             temporary=made.temporary,
-            note="" if form == "padded" else "peers: see padded",
         )

@@ -4,12 +4,15 @@ import contextlib
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent import futures
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jaxgen.mesh import path_name
 
 # Dense bf16 TFLOP/s of the vendors' data sheets, at the card's full power. The first name that is in the
 # device's counts, so longer ones stand before shorter.
@@ -104,9 +107,16 @@ def in_turns(
     return times
 
 
-def program(f: Callable, *args: object, donate: tuple[int, ...] = ()) -> Program:
-    """Compiles f for these arguments. FLOPs are XLA's count; of a loop it counts one turn."""
-    built = jax.jit(f, donate_argnums=donate).lower(*args).compile()
+def programs(calls: Iterable[tuple]) -> list[Program]:
+    """Compiles functions for their arguments, all at once: (f, *arguments) each."""
+    lowered = [(jax.jit(f).lower(*args), args) for f, *args in calls]
+    with futures.ThreadPoolExecutor() as pool:
+        built = pool.map(lambda pair: pair[0].compile(), lowered)
+        return [bound(b, args) for b, (_, args) in zip(built, lowered, strict=True)]
+
+
+def bound(built: jax.stages.Compiled, args: Iterable[object]) -> Program:
+    """FLOPs are XLA's count, in which a loop has one turn."""
     cost = built.cost_analysis() or {}
     cost = cost[0] if isinstance(cost, list) else cost
     memory = built.memory_analysis()
@@ -115,6 +125,27 @@ def program(f: Callable, *args: object, donate: tuple[int, ...] = ()) -> Program
         float(cost.get("flops", 0.0)),
         getattr(memory, "temp_size_in_bytes", 0),
     )
+
+
+def filled(blank: object, seed: int = 0) -> object:
+    """A model of shapes with random weights, made by NumPy: to compile an initialisation takes long.
+
+    Kernels have variance 1 / fan-in; nothing is 0, as fresh residual blocks are: that would hide errors.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(path: tuple, a: jax.ShapeDtypeStruct) -> jax.Array:
+        last = path_name(path).rsplit("/", 1)[-1]
+        noise = rng.standard_normal(a.shape, np.float32)
+        if last == "kernel":
+            noise *= float(np.prod(a.shape[:-1])) ** -0.5
+        elif last == "embedding":
+            noise *= a.shape[-1] ** -0.5
+        else:
+            noise = 0.1 * noise + (last == "scale")
+        return jnp.asarray(noise, a.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, blank)
 
 
 def gap(pairs: Mapping[str, tuple[object, object]], tolerance: float) -> float:

@@ -96,9 +96,9 @@ class Report:
         )
 
     def compiled(self, f: Callable, *, graphs: bool = False) -> Callable:
-        """torch.compile; `graphs` replays CUDA graphs. With --small the graph is taken, and no code made."""
+        """torch.compile; `graphs` replays CUDA graphs. With --small the graph is traced, and runs as it is."""
         if self.small:
-            return self.torch.compile(f, backend="aot_eager", dynamic=False)
+            return self.torch.compile(f, backend="eager", dynamic=False)
         return self.torch.compile(f, mode="reduce-overhead" if graphs else None, dynamic=False)
 
     def side(self, run: Callable[[], object]) -> Side:
@@ -149,7 +149,9 @@ class Report:
                     sides[name], memory[name] = self._first_call(build)
                 except Exception as e:
                     notes[name] = f"failed: {short(e)}"
-        times = measure.in_turns(sides, rounds=3 if self.small else 20)
+        times = measure.in_turns(
+            sides, rounds=2 if self.small else 20, warmup=1 if self.small else 3
+        )
         row = Row(
             part,
             size,

@@ -220,7 +220,7 @@ class Autoencoder(nn.Module):
 
 def copy_weights(model, net: nn.Module) -> None:
     """Every parameter of ours into the one of the same name; both must have the same ones."""
-    names = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+    names = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
     there = dict(net.named_parameters())
     for path, leaf in jax.tree_util.tree_leaves_with_path(model):
         *modules, last = path_name(path).split("/")
@@ -228,7 +228,7 @@ def copy_weights(model, net: nn.Module) -> None:
         weight = np.asarray(leaf)
         if weight.ndim == 4:
             weight = weight.transpose(3, 2, 0, 1)
-        elif weight.ndim == 2:
+        elif last == "kernel":
             weight = weight.T
         target.data = torch.tensor(np.ascontiguousarray(weight).reshape(target.shape))
     if there:
