@@ -1,4 +1,4 @@
-"""What one GPU gives: train steps, sequence losses, decoding, experts and the latent ODE, against torch.
+"""What one GPU gives: train steps, losses, attention, experts, decoding and the latent ODE, against torch.
 
     PYTHONPATH=. python benchmarks/gpu/bench.py --json gpu.json
     PYTHONPATH=. python benchmarks/gpu/bench.py --small       # on a CPU: tiny sizes, all gates
@@ -24,6 +24,7 @@ BEGIN = time.monotonic()  # the budget counts imports too
 PARTS = {
     "eisl": "sequence_loss",
     "moe": "experts",
+    "attention": "attention_kernels",
     "celeba64": "image_steps",
     "gpt2": "decode",
     "latent_ode": "latents",
@@ -105,8 +106,10 @@ def main() -> int:
             traceback.print_exc(file=sys.stderr)
         finally:
             jax.clear_caches()
-            if torch is not None and report.device == "cuda":
-                torch.cuda.empty_cache()
+            if torch is not None:
+                torch.compiler.reset()
+                if report.device == "cuda":
+                    torch.cuda.empty_cache()
         report.say(f"{part}: {time.monotonic() - begin:.0f} s")
         waiting.pop(0)
     timer.cancel()

@@ -1,7 +1,7 @@
 """The latent ODE of LatentOps on 1 and 3 classifiers, in float32, beside torchdiffeq.
 
 dz/dt = beta(t)/2 grad E(z) from t = 1 to 0 by dopri5 at rtol = atol = 1e-5, one step size for all rows, as
-torchdiffeq has it; and with a step size for each row. Ends have to agree within 1e-3.
+torchdiffeq has it; and with a step size for each row. Ends have to agree within 3e-4 of the largest.
 """
 
 import functools
@@ -108,14 +108,14 @@ def one(report: Report, nets, z, batched: bool, made: measure.Program) -> None:
     if report.torch is not None:
         try:
             solved, evaluations = torch_solve(report, nets, z, compiled=False)
-            passed = measure.gap({"ends": (end, solved())}, 1e-3)
+            passed = measure.gap({"ends": (end, solved())}, 3e-4)
             theirs = str(evaluations[0])
             peers = {
                 "eager": lambda: solved,
                 "compile": lambda: torch_solve(report, nets, z, compiled=True)[0],
             }
         except ImportError:
-            theirs = "no torchdiffeq"
+            theirs = "is not installed"
     report.compare(
         "latent ODE",
         f"{len(z):,} rows, {len(nets)} operators, a step size for {'all' if batched else 'each'}",
