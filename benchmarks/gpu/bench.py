@@ -106,6 +106,7 @@ def main() -> int:
             traceback.print_exc(file=sys.stderr)
         finally:
             jax.clear_caches()
+            report.made.clear()
             if torch is not None:
                 torch.compiler.reset()
                 if report.device == "cuda":

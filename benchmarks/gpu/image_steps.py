@@ -131,15 +131,15 @@ class Steps:
         return self._carried(jax.jit(f, donate_argnums=0), tuple(leaves))
 
     def _carried(self, f, begin):
-        built = f.lower(begin, self.batch).compile()
-        cost = built.cost_analysis() or {}
+        lowered = f.lower(begin, self.batch)
+        built = lowered.compile()
         carried = [begin]
 
         def call():
             carried[0], metrics = built(carried[0], self.batch)
             return metrics
 
-        return call, float(cost.get("flops", 0.0)), built.memory_analysis().temp_size_in_bytes
+        return call, measure.flops_of(lowered, built), measure.temporary_of(built)
 
 
 def trainer(report: Report, options: dict, steps: Steps, *, half: bool):

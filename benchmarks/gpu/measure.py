@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -87,7 +88,7 @@ def card(small: bool) -> Card:
 
 
 def in_turns(
-    sides: Mapping[str, Side], *, rounds: int = 20, warmup: int = 3, seconds: float = 8.0
+    sides: Mapping[str, Side], *, rounds: int = 20, warmup: int = 3, seconds: float = 5.0
 ) -> dict[str, Times]:
     """A B A B ...: the rounds after the warm-up. Slow sides get fewer, three at least."""
     times = {name: Times() for name in sides}
@@ -113,19 +114,25 @@ def programs(calls: Iterable[tuple]) -> list[Program]:
     lowered = [(jax.jit(f).lower(*args), args) for f, *args in calls]
     with futures.ThreadPoolExecutor() as pool:
         built = pool.map(lambda pair: pair[0].compile(), lowered)
-        return [bound(b, args) for b, (_, args) in zip(built, lowered, strict=True)]
+        return [
+            Program(functools.partial(b, *args), flops_of(low, b), temporary_of(b))
+            for b, (low, args) in zip(built, lowered, strict=True)
+        ]
 
 
-def bound(built: jax.stages.Compiled, args: Iterable[object]) -> Program:
-    """FLOPs are XLA's count, in which a loop has one turn."""
-    cost = built.cost_analysis() or {}
-    cost = cost[0] if isinstance(cost, list) else cost
-    memory = built.memory_analysis()
-    return Program(
-        lambda: built(*args),
-        float(cost.get("flops", 0.0)),
-        getattr(memory, "temp_size_in_bytes", 0),
-    )
+def flops_of(lowered: jax.stages.Lowered, built: jax.stages.Compiled) -> float:
+    """XLA's count, in which a loop has one turn.
+
+    Of the program before and after XLA the larger count: afterwards, products may be calls of libraries, which
+    it does not count.
+    """
+    costs = [stage.cost_analysis() or {} for stage in (lowered, built)]
+    return max(float(cost.get("flops", 0.0)) for cost in costs)
+
+
+def temporary_of(built: jax.stages.Compiled) -> int:
+    """Bytes beside arguments and results."""
+    return getattr(built.memory_analysis(), "temp_size_in_bytes", 0)
 
 
 def filled(blank: object, seed: int = 0) -> object:

@@ -75,6 +75,7 @@ class Report:
     rows: list[Row] = dataclasses.field(default_factory=list)
     failed: dict[str, str] = dataclasses.field(default_factory=dict)
     skipped: dict[str, str] = dataclasses.field(default_factory=dict)
+    made: dict[tuple[Callable, bool], Callable] = dataclasses.field(default_factory=dict)
     lock: Any = dataclasses.field(default_factory=threading.RLock)
 
     @property
@@ -97,9 +98,11 @@ class Report:
 
     def compiled(self, f: Callable, *, graphs: bool = False) -> Callable:
         """torch.compile; `graphs` replays CUDA graphs. With --small the graph is traced, and runs as it is."""
-        if self.small:
-            return self.torch.compile(f, backend="eager", dynamic=False)
-        return self.torch.compile(f, mode="reduce-overhead" if graphs else None, dynamic=False)
+        if (f, graphs) not in self.made:
+            how = {"mode": "reduce-overhead"} if graphs else {}
+            how = {"backend": "eager"} if self.small else how
+            self.made[f, graphs] = self.torch.compile(f, dynamic=False, **how)
+        return self.made[f, graphs]
 
     def side(self, run: Callable[[], object]) -> Side:
         """A peer's side."""

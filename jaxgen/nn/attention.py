@@ -176,7 +176,8 @@ def attend(
 
     Args:
       implementation: "xla" or None for XLA's operations; "cudnn" for cuDNN's kernel, in half precision on
-        NVIDIA GPUs. Where weights are dropped, XLA's operations do it in any case.
+        NVIDIA GPUs; "splash" on TPUs, with what `kernels.splash` allows. Where weights are dropped, XLA's
+        operations do it in any case.
       causal: the mask is that of T = S positions which see themselves and earlier ones, so that a kernel need
         not read it.
 
@@ -190,6 +191,8 @@ def attend(
         bias = None if bias is None else bias.astype(q.dtype)
         if implementation == "cudnn":
             return kernels.cudnn(q, k, v, mask, bias, scale=scale, causal=causal)
+        if implementation == "splash":
+            return kernels.splash(q, k, v, mask, bias, scale=scale, causal=causal)
         return jax.nn.dot_product_attention(q, k, v, bias, mask, scale=scale)
     return _attend(q, heads_first(k), heads_first(v), mask, bias, scale=scale, rate=rate, key=key)
 

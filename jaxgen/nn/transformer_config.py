@@ -46,8 +46,8 @@ class TransformerConfig:
       relative_buckets: of T5's position bias, 0 for none; `relative_distance` is its reach.
       windows: of each layer, how many positions back (itself included) it sees; 0 for all. Prefix slots
         are seen from everywhere.
-      attention: what computes it where no cache is read, "xla" or "cudnn" (see `jaxgen.nn.attention.attend`);
-        None for XLA's operations.
+      attention: what computes it where no cache is read, "xla", "cudnn" or "splash" (see
+        `jaxgen.nn.attention.attend`); None for XLA's operations.
       dropout: rate, of embeddings, attention weights and sublayer outputs.
       remat: recompute blocks in the backward pass (gradient checkpointing).
       scan: keep the blocks' parameters stacked, and trace one block for all layers: compile time no longer

@@ -1,6 +1,7 @@
 """Attention's kernels: who may ask for them, and what they are asked for."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -28,16 +29,21 @@ def gpt(attention, dtype="bfloat16"):
 def test_what_is_not_there_is_refused_in_one_line(monkeypatch):
     half, full = qkv(jnp.bfloat16), qkv(jnp.float32)
     run = lambda q, k, v, **more: attention.attend(q, k, v, None, None, scale=0.3, **more)  # noqa: E731
-    with pytest.raises(ValueError, match="implementation is 'flash', allowed: None, xla, cudnn"):
+    with pytest.raises(
+        ValueError, match="implementation is 'flash', allowed: None, xla, cudnn, splash"
+    ):
         run(*half, implementation="flash")
-    with pytest.raises(ValueError, match="implementation is 'cudnn', allowed: None or xla, on cpu"):
-        run(*half, implementation="cudnn")
+    for name in ("cudnn", "splash"):
+        with pytest.raises(
+            ValueError, match=f"implementation is '{name}', allowed: None or xla, on"
+        ):
+            run(*half, implementation=name)
     with pytest.raises(ValueError, match="implementation is 'cudnn', allowed: None or xla, on cpu"):
         jax.jit(gpt("cudnn"))(jnp.ones((1, 4), jnp.int32))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     with pytest.raises(ValueError, match="'cudnn', allowed: None or xla, in float32"):
         run(*full, implementation="cudnn")
-    with pytest.raises(ValueError, match="attention is 'flash', allowed: None, xla, cudnn"):
+    with pytest.raises(ValueError, match="attention is 'flash', allowed: None, xla, cudnn, splash"):
         TransformerConfig(8, 1, 2, attention="flash")
 
 
@@ -113,7 +119,37 @@ def test_the_kernel_agrees_with_xla_in_value_and_gradient():
         np.testing.assert_allclose(np.float32(a), np.float32(b), rtol=0.05, atol=0.05)
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_splash_agrees_with_xla_in_value_and_gradient(causal):
+    """The kernel's own steps, on a CPU: two query heads on each key-value head, lengths of one block."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    shapes = ((1, 128, 4, 16), (1, 128, 2, 16), (1, 128, 2, 16))
+    arrays = [jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True)]
+    mask = jnp.tril(jnp.ones((128, 128), bool))[None, None] if causal else None
+
+    def loss(f, q, k, v):
+        return (f(q, k, v, mask, None, scale=0.3) ** 2).sum()
+
+    kernel = functools.partial(kernels.splash, causal=causal, interpret=True)
+    got, want = (
+        jax.jit(jax.value_and_grad(functools.partial(loss, f), (0, 1, 2)))(*arrays)
+        for f in (kernel, attention.attend)
+    )
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_splash_refuses_what_it_cannot_do():
+    q, k, v = qkv(jnp.float32)
+    mask = jnp.ones((1, 1, 6, 6), bool)
+    with pytest.raises(ValueError, match="given a mask, allowed: the causal mask alone, or none"):
+        kernels.splash(q, k, v, mask, None, scale=1.0)
+    with pytest.raises(ValueError, match="given a bias"):
+        kernels.splash(q, k, v, None, jnp.zeros((1, 4, 6, 6)), scale=1.0)
+    with pytest.raises(ValueError, match=r"splash's T, S is \[6, 6\], allowed: multiples of 128"):
+        kernels.splash(q, k, v, None, None, scale=1.0)
+
+
 def test_the_names_are_those_of_the_config():
-    assert kernels.IMPLEMENTATIONS == ("xla", "cudnn")
     for name in (None, *kernels.IMPLEMENTATIONS):
         assert TransformerConfig(8, 1, 2, attention=name).attention == name
