@@ -83,10 +83,18 @@ def splash(
     block = next((b for b in _BLOCKS if length % b == 0 and size % b == 0), 0)
     require("splash's T, S", block > 0, (length, size), f"multiples of {_BLOCKS[-1]}")
     one = (lib.CausalMask if causal else lib.FullMask)((length, size))
-    names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
     kernel = lib.make_splash_mha(
         mask=lib.MultiHeadMask([one] * heads),
-        block_sizes=lib.BlockSizes(**{f"block_{name}": block for name in names}),
+        block_sizes=lib.BlockSizes(
+            block_q=block,
+            block_kv=block,
+            block_kv_compute=block,
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            block_kv_dkv_compute=block,
+            block_q_dq=block,
+            block_kv_dq=block,
+        ),
         head_shards=1,
         q_seq_shards=1,
         interpret=interpret,
