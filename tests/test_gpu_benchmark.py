@@ -135,7 +135,7 @@ def test_a_row_shares_out_peak_and_bandwidth_and_says_why_a_peer_is_missing(repo
         gap=1e-6,
         flops=989e9,
         bytes=3e9,
-        temporary=2**20,
+        memory=2**20,
         per=2,
     )
     assert row.peers["compile"] == "failed: RuntimeError: no kernel / for this"
@@ -148,11 +148,25 @@ def test_a_row_shares_out_peak_and_bandwidth_and_says_why_a_peer_is_missing(repo
     assert cells["of peak"] == cells["of bandwidth"] == "50%"
     assert cells["max abs diff"] == "1.0e-06"
     report.fail("other", ValueError("why"))
-    report.skip(["last"], "the budget was spent")
+    report.skip(["last"], "was skipped: the budget was spent")
     table = report.table()
     assert "other failed: ValueError: why" in table
     assert "last was skipped: the budget was spent" in table
     assert report.code() == 1
+
+
+def test_a_program_that_cannot_be_made_fails_alone(measure, report):
+    import jax.numpy as jnp
+
+    def broken(a):
+        raise RuntimeError("not here")
+
+    a = jnp.ones(4)
+    first, second = measure.programs([(broken, a), (jnp.sum, a)])
+    assert report.compare("broken", "4", first.run) is None
+    assert report.compare("sum", "4", second.run).part == "sum"
+    assert report.failed == {"broken, 4": "RuntimeError: not here"}
+    assert [row.part for row in report.rows] == ["sum"]
 
 
 def test_a_spent_budget_names_what_it_skipped():

@@ -89,7 +89,11 @@ def main() -> int:
     waiting = list(args.parts)
 
     def stop() -> None:
-        report.skip(waiting, f"the budget of {args.budget:.0f} s was spent")
+        begun = waiting[:1] if report.begun else []
+        report.skip(begun, f"was cut off: the budget of {args.budget:.0f} s was spent")
+        report.skip(
+            waiting[len(begun) :], f"was skipped: the budget of {args.budget:.0f} s was spent"
+        )
         report.close()
         os._exit(report.code())  # a compilation cannot be interrupted otherwise
 
@@ -97,7 +101,7 @@ def main() -> int:
     timer.daemon = True
     timer.start()
     while waiting:
-        part = waiting[0]
+        part, report.begun = waiting[0], True
         begin = time.monotonic()
         try:
             importlib.import_module(PARTS[part]).run(part, report)

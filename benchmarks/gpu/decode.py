@@ -146,7 +146,7 @@ def run(part: str, report: Report) -> None:
             peers_of(report, nets.get("eager"), tokens, prompt, new),
             gap=passed,
             bytes=new * least_bytes(half, len(tokens), prompt + new // 2),
-            temporary=made.temporary,
+            memory=made.memory,
             per=new,
             note=why,
         )

@@ -110,7 +110,7 @@ class Steps:
         return self.fresh(self.model)  # copies: a step gives its buffers away
 
     def as_tree(self):
-        """(call, FLOPs, temporary bytes) of the step as `make_step` gives it."""
+        """(call, FLOPs, bytes) of the step as `make_step` gives it."""
         return self._carried(self.step, self.start())
 
     def as_leaves(self, count: int = 1):
@@ -139,7 +139,7 @@ class Steps:
             carried[0], metrics = built(carried[0], self.batch)
             return metrics
 
-        return call, measure.flops_of(lowered, built), measure.temporary_of(built)
+        return call, measure.flops_of(lowered, built), measure.memory_of(built)
 
 
 def trainer(report: Report, options: dict, steps: Steps, *, half: bool):
@@ -169,7 +169,7 @@ def celeba64(report: Report, batch: int) -> None:
     options = CELEBA | (TINY | {"shape": (8, 8, 3)} if report.small else {})
     steps = Steps(options, "bfloat16", 4 if report.small else batch)
     made, passed = trainer(report, options, steps, half=True)
-    call, flops, temporary = steps.as_tree()
+    call, flops, memory = steps.as_tree()
     report.compare(
         "EDDPM celeba64 step",
         f"batch {len(steps.batch['image'])}",
@@ -177,7 +177,7 @@ def celeba64(report: Report, batch: int) -> None:
         peers_of(report, made, steps.batch["image"], graphs=False),
         gap=passed,
         flops=flops,
-        temporary=temporary,
+        memory=memory,
         need=60.0,
     )
 
@@ -191,7 +191,7 @@ def digits(report: Report) -> None:
         first = [f()["loss"] for f, *_ in (tree, leaves, ten)]
         same = measure.gap({"flat": (first[1], first[0]), "scan": (first[2], first[0])}, 1e-4)
         peers = peers_of(report, made, steps.batch["image"], graphs=True)
-        for name, (call, flops, temporary), per in (
+        for name, (call, flops, memory), per in (
             ("tree of modules", tree, 1),
             ("flat leaves", leaves, 1),
             ("10 steps a program", ten, 10),
@@ -203,7 +203,7 @@ def digits(report: Report) -> None:
                 peers if per == 1 else {},
                 gap=passed if per == 1 and passed is not None else same,
                 flops=flops * per,
-                temporary=temporary,
+                memory=memory,
                 per=per,
             )
 

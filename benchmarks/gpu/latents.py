@@ -122,6 +122,6 @@ def one(report: Report, nets, z, batched: bool, made: measure.Program) -> None:
         made.run,
         peers if batched else {},
         gap=passed,
-        temporary=made.temporary,
+        memory=made.memory,
         note=f"evaluations {np.asarray(nfe).max()}, torchdiffeq {theirs}",
     )

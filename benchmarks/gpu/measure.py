@@ -50,7 +50,7 @@ class Program(NamedTuple):
 
     run: Callable[[], object]
     flops: float
-    temporary: int
+    memory: int
 
 
 class Side(NamedTuple):
@@ -110,14 +110,34 @@ def in_turns(
 
 
 def programs(calls: Iterable[tuple]) -> list[Program]:
-    """Compiles functions for their arguments, all at once: (f, *arguments) each."""
-    lowered = [(jax.jit(f).lower(*args), args) for f, *args in calls]
+    """Compiles functions for their arguments, all at once: (f, *arguments) each.
+
+    A program that could not be made raises what stood in its way when it is called.
+    """
+
+    def lower(f: Callable, *args: object) -> jax.stages.Lowered | Exception:
+        try:
+            return jax.jit(f).lower(*args)
+        except Exception as e:
+            return e
+
+    def finish(lowered: jax.stages.Lowered | Exception, args: list) -> Program:
+        try:
+            if isinstance(lowered, Exception):
+                raise lowered
+            built = lowered.compile()
+        except Exception as e:
+            return Program(functools.partial(_raise, e), 0.0, 0)
+        run = functools.partial(built, *args)
+        return Program(run, flops_of(lowered, built), memory_of(built))
+
+    lowered = [(lower(f, *args), args) for f, *args in calls]
     with futures.ThreadPoolExecutor() as pool:
-        built = pool.map(lambda pair: pair[0].compile(), lowered)
-        return [
-            Program(functools.partial(b, *args), flops_of(low, b), temporary_of(b))
-            for b, (low, args) in zip(built, lowered, strict=True)
-        ]
+        return list(pool.map(lambda pair: finish(*pair), lowered))
+
+
+def _raise(e: Exception) -> None:
+    raise e
 
 
 def flops_of(lowered: jax.stages.Lowered, built: jax.stages.Compiled) -> float:
@@ -130,9 +150,10 @@ def flops_of(lowered: jax.stages.Lowered, built: jax.stages.Compiled) -> float:
     return max(float(cost.get("flops", 0.0)) for cost in costs)
 
 
-def temporary_of(built: jax.stages.Compiled) -> int:
-    """Bytes beside arguments and results."""
-    return getattr(built.memory_analysis(), "temp_size_in_bytes", 0)
+def memory_of(built: jax.stages.Compiled) -> int:
+    """Bytes beside the arguments: temporaries, and results that do not take the place of arguments."""
+    m = built.memory_analysis()
+    return m.temp_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes
 
 
 def filled(blank: object, seed: int = 0) -> object:

@@ -27,7 +27,7 @@ COLUMNS = (
     "TFLOP/s",
     "of peak",
     "of bandwidth",
-    "temporary MiB: ours, eager, compile",
+    "MiB beside arguments: ours, eager, compile",
 )
 PEERS = ("eager", "compile")
 
@@ -76,6 +76,7 @@ class Report:
     failed: dict[str, str] = dataclasses.field(default_factory=dict)
     skipped: dict[str, str] = dataclasses.field(default_factory=dict)
     made: dict[tuple[Callable, bool], Callable] = dataclasses.field(default_factory=dict)
+    begun: bool = False
     lock: Any = dataclasses.field(default_factory=threading.RLock)
 
     @property
@@ -120,27 +121,29 @@ class Report:
         gap: float | None = None,
         flops: float | None = None,
         bytes: float | None = None,
-        temporary: float | None = None,
+        memory: float | None = None,
         per: float = 1.0,
         need: float = 25.0,
         note: str = "",
-    ) -> Row:
-        """Times ours and the peers in turns, and adds the row.
+    ) -> Row | None:
+        """Times ours and the peers in turns, and adds the row; a failure of ours is told, and gives None.
 
         Args:
           peers: name -> what builds its function of nothing; built, and called once, before anything is timed.
           gap: of the gate.
           flops: of a call, for the share of the card's peak.
           bytes: that a call has to move at least, for the share of its bandwidth.
-          temporary: bytes of ours.
+          memory: bytes that ours takes beside its arguments.
           per: units of work in a call (tokens); times are then of one.
           need: seconds that torch.compile may take here; without them left it is not tried.
         """
         sides, notes = {"ours": Side(ours)}, {}
-        memory = {} if temporary is None else {"ours": temporary / 2**20}
-        ours_first = ours()
-        jax.block_until_ready(ours_first)
-        del ours_first
+        held = {} if memory is None else {"ours": memory / 2**20}
+        try:
+            jax.block_until_ready(ours())
+        except Exception as e:
+            self.fail(f"{part}, {size}", e)
+            return None
         for name in PEERS:
             build = (peers or {}).get(name)
             if build is None:
@@ -149,7 +152,7 @@ class Report:
                 notes[name] = "no time left"
             else:
                 try:
-                    sides[name], memory[name] = self._first_call(build)
+                    sides[name], held[name] = self._first_call(build)
                 except Exception as e:
                     notes[name] = f"failed: {short(e)}"
         times = measure.in_turns(
@@ -163,7 +166,7 @@ class Report:
             gap,
             flops,
             bytes,
-            memory,
+            held,
             per,
             note,
         )
@@ -190,6 +193,7 @@ class Report:
         self.say(f"{part} failed: {short(e)}")
 
     def skip(self, parts: list[str], why: str) -> None:
+        """Parts that had no, or not enough, time: `why` goes on from the name."""
         self.skipped |= {part: why for part in parts}
 
     def code(self) -> int:
@@ -241,7 +245,7 @@ class Report:
         lines = [self.heading(), "", line(COLUMNS), line(["---"] * len(COLUMNS))]
         lines += [line(self.cells(row)) for row in self.rows]
         lines += ["", *(f"{part} failed: {why}" for part, why in self.failed.items())]
-        lines += [f"{part} was skipped: {why}" for part, why in self.skipped.items()]
+        lines += [f"{part} {why}" for part, why in self.skipped.items()]
         return "\n".join(lines)
 
     def write(self) -> None:

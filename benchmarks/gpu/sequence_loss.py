@@ -118,7 +118,7 @@ def run(part: str, report: Report) -> None:
     batch, length, width = (4, 8, 16) if report.small else (32, 64, 768)
     vocab = 512 if report.small else {"eisl": 32_000, "eisl_128k": 128_000}[part]
     budgets = (2**13,) if report.small else (2**24, 2**26)
-    passed = gates(report) if part == "eisl" else {}
+    passed = gates(report)
     h, e, y = inputs(batch, length, width, vocab, jnp.bfloat16)
     matched, entropy = peers_of(report, h, e, y)
     forms = [("EISL", plain, matched, "eisl")]
@@ -136,5 +136,5 @@ def run(part: str, report: Report) -> None:
             peers,
             gap=passed.get(gate),
             flops=6.0 * batch * length * vocab * width,
-            temporary=program.temporary,
+            memory=program.memory,
         )
