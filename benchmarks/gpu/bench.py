@@ -89,11 +89,9 @@ def main() -> int:
     waiting = list(args.parts)
 
     def stop() -> None:
-        begun = waiting[:1] if report.begun else []
-        report.skip(begun, f"was cut off: the budget of {args.budget:.0f} s was spent")
-        report.skip(
-            waiting[len(begun) :], f"was skipped: the budget of {args.budget:.0f} s was spent"
-        )
+        spent, begun = f"the budget of {args.budget:.0f} s was spent", int(report.begun)
+        report.skip(waiting[:begun], f"was cut off: {spent}")
+        report.skip(waiting[begun:], f"was skipped: {spent}")
         report.close()
         os._exit(report.code())  # a compilation cannot be interrupted otherwise
 
@@ -110,11 +108,11 @@ def main() -> int:
             traceback.print_exc(file=sys.stderr)
         finally:
             jax.clear_caches()
-            report.made.clear()
-            if torch is not None:
+            if report.made:
+                report.made.clear()
                 torch.compiler.reset()
-                if report.device == "cuda":
-                    torch.cuda.empty_cache()
+            if torch is not None and report.device == "cuda":
+                torch.cuda.empty_cache()
         report.say(f"{part}: {time.monotonic() - begin:.0f} s")
         waiting.pop(0)
     timer.cancel()
