@@ -38,6 +38,8 @@ class MoEContext:
         expert i is in slot i.
       receive_capacity_factor: see `expert_parallel.expert_parallel`, as split. Whether weights lie in slots or are
         cut over the devices is the layer's, `MoE(sharded=)`.
+      grouped: how rows of several experts are multiplied where nothing is dropped, one of
+        `grouped.IMPLEMENTATIONS`; None for the platform's default.
     """
 
     gate: Gate = lambda logits, key: gates.switch(logits)
@@ -45,6 +47,7 @@ class MoEContext:
     placement: Int[Array, "L slots"] | None = None
     receive_capacity_factor: float = 0.0
     split: str = "even"
+    grouped: str | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -131,10 +134,16 @@ class Experts(nnx.Module):
         return self._apply(self.weights(x), x, lambda a, w: jnp.einsum("ecd,edf->ecf", a, w))
 
     def on_groups(
-        self, weights: tuple[Array, ...], x: Float[Array, "M D"], sizes: Int[Array, " E"]
+        self,
+        weights: tuple[Array, ...],
+        x: Float[Array, "M D"],
+        sizes: Int[Array, " E"],
+        *,
+        implementation: str | None = None,
     ) -> Float[Array, "M D"]:
         """The first sizes[0] rows by expert 0, the next sizes[1] by expert 1, and so on."""
-        return self._apply(weights, x, lambda a, w: grouped_matmul(a, w, sizes))
+        product = functools.partial(grouped_matmul, implementation=implementation)
+        return self._apply(weights, x, lambda a, w: product(a, w, sizes))
 
 
 class MoE(nnx.Module):
@@ -242,7 +251,7 @@ class MoE(nnx.Module):
                 )
 
             def on_device(weights: tuple[Array, ...], rows: Array, sizes: Array) -> Array:
-                y = experts.on_groups(weights, rows, sizes)
+                y = experts.on_groups(weights, rows, sizes, implementation=route.grouped)
                 return jax.lax.psum(y, "model")
 
             return expert_parallel.expert_parallel(
@@ -259,7 +268,7 @@ class MoE(nnx.Module):
                 split=route.split,
             )
         if not self.capacity_factor:
-            on_groups = functools.partial(experts.on_groups, weights)
+            on_groups = functools.partial(experts.on_groups, weights, implementation=route.grouped)
             y = dispatch.dropless(x, routing, on_groups, num_experts=self.num_experts)
             return y, jnp.zeros((), jnp.int32)
         tokens, k = routing.expert_ids.shape

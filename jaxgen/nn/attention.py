@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen.errors import require
+from jaxgen.nn import kernels
 from jaxgen.nn.layers import dropout, make_linear, residual_std
 from jaxgen.nn.transformer_config import TransformerConfig
 from jaxgen.numerics import wide
@@ -89,6 +90,7 @@ class Scope:
       offset: the cache slot of the first token; None without a cache.
       prefix: [B, 1, 1, S], slots that windows do not hide, or None.
       real: [B, T], tokens that experts see, or None for all.
+      causal: the mask is the causal one and nothing more, known before tracing.
     """
 
     mask: Array | None
@@ -100,6 +102,7 @@ class Scope:
     offset: Array | None
     real: Array | None = None
     prefix: Array | None = None
+    causal: bool = dataclasses.field(default=False, metadata={"static": True})
 
 
 def key_slots(
@@ -163,16 +166,33 @@ def attend(
     scale: float,
     rate: float = 0.0,
     key: Key[Array, ""] | None = None,
+    implementation: str | None = None,
+    causal: bool = False,
 ) -> Float[Array, "B T H K"]:
     """softmax(scale q k^T + bias) v, with dropout on the weights where a key is given.
 
     H is a multiple of G: H / G neighbouring query heads read one key-value head. Logits are float32 or
     wider up to the softmax. Without keys to see, the result is 0.
+
+    Args:
+      implementation: "xla" or None for XLA's operations; "cudnn" for cuDNN's kernel, in half precision on
+        NVIDIA GPUs; "splash" on TPUs, with what `kernels.splash` allows. Where weights are dropped, XLA's
+        operations do it in any case.
+      causal: the mask is that of T = S positions which see themselves and earlier ones, so that a kernel need
+        not read it.
+
+    Raises:
+      ValueError: an implementation that is not known, or not there for this platform or dtype.
     """
+    kernels.check_kernel(implementation, q.dtype)
     if not k.shape[1]:
         return jnp.zeros_like(q)
     if key is None or rate == 0.0:
         bias = None if bias is None else bias.astype(q.dtype)
+        if implementation == "cudnn":
+            return kernels.cudnn(q, k, v, mask, bias, scale=scale, causal=causal)
+        if implementation == "splash":
+            return kernels.splash(q, k, v, mask, bias, scale=scale, causal=causal)
         return jax.nn.dot_product_attention(q, k, v, bias, mask, scale=scale)
     return _attend(q, heads_first(k), heads_first(v), mask, bias, scale=scale, rate=rate, key=key)
 
@@ -302,12 +322,20 @@ class Attention(nnx.Module):
         key: Key[Array, ""] | None,
         *,
         cached: bool = False,
+        causal: bool = False,
     ) -> Float[Array, "B T D"]:
-        """`cached`: k and v are [B, G, S, K], as a cache has them."""
+        """`cached`: k and v are [B, G, S, K], as a cache has them. `causal`: see `attend`."""
         config = self.config
         scale = config.head_dim**-0.5 if config.scale is None else config.scale
         if cached:
             out = attend_cached(q, k, v, mask, bias, scale=scale)
         else:
-            out = attend(q, k, v, mask, bias, scale=scale, rate=config.dropout, key=key)
+            out = attend(
+                *(q, k, v, mask, bias),
+                scale=scale,
+                rate=config.dropout,
+                key=key,
+                implementation=config.attention,
+                causal=causal,
+            )
         return self.out(out.reshape(*out.shape[:2], config.heads * config.head_dim))

@@ -84,7 +84,8 @@ class Block(nnx.Module):
                 raise ValueError("scope.offset is None, allowed with `cached`: a slot's number")
             k, v = append(cached, k, v, scope.offset)
         mask = visible(scope, window)
-        out = self.attention.mix(q, k, v, mask, scope.bias, keys[0], cached=cached is not None)
+        plain = {"cached": cached is not None, "causal": scope.causal and mask is scope.mask}
+        out = self.attention.mix(q, k, v, mask, scope.bias, keys[0], **plain)
         h = h + dropout(out, config.dropout, keys[1])
         if not config.pre_norm:
             h = self.norm1(h)
@@ -199,6 +200,7 @@ class Transformer(nnx.Module):
             offset=None if cache is None else past,
             real=mask,
             prefix=None if always is None else always[:, None, None, :],
+            causal=config.causal and mask is None and cache is None and not slots,
         )
         if isinstance(self.blocks, Stacked) and cache is None:
             h, loads = self._scan(self.blocks, h, scope, prefix, route, key)

@@ -8,6 +8,7 @@ import jax
 from jaxtyping import Array
 
 from jaxgen.errors import require
+from jaxgen.nn.kernels import IMPLEMENTATIONS
 from jaxgen.nn.rotary import Rotary
 
 NORMS = ("layer", "rms")
@@ -45,6 +46,8 @@ class TransformerConfig:
       relative_buckets: of T5's position bias, 0 for none; `relative_distance` is its reach.
       windows: of each layer, how many positions back (itself included) it sees; 0 for all. Prefix slots
         are seen from everywhere.
+      attention: what computes it where no cache is read, "xla", "cudnn" or "splash" (see
+        `jaxgen.nn.attention.attend`); None for XLA's operations.
       dropout: rate, of embeddings, attention weights and sublayer outputs.
       remat: recompute blocks in the backward pass (gradient checkpointing).
       scan: keep the blocks' parameters stacked, and trace one block for all layers: compile time no longer
@@ -88,6 +91,7 @@ class TransformerConfig:
     relative_buckets: int = 0
     relative_distance: int = 128
     windows: tuple[int, ...] = ()
+    attention: str | None = None
     dropout: float = 0.0
     init_std: float = 0.02
     remat: bool = False
@@ -126,6 +130,9 @@ class TransformerConfig:
             raise ValueError(
                 f"activation is {self.activation!r}, allowed: {', '.join(ACTIVATIONS)}"
             )
+        if self.attention not in (None, *IMPLEMENTATIONS):
+            allowed = f"None, {', '.join(IMPLEMENTATIONS)}"
+            raise ValueError(f"attention is {self.attention!r}, allowed: {allowed}")
         if self.windows and len(self.windows) != self.depth:
             raise ValueError(f"windows has {len(self.windows)} entries, allowed: {self.depth}")
         if self.experts < 0 or self.expert_every < 1 or self.capacity_factor < 0:

@@ -13,7 +13,6 @@ from jaxtyping import Array, Key, PyTree
 from numpy import ndarray
 
 from jaxgen import mesh as mesh_lib
-from jaxgen.data import pipeline
 from jaxgen.errors import ConfigError
 from jaxgen.train import loop, state, step
 from jaxgen.train.writers import Json, Row, read_json, write_atomic
@@ -117,6 +116,8 @@ class Runs:
         Raises:
           ConfigError: the run is not finished, and may not be trained.
         """
+        from jaxgen.data import pipeline  # needs grain, which a task's loss does not
+
         o = self.options
         steps, peak = steps or o.steps, learning_rate or o.learning_rate
         last = steps if until is None else min(until, steps)

@@ -47,8 +47,8 @@ def loss(model, x, route, placement=None):
 
 
 @pytest.mark.parametrize("shape", MESHES)
-@pytest.mark.parametrize(("seed", "kind"), [(0, "even"), (1, "scheduled")])
-def test_any_placement_gives_the_result_of_single_copies(shape, seed, kind):
+@pytest.mark.parametrize(("seed", "kind", "form"), [(0, "even", None), (1, "scheduled", "padded")])
+def test_any_placement_gives_the_result_of_single_copies(shape, seed, kind, form):
     """Output, dropped pairs, and gradients; those of replicas are the expert's, bit by bit the same."""
     mesh = mesh_lib.make_mesh(shape)
     gate = lambda logits, _: GATE(logits)  # noqa: E731
@@ -61,7 +61,10 @@ def test_any_placement_gives_the_result_of_single_copies(shape, seed, kind):
     model = jax.device_put(model, mesh_lib.shardings(model, mesh))
     there = jax.device_put(x, NamedSharding(mesh, mesh_lib.BATCH))
     (value_p, (y_p, load_p)), g_p = run(
-        model, there, layer.MoEContext(gate, mesh, split=kind), jnp.asarray(placement)
+        model,
+        there,
+        layer.MoEContext(gate, mesh, split=kind, grouped=form),
+        jnp.asarray(placement),
     )
     assert int(load_p.dropped) == 0
     assert np.array_equal(load.counts, load_p.counts)

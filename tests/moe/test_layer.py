@@ -137,26 +137,67 @@ def test_padding_is_not_routed():
 
 
 @settings(deadline=None, max_examples=15)
-@given(seed=st.integers(0, 99), groups=st.integers(1, 6), block=st.sampled_from([1, 8, 128]))
-def test_grouped_matmul_equals_ragged_dot(seed, groups, block, monkeypatch_module):
-    """Value and gradients, with empty groups and rows of none."""
+@given(
+    seed=st.integers(0, 99),
+    groups=st.integers(1, 6),
+    block=st.sampled_from([1, 8, 128]),
+    form=st.sampled_from([None, "blocks", "padded"]),
+)
+def test_grouped_matmul_equals_ragged_dot(seed, groups, block, form, monkeypatch_module):
+    """Value and gradients, with empty groups, rows of none, and groups that need several rounds."""
     monkeypatch_module.setattr(grouped, "_BLOCK", block)
     rng = np.random.default_rng(seed)
     sizes = jnp.asarray(rng.multinomial(30, rng.dirichlet(np.ones(groups) * 0.5)), jnp.int32)
     x = jnp.asarray(rng.normal(size=(37, D)), jnp.float32)
     w = jnp.asarray(rng.normal(size=(groups, D, F)), jnp.float32)
 
-    def loss(f, x, w):
-        y = f(x, w, sizes)
+    def loss(form, x, w):
+        y = grouped.grouped_matmul(x, w, sizes, implementation=form)
         return (y**2).sum(), y
 
     got, want = (
         jax.value_and_grad(functools.partial(loss, f), (0, 1), has_aux=True)(x, w)
-        for f in (grouped.grouped_matmul, jax.lax.ragged_dot)
+        for f in (form, "ragged")
     )
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         assert np.allclose(a, b, rtol=1e-4, atol=1e-3)
     assert not got[0][1][30:].any()
+
+
+@pytest.mark.parametrize("form", ["blocks", "padded"])
+def test_all_rows_in_one_group_under_jit_and_vmap(form, monkeypatch_module):
+    """The worst case of the buffers: eight rounds, under vmap beside a row of sizes that needs one."""
+    monkeypatch_module.setattr(grouped, "_BLOCK", 1)
+    x = jax.random.normal(jax.random.key(0), (40, D))
+    w = jax.random.normal(jax.random.key(1), (10, D, F))
+    sizes = jnp.stack([jnp.zeros(10, jnp.int32).at[3].set(40), jnp.full(10, 4, jnp.int32)])
+    product = functools.partial(grouped.grouped_matmul, implementation=form)
+    one, even = jax.jit(jax.vmap(product, (None, None, 0)))(x, w, sizes)
+    np.testing.assert_allclose(one, x @ w[3], rtol=1e-5, atol=1e-5)
+    want = jnp.einsum("ecd,edf->ecf", x.reshape(10, 4, D), w).reshape(40, F)
+    np.testing.assert_allclose(even, want, rtol=1e-5, atol=1e-5)
+
+
+def test_forms_keep_half_precision_and_refuse_unknown_names():
+    x, w = jnp.ones((6, D), jnp.bfloat16), jnp.ones((2, D, F), jnp.bfloat16)
+    for form in grouped.IMPLEMENTATIONS:
+        y = grouped.grouped_matmul(x, w, jnp.array([2, 3]), implementation=form)
+        assert y.dtype == jnp.bfloat16
+        assert y[:, 0].tolist() == [D] * 5 + [0]
+    with pytest.raises(ValueError, match="implementation is 'dense', allowed: None, blocks, padd"):
+        grouped.grouped_matmul(x, w, jnp.array([2, 3]), implementation="dense")
+
+
+@pytest.mark.parametrize("form", grouped.IMPLEMENTATIONS)
+def test_the_layer_is_the_same_in_all_forms(form):
+    def loss(model, x, form):
+        gate = lambda logits, _: gates.top_k(logits, 2)  # noqa: E731
+        y, _ = model(x, layer.MoEContext(gate, grouped=form))
+        return (y**2).sum()
+
+    got, want = (jax.value_and_grad(loss, (0, 1))(make(0.0), tokens(), f) for f in (form, None))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
