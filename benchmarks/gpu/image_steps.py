@@ -5,6 +5,7 @@ modules, the state as a flat tuple of leaves, and ten steps in one program.
 """
 
 import functools
+from concurrent import futures
 
 import jax
 import jax.numpy as jnp
@@ -110,8 +111,8 @@ class Steps:
         return self.fresh(self.model)  # copies: a step gives its buffers away
 
     def as_tree(self):
-        """(call, FLOPs, bytes) of the step as `make_step` gives it."""
-        return self._carried(self.step, self.start())
+        """The step as `make_step` gives it, and a state to begin with."""
+        return self.step, self.start()
 
     def as_leaves(self, count: int = 1):
         """The same with the state as a flat tuple; `count` steps in one program."""
@@ -128,18 +129,27 @@ class Steps:
             return leaves, jax.tree.map(lambda m: m[0], metrics)
 
         f = many if count > 1 else lambda leaves, batch: one(leaves, None, batch)
-        return self._carried(jax.jit(f, donate_argnums=0), tuple(leaves))
+        return jax.jit(f, donate_argnums=0), tuple(leaves)
 
-    def _carried(self, f, begin):
-        lowered = f.lower(begin, self.batch)
-        built = lowered.compile()
-        carried = [begin]
+    def programs(self, *forms) -> list[measure.Program]:
+        """Compiled all at once; each call is a step on, from the state of the one before."""
+        lowered = [f.lower(begin, self.batch) for f, begin in forms]
+        with futures.ThreadPoolExecutor() as pool:
+            built = list(pool.map(lambda low: low.compile(), lowered))
 
-        def call():
-            carried[0], metrics = built(carried[0], self.batch)
-            return metrics
+        def carried(step, begin):
+            state = [begin]
 
-        return call, measure.flops_of(lowered, built), measure.memory_of(built)
+            def call():
+                state[0], metrics = step(state[0], self.batch)
+                return metrics
+
+            return call
+
+        return [
+            measure.Program(carried(b, begin), measure.flops_of(low, b), measure.memory_of(b))
+            for low, b, (_, begin) in zip(lowered, built, forms, strict=True)
+        ]
 
 
 def trainer(report: Report, options: dict, steps: Steps, *, half: bool):
@@ -169,15 +179,15 @@ def celeba64(report: Report, batch: int) -> None:
     options = CELEBA | (TINY | {"shape": (8, 8, 3)} if report.small else {})
     steps = Steps(options, "bfloat16", 4 if report.small else batch)
     made, passed = trainer(report, options, steps, half=True)
-    call, flops, memory = steps.as_tree()
+    (ours,) = steps.programs(steps.as_tree())
     report.compare(
         "EDDPM celeba64 step",
         f"batch {len(steps.batch['image'])}",
-        call,
+        ours.run,
         peers_of(report, made, steps.batch["image"], graphs=False),
         gap=passed,
-        flops=flops,
-        memory=memory,
+        flops=ours.flops,
+        memory=ours.memory,
         need=60.0,
     )
 
@@ -187,11 +197,12 @@ def digits(report: Report) -> None:
     steps = Steps(options, None, batch)
     made, passed = trainer(report, options, steps, half=False)
     with measure.precision("tf32", report.torch):
-        tree, leaves, ten = steps.as_tree(), steps.as_leaves(), steps.as_leaves(10)
-        first = [f()["loss"] for f, *_ in (tree, leaves, ten)]
+        forms = steps.as_tree(), steps.as_leaves(), steps.as_leaves(10)
+        tree, leaves, ten = steps.programs(*forms)
+        first = [ours.run()["loss"] for ours in (tree, leaves, ten)]
         same = measure.gap({"flat": (first[1], first[0]), "scan": (first[2], first[0])}, 1e-4)
         peers = peers_of(report, made, steps.batch["image"], graphs=True)
-        for name, (call, flops, memory), per in (
+        for name, ours, per in (
             ("tree of modules", tree, 1),
             ("flat leaves", leaves, 1),
             ("10 steps a program", ten, 10),
@@ -199,11 +210,11 @@ def digits(report: Report) -> None:
             report.compare(
                 "EDDPM digits step",
                 f"batch {batch}, {name}",
-                call,
+                ours.run,
                 peers if per == 1 else {},
                 gap=passed if per == 1 and passed is not None else same,
-                flops=flops * per,
-                memory=memory,
+                flops=ours.flops * per,
+                memory=ours.memory,
                 per=per,
             )
 
