@@ -50,7 +50,7 @@ LIMIT = 5.0  # a critic's log-odds are between -LIMIT and LIMIT
 def check(config: Config) -> None:
     """What fields of this task have to be together."""
     d, m = config.data, config.model
-    if d.source != "digits" and not d.size:
+    if d.source not in ("digits", "idx") and not d.size:
         raise ConfigError("data.size", d.size, f"at least 1 for source {d.source}")
     if d.size > d.canvas:
         raise ConfigError("data.size", d.size, f"at most data.canvas, {d.canvas}")
