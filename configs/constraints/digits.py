@@ -46,14 +46,14 @@ def get_config() -> Config:
             rate=0.3,  # the constraint's learning rate over the model's
             anchor=1.0,  # of the system `anchored`: weight of what it knew before
         ),
-        judge=base.section(width=8, features=32, steps=500, learning_rate=3e-3),
+        judge=base.section(width=8, features=32, steps=300, learning_rate=3e-3),
         train=base.train(
-            steps=300,
+            steps=200,
             batch_size=8,
             learning_rate=2e-3,
             schedule="constant",
             warmup=20,
             ema_decay=0.99,
-            save_every=150,
+            save_every=100,
         ),
     )

@@ -48,7 +48,7 @@ def validate(config: Config) -> None:
         "constraint.rate": c.positive(1e-6, 1e3),
         "constraint.samples": c.integer(1, 2**16),
         "constraint.target_ess": (
-            lambda v: v == 0 or c.positive(1.0, 2**16)[0](v),
+            lambda v: v == 0 or c.positive(1.0, 65_536.0)[0](v),
             "0 (alpha is fixed), or above 1 and at most constraint.samples",
         ),
         **task.RULES,

@@ -133,6 +133,7 @@ def test_a_systems_loss_is_its_terms_and_who_learns_moves(task, name):
         assert 1 - 1e-4 <= m["ess"] <= c.samples + 1e-4
 
 
+@pytest.mark.slow
 def test_the_models_gradient_does_not_depend_on_how_the_constraint_learns():
     """Phi gets its gradient from its own step alone, theta from the model's alone."""
     config = tiny("images")
@@ -154,6 +155,7 @@ def test_the_models_gradient_does_not_depend_on_how_the_constraint_learns():
     assert float(jnp.abs(of_learned - of_m_step).max()) > 1e-4
 
 
+@pytest.mark.slow
 def test_alpha_may_be_solved_for_a_sample_size():
     config = tiny("images", **{"constraint.target_ess": 1.5})
     run, problem, start, f = made(config, "fixed")
