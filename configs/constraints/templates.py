@@ -37,13 +37,13 @@ def get_config() -> Config:
             branch="explicit",  # explicit (weighted likelihood), implicit (straight-through draws)
             temperature=1.0,  # of the latter's draws
         ),
-        start=base.section(steps=600, learning_rate=2e-3),
+        start=base.section(steps=500, learning_rate=2e-3),
         constraint=base.section(
             width=64,
             depth=1,
             heads=4,
             delta=1e-3,
-            steps=300,  # of its training before
+            steps=200,  # of its training before
             learning_rate=3e-3,
             alpha=1.0,
             target_ess=0.0,  # above 0: alpha is solved for this effective sample size of K
@@ -52,14 +52,14 @@ def get_config() -> Config:
             rate=0.2,  # the constraint's learning rate over the model's
             anchor=1.0,  # of the system `anchored`: weight of what it knew before
         ),
-        judge=base.section(width=96, depth=2, heads=4, dropout=0.1, steps=600, learning_rate=2e-3),
+        judge=base.section(width=96, depth=2, heads=4, dropout=0.1, steps=400, learning_rate=2e-3),
         train=base.train(
-            steps=500,
+            steps=200,
             batch_size=16,
             learning_rate=5e-4,
             schedule="constant",
             warmup=20,
             ema_decay=0.99,
-            save_every=250,
+            save_every=100,
         ),
     )
