@@ -41,7 +41,7 @@ def get_config() -> Config:
             smoothing=0.1,  # of its labels
             alpha=1.0,
             target_ess=0.0,  # above 0: alpha is solved for this effective sample size of K
-            weight=0.1,  # lambda
+            weight=0.01,  # lambda
             samples=4,  # K, of each condition
             rate=0.3,  # the constraint's learning rate over the model's
             anchor=1.0,  # of the system `anchored`: weight of what it knew before

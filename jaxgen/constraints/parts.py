@@ -66,7 +66,9 @@ def agreement(
 ) -> Float[Array, "*B"]:
     """f of parsed images: -log P at least and 0 at most, in float32 or wider.
 
-    Gradients reach the parse, and x as the weight of its pixels; none where the floor is.
+    Gradients reach the parse, and x as the weight of its pixels. At the floor (see `floored`) they may still
+    raise f: under a plain clip, data below it would teach nothing while samples above it are pushed down, and
+    soon all are at the floor.
 
     Args:
       logits: of the parse.
@@ -80,7 +82,32 @@ def agreement(
     weight = x.astype(dtype)
     total = jnp.maximum(weight.sum((-2, -1)), 1e-6)
     low = -math.log(logits.shape[-1]) if floor is None else floor
-    return jnp.maximum((weight * each).sum((-2, -1)) / total, jnp.asarray(low, dtype))
+    return floored((weight * each).sum((-2, -1)) / total, jnp.asarray(low, dtype))
+
+
+@jax.custom_vjp
+def floored(f: Float[Array, "*B"], low: Float[Array, ""]) -> Float[Array, "*B"]:
+    """max(f, low), with the gradient of f itself where a loss wants a value below `low` to rise.
+
+    Where a loss wants it lower still, the gradient is 0. Reverse mode alone; none for `low`.
+    """
+    return jnp.maximum(f, low)
+
+
+def _floored(
+    f: Float[Array, "*B"], low: Float[Array, ""]
+) -> tuple[Float[Array, "*B"], tuple[Float[Array, "*B"], Float[Array, ""]]]:
+    return jnp.maximum(f, low), (f, low)
+
+
+def _unfloored(
+    kept: tuple[Float[Array, "*B"], Float[Array, ""]], g: Float[Array, "*B"]
+) -> tuple[Float[Array, "*B"], Float[Array, ""]]:
+    f, low = kept
+    return jnp.where((f > low) | (g < 0), g, 0), jnp.zeros_like(low)
+
+
+floored.defvjp(_floored, _unfloored)
 
 
 def parse_agreement(

@@ -35,7 +35,7 @@ def test_agreement_weighs_pixels_by_their_intensity():
     assert half.dtype == jnp.float32
 
 
-def test_a_part_constraint_teaches_parser_and_image_but_nothing_at_its_floor():
+def test_a_part_constraint_teaches_parser_and_image():
     f = PartAgreement(1, 4, width=6, rngs=nnx.Rngs(0))
     x = jnp.asarray(RNG.random((2, 8, 8, 1)), jnp.float32)
     r = f.parse(x).argmax(-1)
@@ -49,10 +49,24 @@ def test_a_part_constraint_teaches_parser_and_image_but_nothing_at_its_floor():
     assert jnp.any(wide[15])
     assert not jnp.any(wide[16:])
     assert not jnp.any(wide[:, 16:])
-    logits = 60.0 * jax.nn.one_hot(jnp.zeros((1, 3, 3), jnp.int32), 5)
+
+
+def test_at_the_floor_gradients_may_raise_f_and_not_lower_it():
+    f, low = jnp.asarray([-3.0, -1.0]), jnp.asarray(-2.0)
+    np.testing.assert_array_equal(parts.floored(f, low), [-2.0, -1.0])
+    lower = jax.jit(jax.grad(lambda f: parts.floored(f, low).sum()))(f)
+    np.testing.assert_array_equal(lower, [0, 1])
+    raise_f = jax.grad(lambda f: -2.0 * parts.floored(f, low).sum())(f)
+    np.testing.assert_array_equal(raise_f, [-2, -2])
+    logits = jnp.asarray(RNG.normal(size=(1, 3, 3, 5)), jnp.float32)
+    logits = logits.at[..., 0].add(9.0)  # all background, where part 1 is wanted
     ones = jnp.ones((1, 3, 3))
-    grad = jax.grad(lambda x: parts.agreement(logits, x, ones.astype(jnp.int32)).sum())(ones)
-    np.testing.assert_array_equal(grad, 0)
+    f = lambda logits: parts.agreement(logits, ones, ones.astype(jnp.int32)).sum()  # noqa: E731
+    assert float(f(logits)) == pytest.approx(-math.log(5))
+    np.testing.assert_array_equal(jax.grad(f)(logits), 0)
+    up = -jax.grad(lambda logits: -f(logits))(logits)
+    want = (jax.nn.one_hot(1, 5) - jax.nn.softmax(logits)) / 9
+    np.testing.assert_allclose(up, want, rtol=1e-4, atol=1e-7)
 
 
 def test_parses_agree_best_with_themselves_and_data_then_teach_nothing():
