@@ -2,7 +2,8 @@
 
     python -m experiments.constraints --config=configs/constraints/templates.py --workdir=runs/templates
 
-About five minutes of one CPU core a system.
+About two minutes of one CPU core a system. Measured, one seed: templates kept 0.830 by the base, 0.840 under the fixed constraint, 0.834
+under the learned one; perplexity 4.28, 4.27, 4.31.
 """
 
 from configs import base
