@@ -64,7 +64,7 @@ class Judges:
         }
 
 
-def parser_iou(f: PartAgreement, truth: posed.Posed) -> float:
+def parser_iou(f: Any, truth: posed.Posed) -> float:
     """Mean IoU of a parser's parts on real posed images."""
     found = batched_apply(parse, f, truth.target, batch=128)
     return float(np.nanmean(image_metrics.part_iou(found, truth.parts, posed.PARTS)))
