@@ -96,7 +96,7 @@ def compile_task(
         raise ConfigError("mesh.topology", "", "a TPU slice such as v5p:4x4x4")
     mesh = mesh_of(config, config.mesh.topology)
     task, options = make(mesh), options_of(config)
-    tx = options.make_optimizer(optax.constant_schedule(options.learning_rate))
+    tx = options.make_optimizer(optax.constant_schedule(options.learning_rate), task.rates)
     init = functools.partial(
         state.create,
         task.build,

@@ -80,6 +80,7 @@ def ddim(
     eta: Number = 0.0,
     key: Key[Array, ""] | None = None,
     trajectory: bool = False,
+    gradient_steps: int | None = None,
 ) -> Float[Array, "..."]:
     """DDIM sampling from t = T to 0 (Song, Meng and Ermon, 2021, eq. 12 and 16).
 
@@ -88,6 +89,7 @@ def ddim(
       eta: 0 is deterministic; 1 has DDPM's posterior variance; may be traced.
       key: needed where eta > 0.
       trajectory: also return z after every step: [S + 1, B, ...], the first being z_T.
+      gradient_steps: how many of the last steps pass gradients, 1 to S; all by default.
     """
     ok = (eta >= 0) & (eta < jnp.inf)
     require(
@@ -114,8 +116,16 @@ def ddim(
         return mean, mean if trajectory else None
 
     after, before = taus[1:][::-1], taus[:-1][::-1]
-    z_0, steps = jax.lax.scan(step, z, (after, before, schedule.ratio(after, before), keys))
-    end = jnp.concatenate([z[None], steps]) if trajectory else z_0
+    inputs = after, before, schedule.ratio(after, before), keys
+    last = num_steps if gradient_steps is None else gradient_steps
+    require("gradient_steps", 1 <= last <= num_steps, last, f"1 to {num_steps}")
+    first, path = num_steps - last, [z[None]]
+    z_0 = z
+    for part in (slice(None, first), slice(first, None)) if first else (slice(None),):
+        some = jax.tree.map(lambda a, part=part: a[part], inputs)
+        z_0, steps = jax.lax.scan(step, jax.lax.stop_gradient(z_0) if path[1:] else z_0, some)
+        path.append(steps)
+    end = jnp.concatenate(path) if trajectory else z_0
     return end.astype(z_T.dtype)
 
 

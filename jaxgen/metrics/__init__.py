@@ -9,6 +9,7 @@ if TYPE_CHECKING:
         box_score,
         floors,
         frechet,
+        images,
         probes,
         records,
         sentence_bleu,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         latent,
         llama,
         opt,
+        pose_transfer,
         t5,
         text_autoencoder,
         text_decoders,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from jaxgen.models.data_to_text import DataToText
     from jaxgen.models.image_autoencoder import ImageAutoencoder
     from jaxgen.models.latent import LatentModel, Standardised, TwoStage, sample, sample_latents
+    from jaxgen.models.pose_transfer import PoseDiffusion, PoseGenerator
     from jaxgen.models.text_autoencoder import SequenceEncoder, TextAutoencoder
     from jaxgen.models.text_decoders import LatentGPT, NonAutoregressiveDecoder
     from jaxgen.models.translator import NonAutoregressiveT5, Translator

@@ -6,6 +6,7 @@ from jaxgen import _lazy
 
 if TYPE_CHECKING:
     from jaxgen.text import (
+        blanks,
         decoding,
         gguf,
         gumbel_softmax,

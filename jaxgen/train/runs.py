@@ -33,6 +33,7 @@ class TrainTask:
       frozen: regular expressions of the parameters that keep their values; see `jaxgen.train.frozen`.
       key: the run's key comes from it and the seed, from `name` where it is empty; tasks that shall train
         the same model share one.
+      rates: of parameters that learn more slowly or faster; see `jaxgen.train.step.by_rate`.
     """
 
     name: str
@@ -42,6 +43,7 @@ class TrainTask:
     pretrained: Callable[[PyTree], PyTree] | None = None
     frozen: tuple[str, ...] = ()
     key: str = ""
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,11 +68,18 @@ class TrainOptions:
     profile_at: int = -1
     profile_steps: int = 5
 
-    def make_optimizer(self, schedule: optax.Schedule) -> optax.GradientTransformation:
-        """The optimiser at the learning rates of `schedule`."""
-        return step.optimizer(
-            schedule, kind=self.optimizer, clip=self.clip, weight_decay=self.weight_decay
-        )
+    def make_optimizer(
+        self, schedule: optax.Schedule, rates: Mapping[str, float] | None = None
+    ) -> optax.GradientTransformation:
+        """The optimiser at the learning rates of `schedule`, times those of a task's `rates`."""
+
+        def make(factor: float) -> optax.GradientTransformation:
+            rate = schedule if factor == 1 else lambda count: factor * schedule(count)
+            return step.optimizer(
+                rate, kind=self.optimizer, clip=self.clip, weight_decay=self.weight_decay
+            )
+
+        return step.by_rate(rates, make) if rates else make(1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +138,7 @@ class Runs:
             name,
             task.build,
             task.loss,
-            o.make_optimizer(schedule),
+            o.make_optimizer(schedule, task.rates),
             pipeline.batches(arrays, batch_size or o.batch_size, seed=seed),
             state.run_key(f"{task.key or task.name}-{seed}"),
             loop.Options(

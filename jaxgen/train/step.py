@@ -1,6 +1,7 @@
 """One optimisation step: gradient, accumulation, clipping, update, EMA, all in one jit."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
 from jaxgen import fsdp
+from jaxgen import mesh as mesh_lib
 from jaxgen.train.frozen import trained_part, whole
 from jaxgen.train.state import TrainState
 
@@ -68,6 +70,26 @@ def optimizer(
     else:
         raise ValueError(f"optimizer is {kind!r}, allowed: {', '.join(OPTIMIZERS)}")
     return optax.chain(optax.clip_by_global_norm(clip), tx) if clip else tx
+
+
+def by_rate(
+    rates: Mapping[str, float], make: Callable[[float], optax.GradientTransformation]
+) -> optax.GradientTransformation:
+    """An optimiser of its own, clipping included, for parameters that learn at another rate.
+
+    Args:
+      rates: regular expression -> factor of the learning rate, of parameters whose path
+        (`constraint/convs/0/kernel`) has a match; the first one counts, others have 1.
+      make: factor -> optimiser.
+    """
+    patterns = [(re.compile(pattern), f"{factor:g}") for pattern, factor in rates.items()]
+
+    def label(path: jax.tree_util.KeyPath, _: PyTree) -> str:
+        name = mesh_lib.path_name(path)
+        return next((factor for pattern, factor in patterns if pattern.search(name)), "1")
+
+    made = {f"{factor:g}": make(factor) for factor in (1.0, *rates.values())}
+    return optax.multi_transform(made, lambda part: jax.tree_util.tree_map_with_path(label, part))
 
 
 def make_step(

@@ -231,6 +231,38 @@ def test_eta_and_t_min_may_be_traced_and_nan_is_refused(key):
     assert samplers.ddim(DENOISE, z[:0], S, num_steps=5).shape == (0, 2)
 
 
+def test_gradients_pass_through_the_last_steps_alone(key):
+    """As if what came before were a constant; the samples are those of all steps."""
+    chain, z = schedule.linear(20, 0.01, 0.3), jax.random.normal(key, (4, 2))
+
+    def run(w, z, last=None, trajectory=False):
+        net = lambda x, t: w * jnp.tanh(x)  # noqa: E731
+        more = {"gradient_steps": last, "trajectory": trajectory}
+        return samplers.ddim(net, z, chain, num_steps=5, **more)
+
+    w = jnp.asarray(0.7)
+    path = run(w, z, trajectory=True)
+    np.testing.assert_allclose(run(w, z, 2, trajectory=True), path, rtol=1e-5)
+    of_w, of_z = jax.grad(lambda w, z: run(w, z, 2).sum(), (0, 1))(w, z)
+    np.testing.assert_array_equal(of_z, 0)
+    taus = samplers.ddim_steps(20, 5)
+
+    def tail(w):
+        x = path[3]
+        for t, s in ((taus[2], taus[1]), (taus[1], taus[0])):
+            eps = w * jnp.tanh(x)
+            rest = chain.one_minus_alpha_bar
+            x = (x - jnp.sqrt(rest[t]) * eps) / jnp.sqrt(chain.ratio(t, s))
+            x += jnp.sqrt(rest[s]) * eps
+        return x.sum()
+
+    assert float(of_w) == pytest.approx(float(jax.grad(tail)(w)), rel=1e-3)
+    whole = jax.grad(lambda w: run(w, z).sum())(w)
+    assert abs(float(whole - of_w)) > 1e-2
+    with pytest.raises(ValueError, match="gradient_steps is 6, allowed: 1 to 5"):
+        run(w, z, 6)
+
+
 def test_gradient_with_respect_to_eta(key):
     """The last step has no noise to share out, whatever eta is."""
     chain, z = schedule.linear(20, 0.01, 0.3), jnp.ones((2, 3))

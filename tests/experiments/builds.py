@@ -12,6 +12,9 @@ from flax import nnx
 from experiments.common import moe, text_model
 from experiments.common.latent import chain_of, sampler_of
 from experiments.common.runs import Study, mesh_of, options_of
+from experiments.constraints import game as constraint_game
+from experiments.constraints import study as constraints
+from experiments.constraints.systems import SYSTEMS as CONSTRAINT_SYSTEMS
 from experiments.dts_gate import study as dts_gate
 from experiments.eddpm import image_fields, images, sequence_fields, sequences, systems
 from experiments.eddpm import study as eddpm
@@ -50,6 +53,12 @@ STUDIES = {
     "configs/lm_discriminator/decipher_yelp.py": lm_discriminator,
     "configs/lm_discriminator/yelp.py": lm_discriminator,
     "configs/lm_discriminator/yelp_content.py": lm_discriminator,
+    "configs/constraints/digits.py": constraints,
+    "configs/constraints/mnist.py": constraints,
+    "configs/constraints/diffusion.py": constraints,
+    "configs/constraints/paper.py": constraints,
+    "configs/constraints/templates.py": constraints,
+    "configs/constraints/templates_yelp.py": constraints,
     "configs/moe/dts.py": dts_gate,
     "configs/moe/dts_shakespeare.py": dts_gate,
     "configs/moe/dts_yelp.py": dts_gate,
@@ -68,7 +77,7 @@ def names_of(study, config):
     """The fields that a study says it reads."""
     if study is eddpm:
         return (image_fields if config.data.kind == "images" else sequence_fields).NAMES
-    return study.NAMES
+    return study.names(config) if study is constraints else study.NAMES
 
 
 def trace(task, batch):
@@ -98,6 +107,7 @@ def build(study, config):
         latentops: _latentops,
         eisl: _eisl,
         lm_discriminator: _lm_discriminator,
+        constraints: _constraints,
         dts_gate: _dts,
         flexmoe: _flexmoe,
     }[study](config)
@@ -189,6 +199,16 @@ def _lm_discriminator(config):
         start = lm_tasks.start_task(config, shape, SYSTEMS[name].noise)
         trace(start, batch)
         trace(lm_tasks.task(config, shape, name, SYSTEMS[name], None, lms, read), batch)
+
+
+def _constraints(config):
+    problem = constraints.problem_of(config)
+    batch, key = problem.batch_shapes(), jax.random.key(0)
+    trace(constraint_game.base_task(problem), batch)
+    trace(constraint_game.knowledge_task(problem), batch)
+    start, f = (jax.eval_shape(b, key) for b in (problem.build_model, problem.build_constraint))
+    for name in config.systems:
+        trace(constraint_game.task(problem, name, CONSTRAINT_SYSTEMS[name], start, f), batch)
 
 
 def _dts(config):

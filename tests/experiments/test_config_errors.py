@@ -155,6 +155,13 @@ def small(file):
             "configs/lm_discriminator/yelp_content.py",
             {"transfer.ngrams": (8, -1), "classifier.width": 1},
         ),
+        ("configs/constraints/digits.py", {"constraint.samples": 1, "model.noise_dim": 0}),
+        ("configs/constraints/diffusion.py", {"model.decode_steps": 2, "data.canvas": 16}),
+        (
+            "configs/constraints/templates.py",
+            {"model.branch": "implicit", "systems": ("base", "learned", "binary_d")},
+        ),
+        ("configs/constraints/templates.py", {"constraint.target_ess": 2.0, "data.max_words": 7}),
         ("configs/moe/dts.py", {"dts.budgets": ((0, 1),), "model.expert_every": 1}),
         ("configs/moe/flexmoe.py", {"model.k": 8, "placement.slots": 1}),
         ("configs/moe/flexmoe_images.py", {"model.patch": 8, "model.experts": 16}),

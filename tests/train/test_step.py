@@ -59,6 +59,21 @@ def test_clipping_bounds_the_update(key):
     assert len(jax.tree.leaves(step.optimizer(optax.constant_schedule(1.0), clip=0.0).init(g))) > 0
 
 
+def test_parameters_learn_and_are_clipped_at_rates_of_their_own(key):
+    """As two optimisers, each with its part of the gradient alone."""
+    make = lambda factor: step.optimizer(optax.constant_schedule(0.1 * factor), clip=0.5)  # noqa: E731
+    tx = step.by_rate({"^bias": 0.2}, make)
+    s = state.create(build, tx, key)
+    grads = jax.grad(lambda m: loss(m, None, data(), None, 0)[0])(s.model)
+    new, _ = step.make_step(loss, tx)(s, data())
+    before = build(jax.random.split(key)[0])
+    for name, factor in (("kernel", 1.0), ("bias", 0.2)):
+        old, g = getattr(before, name)[...], getattr(grads, name)[...]
+        one = make(factor)
+        update, _ = one.update(g, one.init(old), old)
+        np.testing.assert_allclose(getattr(new.model, name)[...], old + update, rtol=1e-5)
+
+
 def test_adafactor_steps_in_proportion_to_the_parameter():
     """A parameter ten times as large, with a gradient of any size, moves ten times as far."""
     tx = step.optimizer(optax.constant_schedule(0.1), kind="adafactor", clip=0.0)
