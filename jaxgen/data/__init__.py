@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         pipeline,
         proteins,
         record_arrays,
+        record_grammar,
         records,
         splits,
         style_records,

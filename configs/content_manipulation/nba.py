@@ -1,0 +1,25 @@
+"""RotoWire sentences (Wang et al., 2019): short ones, at a size for one CPU core.
+
+    JAXGEN_DATA=DIR python -m experiments.content_manipulation --config=configs/content_manipulation/nba.py \
+        --workdir=runs/content_nba
+
+DIR holds `rotowire_style` with folders train, val and test of parallel files.
+"""
+
+from configs.content_manipulation import grammar
+from jaxgen.config import Config
+
+
+def get_config() -> Config:
+    config = grammar.get_config()
+    config.systems = ("full", "no_coverage", "mast", "advst")
+    config.data.update(
+        source="parallel",
+        path="$JAXGEN_DATA/rotowire_style",
+        limit=0,
+        valid_rows=200,
+        test_rows=1000,
+        max_tuples=8,
+        max_words=24,
+    )
+    return config
