@@ -1,9 +1,8 @@
 """RotoWire sentences (Wang et al., 2019): short ones, at a size for one CPU core.
 
-    JAXGEN_DATA=DIR python -m experiments.content_manipulation --config=configs/content_manipulation/nba.py \
-        --workdir=runs/content_nba
+    python -m experiments.content_manipulation --config=configs/content_manipulation/nba.py --workdir=runs/content_nba
 
-DIR holds `rotowire_style` with folders train, val and test of parallel files.
+JAXGEN_DATA names the folder that holds `rotowire_style`, with folders train, val and test of parallel files.
 """
 
 from configs.content_manipulation import grammar

@@ -12,6 +12,9 @@ from flax import nnx
 from experiments.common import moe, text_model
 from experiments.common.latent import chain_of, sampler_of
 from experiments.common.runs import Study, mesh_of, options_of
+from experiments.content_manipulation import study as content_manipulation
+from experiments.content_manipulation import tasks as content_tasks
+from experiments.content_manipulation.systems import SYSTEMS as WRITERS
 from experiments.dts_gate import study as dts_gate
 from experiments.eddpm import image_fields, images, sequence_fields, sequences, systems
 from experiments.eddpm import study as eddpm
@@ -53,6 +56,10 @@ STUDIES = {
     "configs/lm_discriminator/decipher.py": lm_discriminator,
     "configs/lm_discriminator/decipher_yelp.py": lm_discriminator,
     "configs/lm_discriminator/yelp.py": lm_discriminator,
+    "configs/content_manipulation/grammar.py": content_manipulation,
+    "configs/content_manipulation/nba.py": content_manipulation,
+    "configs/content_manipulation/e2e.py": content_manipulation,
+    "configs/content_manipulation/paper.py": content_manipulation,
     "configs/moe/dts.py": dts_gate,
     "configs/moe/dts_shakespeare.py": dts_gate,
     "configs/moe/dts_yelp.py": dts_gate,
@@ -102,6 +109,7 @@ def build(study, config):
         eisl: _eisl,
         style_transfer: _style,
         lm_discriminator: _lm_discriminator,
+        content_manipulation: _content_manipulation,
         dts_gate: _dts,
         flexmoe: _flexmoe,
     }[study](config)
@@ -206,6 +214,12 @@ def _lm_discriminator(config):
         start = lm_tasks.start_task(config, shape, SYSTEMS[name].noise)
         trace(start, batch)
         trace(lm_tasks.task(config, shape, name, SYSTEMS[name], None, lms, read), batch)
+
+
+def _content_manipulation(config):
+    vocabulary, batch = content_manipulation.abstract(config)
+    for name in config.systems:
+        trace(content_tasks.task(config, vocabulary, name, WRITERS[name]), batch)
 
 
 def _dts(config):
