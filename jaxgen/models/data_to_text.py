@@ -230,21 +230,10 @@ class DataToText(nnx.Module):
         return decoding.beam(start, beams=beams, **options)
 
     def _read(
-        self,
-        tokens: Array,
-        mask: Bool[Array, "B T"] | None,
-        name: str,
-        key: Array | None,
-        first: Int[Array, ""] | int = 0,
+        self, tokens: Array, mask: Bool[Array, "B T"] | None, name: str, key: Array | None
     ) -> Float[Array, "B T D"]:
-        """Words with their places, from `first` on.
-
-        Places are what lets the decoder look where it is in the style sentence: cross attention has no rotary ones.
-        """
-        rows = fsdp.looked_up(embed(self.tokens.embedding[...], tokens, name, mask))
-        width = rows.shape[2]
-        places = _places(rows.shape[1], width, first) * width**-0.5  # as long as words
-        return dropout(rows + places.astype(rows.dtype), self.dropout, key)
+        rows = embed(self.tokens.embedding[...], tokens, name, mask)
+        return dropout(fsdp.looked_up(rows), self.dropout, key)
 
     def states(
         self,
@@ -297,7 +286,7 @@ class DataToText(nnx.Module):
         cache, memory, covered = state
         first = memory.states if cache.cross is None else None
         h, filled, _ = self.decoder(
-            self._read(token, None, "token", None, cache.length),
+            self._read(token, None, "token", None),
             memory=first,
             memory_mask=memory.mask,
             cache=cache,
@@ -314,8 +303,8 @@ class DataToText(nnx.Module):
         return self._step(state, token[:, None])
 
 
-def _places(count: int, width: int, first: Int[Array, ""] | int = 0) -> Float[Array, "M D"]:
-    """Sinusoids of `count` positions from `first` on (Vaswani et al., 2017)."""
+def _places(count: int, width: int) -> Float[Array, "M D"]:
+    """Sinusoids of positions (Vaswani et al., 2017), for any number of them."""
     rates = 10_000.0 ** -jnp.linspace(0.0, 1.0, (width + 1) // 2)
-    angles = (first + jnp.arange(count))[:, None] * rates
+    angles = jnp.arange(count)[:, None] * rates
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)[:, :width]
