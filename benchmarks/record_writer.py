@@ -84,11 +84,10 @@ def main() -> None:
         "update": compiled(update, whole),
     }
     # By turns with the whole step, so that what else a machine does falls on both.
-    times, before = {}, 0.0
+    before = 0.0
     for name, run in stages.items():
         x, y = paired(run, stages["update"], args.rounds, 1)
         share = statistics.median(p / q for p, q in zip(x, y, strict=True))
-        times[name] = share
         print(
             f"{name}: {100 * (share - before):.0f} % of a step (so far {statistics.median(x):.0f} of "
             f"{statistics.median(y):.0f} ms)",

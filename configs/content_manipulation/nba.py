@@ -21,4 +21,7 @@ def get_config() -> Config:
         max_tuples=8,
         max_words=24,
     )
+    config.loss.update(pure=800, ramp=400)
+    config.train.update(steps=2400, warmup=100, save_every=400)
+    config.evaluate.every = 400
     return config

@@ -197,8 +197,8 @@ def eisl_terms(
     real = eos_mask(target, END)
     every = jnp.broadcast_to(target[:, None], (*target.shape, target.shape[1]))
     pairs = jnp.take_along_axis(said.logprobs, every, -1)
-    masks = {"logits_mask": real, "targets_mask": real}
-    each = eisl_from_pairs(pairs, ngrams=config.loss.eisl_ngrams, clip=LEAST, **masks)
+    ngrams = config.loss.eisl_ngrams
+    each = eisl_from_pairs(pairs, ngrams=ngrams, logits_mask=real, targets_mask=real, clip=LEAST)
     own = jnp.diagonal(pairs, axis1=1, axis2=2)
     covered = coverage(config, record, said.copied, real)
     return each * real.sum(-1), Terms(*possible_nll(own, real), covered)

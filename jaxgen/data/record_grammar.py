@@ -192,4 +192,4 @@ def _unused(rng: np.random.Generator, low: int, high: int, used: set[str]) -> st
 
 
 def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
-    return options[rng.integers(len(options))]
+    return options[int(rng.integers(len(options)))]
