@@ -3,6 +3,7 @@
     python -m experiments.content_manipulation --config=configs/content_manipulation/grammar.py --workdir=runs/content
 
 Other systems: `--config.systems="('full','gate','back')"`, see experiments/content_manipulation/systems.py.
+No run at this size is measured yet.
 """
 
 from configs import base

@@ -3,6 +3,8 @@
     python -m experiments.content_manipulation --config=configs/content_manipulation/nba.py --workdir=runs/content_nba
 
 JAXGEN_DATA names the folder that holds `rotowire_style`, with folders train, val and test of parallel files.
+Measured of the full model, one seed: content precision and recall 73.0, 73.4 at m-BLEU 81.8, of the rules 67.6, 74.6 at 99.8;
+about half an hour of a shared CPU core. MAST and AdvST were not run.
 """
 
 from configs.content_manipulation import grammar
