@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         posed,
         proteins,
         record_arrays,
+        record_grammar,
         records,
         splits,
         style_records,

@@ -2,7 +2,7 @@
 
     0-3        padding, begin, end, unknown
     4 to G-1   words that may be generated: frequent ones of train sentences that are nobody's value
-    G to V-1   frequent values of train records: copied only
+    G to V-1   frequent values of train records: copied only; then marks, which stand in references alone
     V to V+E-1 slots, which each item fills anew with values of its own records that are not known
 
 So a value that training never saw has an id, and can be copied as any other.
@@ -33,12 +33,14 @@ class RecordVocabulary:
       generated: G, how many may be generated.
       types: of tuples; id 0 is a type that training never saw.
       slots: E, how many unknown values an item may have.
+      marks: how many of the words, the last ones, are read and never written.
     """
 
     words: tuple[str, ...]
     generated: int
     types: tuple[str, ...]
     slots: int
+    marks: int = 0
     _ids: dict[str, int] = dataclasses.field(init=False, repr=False, compare=False)
     _type_ids: dict[str, int] = dataclasses.field(init=False, repr=False, compare=False)
 
@@ -48,12 +50,19 @@ class RecordVocabulary:
 
     @classmethod
     def build(
-        cls, train: StyleRecords, *, min_count: int = 2, slots: int = 16
+        cls,
+        train: StyleRecords,
+        *,
+        min_count: int = 2,
+        slots: int = 16,
+        marks: Sequence[str] = (),
     ) -> "RecordVocabulary":
         """Of a train split alone.
 
         Args:
           min_count: words and values that occur less often are unknown, so that slots are trained too.
+          marks: words that are read and never written, such as those of
+            `jaxgen.text.templates.without_values`.
         """
         require("min_count", min_count >= 1, min_count, "at least 1")
         require("slots", slots >= 0, slots, "0 or more")
@@ -65,8 +74,15 @@ class RecordVocabulary:
             *(w for w in frequent(words) if w not in values and w not in SPECIAL),
         ]
         copied = [v for v in frequent(values) if v not in SPECIAL]
+        extra = [m for m in dict.fromkeys(marks) if m not in (*generated, *copied)]
         types = ("<unknown>", *sorted({f.type for x in train.x for f in x}))
-        return cls((*generated, *copied), len(generated), types, slots)
+        every = (*generated, *copied, *extra)
+        return cls(every, len(generated), types, slots, len(extra))
+
+    @property
+    def said(self) -> int:
+        """How many of the words may stand in a sentence that is written: all but the marks."""
+        return len(self.words) - self.marks
 
     def __len__(self) -> int:
         return len(self.words)

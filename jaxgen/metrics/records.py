@@ -139,6 +139,23 @@ def score_values(
     return _shares(hits, totals)
 
 
+def said_too_often(sentences: Sequence[str], gold: Sequence[Iterable[Fact]]) -> float:
+    """Share in per cent of the records' distinct numbers that stand in the sentence more often than in the record.
+
+    Where tuples are copied twice, this is more than of people's own sentences, which may repeat a number.
+
+    Raises:
+      ValueError: not as many records as sentences.
+    """
+    often = total = 0
+    for text, record in zip(sentences, gold, strict=True):
+        words = collections.Counter(text.split())
+        values = collections.Counter(f.value for f in record if is_number(f.value))
+        often += sum(words[value] > count for value, count in values.items())
+        total += len(values)
+    return 100.0 * often / total if total else float("nan")
+
+
 def _shares(hits: Sequence[int], totals: Sequence[int]) -> PrecisionRecall:
     return PrecisionRecall(
         *(100.0 * h / n if n else float("nan") for h, n in zip(hits, totals, strict=True))

@@ -51,7 +51,7 @@ class Memory(NamedTuple):
       states: of tuples, then of the style sentence's words, [B, M + S, D].
       mask: which of them are real.
       keys: of the copy head, for tuples alone.
-      ids: the words that tuples are copied as, `real` which of those are real.
+      ids: the words that tuples are copied as, `real` which of those may be.
     """
 
     states: Float[Array, "B N D"]
@@ -83,6 +83,8 @@ class DataToText(nnx.Module):
         coverage: int = 128,
         gated: bool = False,
         ordered: bool = False,
+        copies: bool = True,
+        tied: bool = True,
         dropout: float = 0.1,
         rngs: nnx.Rngs,
     ):
@@ -96,6 +98,9 @@ class DataToText(nnx.Module):
         gated: a gate between words and copies in place of one softmax.
         ordered: tuples have positions. They then tell where to say what, which is a leak where tuples stand in
           the order of the sentence to write.
+        copies: False for a decoder that generates alone, the record's values too where they may be.
+        tied: words are scored by their embeddings (Press & Wolf, 2017), so that repeating a word of the style
+          sentence is little to learn.
         dropout: rate.
 
         Raises:
@@ -106,7 +111,7 @@ class DataToText(nnx.Module):
         require("slots", slots >= 0, slots, "0 or more")
         require("types", types >= 1, types, "at least 1")
         self.generated, self.size = generated, vocab_size + slots
-        self.ordered, self.dropout = ordered, dropout
+        self.ordered, self.copies, self.dropout = ordered, copies, dropout
 
         def stack(*, causal: bool = False, rotary: bool = True) -> Transformer:
             config = TransformerConfig(
@@ -128,7 +133,8 @@ class DataToText(nnx.Module):
         self.record_encoder = stack(rotary=False)
         self.style_encoder = stack()
         self.decoder = stack(causal=True)
-        self.out = nnx.Linear(width, generated, rngs=rngs)
+        self.out = None if tied else nnx.Linear(width, generated, rngs=rngs)
+        self.bias = nnx.Param(jnp.zeros(generated)) if tied else None
         self.copy = CopyHead(width, width, coverage=coverage, gated=gated, rngs=rngs)
 
     def encode(
@@ -166,7 +172,8 @@ class DataToText(nnx.Module):
         side = self.sides.embedding[...]
         states = jnp.concatenate([tuples + side[0], sentence + side[1]], 1)
         mask = jnp.concatenate([real, seen], 1)
-        return Memory(states, mask, self.copy.keys(tuples), record.value, real)
+        copied = real if self.copies else jnp.zeros_like(real)
+        return Memory(states, mask, self.copy.keys(tuples), record.value, copied)
 
     def teacher_forced(
         self,
@@ -228,6 +235,20 @@ class DataToText(nnx.Module):
         rows = embed(self.tokens.embedding[...], tokens, name, mask)
         return dropout(fsdp.looked_up(rows), self.dropout, key)
 
+    def states(
+        self,
+        record: RecordIds,
+        style: Int[Array, "B S"],
+        target: Int[Array, "B T"],
+        key: Key[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "B T D"], Memory]:
+        """The decoder's states before each word of `target`, given those before it, and what it read."""
+        keys = split_key(key, 4)
+        memory = self.encode(record, style, keys[0])
+        read = self._read(shift_right(target, self.begin), None, "target", keys[1])
+        h, _, _ = self.decoder(read, memory=memory.states, memory_mask=memory.mask, key=keys[2])
+        return dropout(h, self.dropout, keys[3]), memory
+
     def _scores(
         self,
         record: RecordIds,
@@ -236,18 +257,14 @@ class DataToText(nnx.Module):
         key: Key[Array, ""] | None,
     ) -> tuple[Float[Array, "B T G"], Float[Array, "B T M"], Memory]:
         """Scores of the joint softmax."""
-        keys = split_key(key, 4)
-        memory = self.encode(record, style, keys[0])
-        read = self._read(shift_right(target, self.begin), None, "target", keys[1])
-        h, _, _ = self.decoder(read, memory=memory.states, memory_mask=memory.mask, key=keys[2])
-        h = dropout(h, self.dropout, keys[3])
+        h, memory = self.states(record, style, target, key)
         generate, copy, _ = self._heads(h, memory, self.copy.empty(memory.keys))
         return generate, copy, memory
 
     def _heads(
         self, h: Float[Array, "B T D"], memory: Memory, covered: Float[Array, "B M C"]
     ) -> tuple[Float[Array, "B T G"], Float[Array, "B T M"], Float[Array, "B M C"]]:
-        scores = self.out(h).astype(jnp.float32)
+        scores = self._words(h).astype(jnp.float32)
         place = jnp.arange(self.generated)
         never = (place < SPECIAL) & (place != self.end)
         generate = jnp.where(never, -jnp.inf, scores)
@@ -256,6 +273,13 @@ class DataToText(nnx.Module):
         if gate is not None:
             generate, copy = copy_attention.gated_scores(generate, copy, gate, memory.real)
         return generate, copy, covered
+
+    def _words(self, h: Float[Array, "B T D"]) -> Float[Array, "B T G"]:
+        if self.out is not None:
+            return self.out(h)
+        words = fsdp.gather_table(self.tokens.embedding[...], h.dtype)[: self.generated]
+        scores = h @ words.T
+        return scores if self.bias is None else scores + self.bias[...].astype(h.dtype)
 
     def _step(self, state: State, token: Array) -> tuple[Float[Array, "B W"], State]:
         """`token`: ids [B, 1], or distributions over words [B, 1, V + E]."""

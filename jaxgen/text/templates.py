@@ -60,3 +60,31 @@ def rewrite(x: Sequence[Fact], x_ref: Sequence[Fact], reference: str) -> str:
         for k in places[:1] if value.isdecimal() else places:
             new[k], free[k] = x[i].value, False
     return " ".join(new)
+
+
+def mark(kind: str) -> str:
+    """The word that stands for a value of a type.
+
+    >>> mark("PLAYER-PTS")
+    '<PLAYER-PTS>'
+    """
+    return f"<{kind}>"
+
+
+def without_values(x_ref: Sequence[Fact], reference: str) -> str:
+    """The reference with the mark of its type for each value of its record: nothing of them can be copied then.
+
+    A word that is the value of several tuples has the mark of the first one that no other place took; of names,
+    which may stand at many places, always of the first.
+
+    >>> without_values([Fact("PLAYER_NAME", "Ann", "Ann"), Fact("PLAYER-PTS", "5", "Ann")], "Ann had 5 .")
+    '<PLAYER_NAME> had <PLAYER-PTS> .'
+    """
+    left: dict[str, list[str]] = {}
+    for fact in x_ref:
+        left.setdefault(fact.value, []).append(mark(fact.type))
+    words = []
+    for word in reference.split():
+        kinds = left.get(word, [word])
+        words.append(kinds.pop(0) if len(kinds) > 1 else kinds[0])
+    return " ".join(words)

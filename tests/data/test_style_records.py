@@ -193,3 +193,13 @@ def test_values_that_training_did_not_see_have_slots():
     three = tuple(Fact("PLAYER_NAME", n, n) for n in ("Zoe", "Al", "Cy"))
     with pytest.raises(ConfigError, match="'Zoe Al Cy', allowed: at most 2 values"):
         vocabulary.unknown_values(three)
+
+
+def test_marks_are_words_that_are_read_and_never_written():
+    part = StyleRecords([X, X], [X, X], [ITEM["y_aux"]] * 2, [ITEM["y_ref"]] * 2)
+    plain = RecordVocabulary.build(part)
+    marked = RecordVocabulary.build(part, marks=("<a>", "<b>", "<a>"))
+    assert (plain.said, plain.marks) == (len(plain), 0)
+    assert (marked.said, marked.marks) == (len(plain), 2)
+    assert marked.words[marked.said :] == ("<a>", "<b>")
+    assert marked.generated == plain.generated

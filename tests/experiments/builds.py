@@ -15,6 +15,9 @@ from experiments.common.runs import Study, mesh_of, options_of
 from experiments.constraints import game as constraint_game
 from experiments.constraints import study as constraints
 from experiments.constraints.systems import SYSTEMS as CONSTRAINT_SYSTEMS
+from experiments.content_manipulation import study as content_manipulation
+from experiments.content_manipulation import tasks as content_tasks
+from experiments.content_manipulation.systems import SYSTEMS as WRITERS
 from experiments.dts_gate import study as dts_gate
 from experiments.eddpm import image_fields, images, sequence_fields, sequences, systems
 from experiments.eddpm import study as eddpm
@@ -59,6 +62,10 @@ STUDIES = {
     "configs/constraints/paper.py": constraints,
     "configs/constraints/templates.py": constraints,
     "configs/constraints/templates_yelp.py": constraints,
+    "configs/content_manipulation/grammar.py": content_manipulation,
+    "configs/content_manipulation/nba.py": content_manipulation,
+    "configs/content_manipulation/e2e.py": content_manipulation,
+    "configs/content_manipulation/paper.py": content_manipulation,
     "configs/moe/dts.py": dts_gate,
     "configs/moe/dts_shakespeare.py": dts_gate,
     "configs/moe/dts_yelp.py": dts_gate,
@@ -108,6 +115,7 @@ def build(study, config):
         eisl: _eisl,
         lm_discriminator: _lm_discriminator,
         constraints: _constraints,
+        content_manipulation: _content_manipulation,
         dts_gate: _dts,
         flexmoe: _flexmoe,
     }[study](config)
@@ -209,6 +217,12 @@ def _constraints(config):
     start, f = (jax.eval_shape(b, key) for b in (problem.build_model, problem.build_constraint))
     for name in config.systems:
         trace(constraint_game.task(problem, name, CONSTRAINT_SYSTEMS[name], start, f), batch)
+
+
+def _content_manipulation(config):
+    vocabulary, batch = content_manipulation.abstract(config)
+    for name in config.systems:
+        trace(content_tasks.task(config, vocabulary, name, WRITERS[name]), batch)
 
 
 def _dts(config):

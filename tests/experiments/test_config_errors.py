@@ -162,6 +162,10 @@ def small(file):
             {"model.branch": "implicit", "systems": ("base", "learned", "binary_d")},
         ),
         ("configs/constraints/templates.py", {"constraint.target_ess": 2.0, "data.max_words": 7}),
+        (
+            "configs/content_manipulation/grammar.py",
+            {"data.generated": 32, "model.coverage": 0, "loss.style": "eisl"},
+        ),
         ("configs/moe/dts.py", {"dts.budgets": ((0, 1),), "model.expert_every": 1}),
         ("configs/moe/flexmoe.py", {"model.k": 8, "placement.slots": 1}),
         ("configs/moe/flexmoe_images.py", {"model.patch": 8, "model.experts": 16}),

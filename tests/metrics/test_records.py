@@ -193,3 +193,20 @@ def test_ceilings_and_floors_on_the_nba_test_split():
     for system, values in {"gold": (87.8, 100.0), "rule": (77.1, 96.3)}.items():
         got = records.score_values(texts[system], test.x, is_content)
         assert got == pytest.approx(values, abs=0.1), system
+
+
+def test_marks_take_the_places_of_values():
+    ref = listed("PLAYER_NAME Bo Bo; PLAYER-REB 7 Bo; PLAYER-AST 7 Bo")
+    got = templates.without_values(ref, "Bo had 7 boards , 7 dimes and 7 fouls , said Bo .")
+    assert got == (
+        "<PLAYER_NAME> had <PLAYER-REB> boards , <PLAYER-AST> dimes and <PLAYER-AST> fouls ,"
+        " said <PLAYER_NAME> ."
+    )
+    assert templates.without_values((), "7 of 9") == "7 of 9"
+
+
+def test_numbers_said_more_often_than_the_record_has_them():
+    gold = [facts("PLAYER-REB 7 Bo; PLAYER-AST 7 Bo; PLAYER-PTS 9 Bo; PLAYER_NAME Bo Bo")] * 3
+    said = ["Bo had 7 and 7 and 9", "Bo had 9 and 9 , Bo", "7 7 7 9 9 5 5"]
+    assert records.said_too_often(said, gold) == pytest.approx(100 * 3 / 6)
+    assert math.isnan(records.said_too_often(["Bo"], [facts("PLAYER_NAME Bo Bo")]))

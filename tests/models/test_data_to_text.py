@@ -35,7 +35,12 @@ def batch():
     return record, style, target
 
 
-FORMS = {"joint": {}, "gated": {"gated": True}, "no coverage": {"coverage": 0}}
+FORMS = {
+    "joint": {},
+    "untied": {"tied": False},
+    "gated": {"gated": True},
+    "no coverage": {"coverage": 0},
+}
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
@@ -113,6 +118,29 @@ def test_empty_records_and_bad_sizes_are_refused():
         model.logprob(none, style, target)
     with pytest.raises(ValueError, match="generated is 15, allowed: 4 to the vocabulary's 14"):
         DataToText(V, K, generated=V + 1, rngs=nnx.Rngs(0))
+
+
+def test_a_model_without_copies_generates_alone():
+    model, (record, style, target) = make(copies=False, coverage=0), batch()
+    got = FORCED(model, record, style, target)
+    assert (got.copied == 0).all()
+    assert np.allclose(np.exp(got.logprobs).sum(-1), 1, atol=1e-5)
+    assert jnp.isneginf(got.logprobs[..., G:]).all()
+    grads = jax.grad(lambda m: jnp.exp(m.logprob(record, style, target)[0]).sum())(model)
+    assert all(jnp.isfinite(a).all() for a in jax.tree.leaves(grads))
+
+
+def test_states_are_those_that_words_are_scored_from():
+    model, inputs = make(), batch()
+    states, memory = model.states(*inputs)
+    assert states.shape == (2, 5, 16)
+    assert (memory.real == inputs[0].mask).all()
+    words = model.tokens.embedding[...][:G]
+    scores = states @ words.T + model.bias[...]
+    got = FORCED(model, *inputs).logprobs
+    # Words that are generated alone keep their differences: the end token and 4 to 7.
+    want = scores[..., 4:G] - scores[..., 2:3]
+    assert np.allclose(got[..., 4:G] - got[..., 2:3], want, atol=1e-4)
 
 
 def test_dropout_needs_a_key(key):
