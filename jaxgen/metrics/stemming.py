@@ -35,8 +35,8 @@ _STEP3 = (
     *(("ful", ""), ("ness", "")),
 )
 _STEP4 = (
-    *"al ance ence er ic able ible ant ement ment ent".split(),
-    *"ion ou ism ate iti ous ive ize".split(),
+    *["al", "ance", "ence", "er", "ic", "able", "ible", "ant", "ement", "ment", "ent"],
+    *["ion", "ou", "ism", "ate", "iti", "ous", "ive", "ize"],
 )
 
 
