@@ -12,8 +12,8 @@ from jaxgen.config import Config
 def get_config() -> Config:
     return base.config(
         systems=(
-            *("base", "full", "lora", "ewc_full", "ewc_lora", "l2_sp"),
-            *("replay", "kl", "separate", "general"),
+            *("base", "full", "lora", "ewc_lora", "replay", "kl"),
+            *("ewc_full", "l2_sp", "general", "separate"),
         ),
         collect=base.section(
             planner="search",  # search, breadth_first
@@ -23,8 +23,8 @@ def get_config() -> Config:
             simulations=48,
             depth=16,  # actions of a plan, at most
             events=12,  # of a path's story
-            examples=600,  # of each task
-            test_examples=48,  # of each task and split
+            examples=400,  # of each task
+            test_examples=40,  # of each task and split
             seed=0,
         ),
         data=base.section(
@@ -47,12 +47,12 @@ def get_config() -> Config:
             remat=False,
             scan=False,
         ),
-        pretrain=base.section(steps=1000, batch_size=16, learning_rate=3e-3, warmup=50),
+        pretrain=base.section(steps=700, batch_size=16, learning_rate=3e-3, warmup=50),
         lora=base.section(
             rank=8,
-            alpha=32.0,
+            alpha=16.0,
             targets=("/attention/", "/mlp/"),
-            learning_rate=4e-3,
+            learning_rate=3e-3,
         ),
         weights=base.section(plan=1.0, recognise=0.7, count=1.0, path=1.0),
         fisher=base.section(
@@ -61,10 +61,10 @@ def get_config() -> Config:
             labels="data",  # data, model: the empirical or the true Fisher information
         ),
         ewc=base.section(
-            strengths=(1e-4, 1e-3, 1e-2, 1e-1),  # of EWC-LoRA: lambda
-            full_strength=1e-2,
+            strengths=(0.01, 0.1, 1.0, 10.0),  # of EWC-LoRA: lambda
+            full_strength=1.0,
             l2_strength=0.1,
-            separate_strength=1e-2,
+            separate_strength=1.0,
         ),
         replay=base.section(
             share=0.25,  # of a batch, of general text beside the experience
@@ -72,7 +72,7 @@ def get_config() -> Config:
             kl_weight=1.0,
         ),
         train=base.train(
-            steps=300,
+            steps=250,
             batch_size=16,
             learning_rate=1e-3,  # of all parameters; LoRA has its own
             schedule="cosine",
@@ -83,7 +83,7 @@ def get_config() -> Config:
         ),
         evaluate=base.section(
             beams=1,
-            batch_size=48,
+            batch_size=40,
             plan_tokens=64,
             path_tokens=24,
             limit=100,  # questions of each of the authors' files; 0 for all
