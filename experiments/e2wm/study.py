@@ -198,7 +198,7 @@ def compile_slice(config: Config, workdir: pathlib.Path) -> None:
     def make(_: Any) -> Any:
         base = tasks.base_task(config, size)
         shapes = jax.eval_shape(base.build, jax.random.key(0))
-        none = functools.partial(tasks.no_fisher, config, base)
+        none = functools.partial(tasks.blank, config, base, system)
         return tasks.finetune_task(config, "ewc_lora", system, shapes, 0, none)
 
     batch = {

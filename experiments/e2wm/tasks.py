@@ -144,11 +144,20 @@ def prepare(config: Config, corpus: Corpus, system: System, base: Any, seed: int
     return {"start": {}, "fisher": fisher(config, corpus, model, "wrapped")}
 
 
-def no_fisher(config: Config, base: TrainTask) -> PyTree:
-    """Zeros in the place of what `prepare` returns for EWC-LoRA, for `--mode=compile`."""
-    model = adapted(config, base.build(jax.random.key(0)), 0)
-    kernels = {p: jnp.zeros(d.shape, jnp.float32) for p, d in lora.delta(model).items()}
-    return {"start": {}, "fisher": kernels}
+def blank(config: Config, base: TrainTask, system: System) -> PyTree:
+    """Zeros in the place of what `prepare` returns, for `--mode=compile`."""
+    model = base.build(jax.random.key(0))
+    if system.trains == "lora":
+        model = adapted(config, model, 0)
+    if not system.penalty:
+        return {}
+    if system.penalty == "separate":
+        start = ewc.factors(model)
+        return {"start": start, "fisher": ewc.ones(start, 0.0)}
+    if system.trains == "all":
+        start = ewc.anchor(model)
+        return {"start": start, "fisher": ewc.ones(start, 0.0)}
+    return {"start": {}, "fisher": ewc.ones(lora.delta(model), 0.0)}
 
 
 def _copied(tree: PyTree) -> PyTree:

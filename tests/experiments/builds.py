@@ -13,6 +13,9 @@ from experiments.common import moe, text_model
 from experiments.common.latent import chain_of, sampler_of
 from experiments.common.runs import Study, mesh_of, options_of
 from experiments.dts_gate import study as dts_gate
+from experiments.e2wm import study as e2wm
+from experiments.e2wm import tasks as e2wm_tasks
+from experiments.e2wm.systems import systems_of
 from experiments.eddpm import image_fields, images, sequence_fields, sequences, systems
 from experiments.eddpm import study as eddpm
 from experiments.eisl import corpus as translation
@@ -53,6 +56,9 @@ STUDIES = {
     "configs/lm_discriminator/decipher.py": lm_discriminator,
     "configs/lm_discriminator/decipher_yelp.py": lm_discriminator,
     "configs/lm_discriminator/yelp.py": lm_discriminator,
+    "configs/e2wm/default.py": e2wm,
+    "configs/e2wm/smollm2.py": e2wm,
+    "configs/e2wm/gpt_neo_1_3b.py": e2wm,
     "configs/moe/dts.py": dts_gate,
     "configs/moe/dts_shakespeare.py": dts_gate,
     "configs/moe/dts_yelp.py": dts_gate,
@@ -102,6 +108,7 @@ def build(study, config):
         eisl: _eisl,
         style_transfer: _style,
         lm_discriminator: _lm_discriminator,
+        e2wm: _e2wm,
         dts_gate: _dts,
         flexmoe: _flexmoe,
     }[study](config)
@@ -206,6 +213,19 @@ def _lm_discriminator(config):
         start = lm_tasks.start_task(config, shape, SYSTEMS[name].noise)
         trace(start, batch)
         trace(lm_tasks.task(config, shape, name, SYSTEMS[name], None, lms, read), batch)
+
+
+def _e2wm(config):
+    rows, length = config.train.batch_size, 16
+    batch = {"tokens": ids(rows, length), "weights": vectors(rows, length)}
+    batch["general"] = ids(rows, config.data.general_tokens + 1)
+    task = e2wm_tasks.base_task(config, config.data.vocab_size)
+    trace(task, {"general": batch["general"]})
+    base = jax.eval_shape(task.build, jax.random.key(0))
+    for name, system in systems_of(config).items():
+        if system.trains != "nothing":
+            extra = functools.partial(e2wm_tasks.blank, config, task, system)
+            trace(e2wm_tasks.finetune_task(config, name, system, base, 0, extra), batch)
 
 
 def _dts(config):
