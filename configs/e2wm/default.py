@@ -23,8 +23,8 @@ def get_config() -> Config:
             simulations=48,
             depth=16,  # actions of a plan, at most
             events=12,  # of a path's story
-            examples=400,  # of each task
-            test_examples=40,  # of each task and split
+            examples=300,  # of each task
+            test_examples=32,  # of each task and split
             seed=0,
         ),
         data=base.section(
@@ -47,7 +47,7 @@ def get_config() -> Config:
             remat=False,
             scan=False,
         ),
-        pretrain=base.section(steps=700, batch_size=16, learning_rate=3e-3, warmup=50),
+        pretrain=base.section(steps=500, batch_size=16, learning_rate=3e-3, warmup=50),
         lora=base.section(
             rank=8,
             alpha=16.0,
@@ -72,9 +72,9 @@ def get_config() -> Config:
             kl_weight=1.0,
         ),
         train=base.train(
-            steps=250,
+            steps=150,
             batch_size=16,
-            learning_rate=1e-3,  # of all parameters; LoRA has its own
+            learning_rate=2e-3,  # of all parameters; LoRA has its own
             schedule="cosine",
             warmup=10,
             final=0.0,
@@ -83,7 +83,7 @@ def get_config() -> Config:
         ),
         evaluate=base.section(
             beams=1,
-            batch_size=40,
+            batch_size=32,
             plan_tokens=64,
             path_tokens=24,
             limit=100,  # questions of each of the authors' files; 0 for all

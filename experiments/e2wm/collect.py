@@ -24,7 +24,7 @@ from jaxgen.world.gathering import Solved
 from jaxgen.world.graph import Graph, World
 from jaxgen.world.planning import Goal
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("jaxgen.e2wm")  # of the level that launches set
 TASKS = ("plan", "recognise", "count", "path")
 PLAN_SPLITS = ("seen", "unseen", "confusing")
 OPTIONS = 4  # names to choose from where an activity is recognised

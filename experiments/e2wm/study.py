@@ -46,9 +46,10 @@ BEGINS = ("train", "collect", "pretrain", "finetune", "play")
 
 
 def _expressions(value: Any) -> bool:
-    for one in value:
-        re.compile(one)
-    return isinstance(value, tuple | list) and bool(value)
+    try:
+        return isinstance(value, tuple | list) and all(re.compile(v) for v in value) and bool(value)
+    except re.error:
+        return False
 
 
 def validate(config: Config) -> None:
