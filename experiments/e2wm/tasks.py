@@ -98,7 +98,7 @@ def finetune_task(
         logits, _ = model(batch["tokens"][:, :-1])
         value = answer_loss(logits, batch["tokens"][:, 1:], batch["weights"][:, 1:])
         aux = {"task": value}
-        if system.penalty:
+        if system.penalty and system.strength:
             aux["penalty"] = ewc.penalty(moved(model, system, extra["start"]), extra["fisher"])
             value += system.strength * aux["penalty"]
         if system.general == "replay":
