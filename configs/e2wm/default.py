@@ -34,13 +34,13 @@ def get_config() -> Config:
             embodied="",  # folder with the authors' evaluation files
             shots=0,  # worked examples before a question
             tokenizer="bpe",
-            vocab_size=4096,
+            vocab_size=2048,
         ),
         model=base.section(
             path="",  # a Hugging Face folder or GGUF file
             kind="gpt2",  # gpt2, gpt_neo
-            width=128,
-            depth=4,
+            width=96,
+            depth=3,
             heads=4,
             positions=256,
             dtype="float32",
@@ -61,7 +61,7 @@ def get_config() -> Config:
             labels="data",  # data, model: the empirical or the true Fisher information
         ),
         ewc=base.section(
-            strengths=(0.01, 0.1, 1.0, 10.0),  # of EWC-LoRA: lambda
+            strengths=(1.0, 10.0, 0.1),  # of EWC-LoRA: lambda
             full_strength=1.0,
             l2_strength=0.1,
             separate_strength=1.0,
@@ -72,7 +72,7 @@ def get_config() -> Config:
             kl_weight=1.0,
         ),
         train=base.train(
-            steps=150,
+            steps=200,
             batch_size=16,
             learning_rate=2e-3,  # of all parameters; LoRA has its own
             schedule="cosine",

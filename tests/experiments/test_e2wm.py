@@ -128,7 +128,7 @@ def test_a_systems_loss_is_its_terms():
     config, batch = tiny(), batch_of()
     systems = systems_of(config)
     assert [n for n in systems if "ewc_lora" in n] == [
-        f"ewc_lora_{s:g}" for s in (0.01, 0.1, 1, 10)
+        f"ewc_lora_{s:g}" for s in config.ewc.strengths
     ]
     for system in systems.values():
         if system.trains == "nothing":
