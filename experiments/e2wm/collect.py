@@ -8,7 +8,8 @@ import dataclasses
 import json
 import logging
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -195,7 +196,12 @@ def _record(solved: Solved, extra: tuple[str, ...] = ()) -> experience.Record:
     return experience.record(p.activity, p.graph, (*solved.given, *extra), solved.script)
 
 
-def _stories(make, config: Config, rng: np.random.Generator, count: int) -> list[forms.Example]:  # type: ignore[no-untyped-def]
+def _stories(
+    make: Callable[[Config, np.random.Generator], forms.Example],
+    config: Config,
+    rng: np.random.Generator,
+    count: int,
+) -> list[forms.Example]:
     out: dict[str, forms.Example] = {}
     while len(out) < count:
         example = make(config, rng)
@@ -222,15 +228,15 @@ def _first(answer: str) -> str:
     return answer.partition(". ")[0].rstrip(".") + "."
 
 
-def _saved(solved: Solved, plan: str) -> dict[str, object]:
+def _saved(solved: Solved, plan: str) -> dict[str, Any]:
     p = solved.problem
     goal = {f.name: np.asarray(getattr(p.goal, f.name)).tolist() for f in dataclasses.fields(Goal)}
     size = int(p.world.origin.shape[0])
     return {"activity": p.activity, "graph": p.graph, "nodes": size, "goal": goal, "plan": plan}
 
 
-def _household(saved: dict[str, object]) -> Household:
+def _household(saved: Mapping[str, Any]) -> Household:
     kinds = {"state": jnp.int32, "relation": jnp.int32, "source": jnp.uint32, "target": jnp.uint32}
-    goal = Goal(**{k: jnp.asarray(np.array(saved["goal"][k]), t) for k, t in kinds.items()})  # type: ignore[index]
-    world = graph.load(saved["graph"], nodes=saved["nodes"])  # type: ignore[arg-type]
-    return Household(str(saved["activity"]), saved["graph"], world, goal, str(saved["plan"]))  # type: ignore[arg-type]
+    goal = Goal(**{k: jnp.asarray(np.array(saved["goal"][k]), t) for k, t in kinds.items()})
+    world = graph.load(saved["graph"], nodes=saved["nodes"])
+    return Household(saved["activity"], saved["graph"], world, goal, saved["plan"])

@@ -93,7 +93,7 @@ def _draw(axes: "Axes", now: Graph, touched: set[int]) -> None:
     of = {n["id"]: sentences.words(n["class_name"]) for n in nodes}
     for r in rooms:
         x, y = corner[r["id"]]
-        axes.add_patch(_square(x, y))
+        axes.plot([x, x + 1, x + 1, x, x], [y, y, y + 1, y + 1, y], color="lightgray")
         axes.text(x + 0.05, y + 0.9, of[r["id"]], fontsize=6.5, color="gray")
     lines: dict[int, list[tuple[str, str]]] = {r["id"]: [] for r in rooms}
     for n in nodes:
@@ -119,9 +119,3 @@ def _draw(axes: "Axes", now: Graph, touched: set[int]) -> None:
             axes.text(x + 0.05, y + 0.72 - 0.13 * i, text, fontsize=6.5, color=colour)
     axes.set_xlim(-0.05, side + 0.05)
     axes.set_ylim(-0.05, side + 0.05)
-
-
-def _square(x: float, y: float):  # type: ignore[no-untyped-def]
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((x, y), 1, 1, fill=False, edgecolor="lightgray")

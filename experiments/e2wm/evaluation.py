@@ -17,7 +17,7 @@ from jaxgen.config import Config
 from jaxgen.evaluators.common import batched_apply
 from jaxgen.losses.cross_entropy import cross_entropy
 from jaxgen.metrics import choice, rouge
-from jaxgen.text import decoding
+from jaxgen.text import decoding, tokenizers
 from jaxgen.world import forms, grounding
 
 UNCONDITIONAL = "Answer:"  # the prompt that asks nothing, of the score "un"
@@ -94,7 +94,9 @@ class Reader:
             _write, max_tokens=max_tokens, beams=beams, end=self.corpus.end, pad=self.corpus.pad
         )
         found = batched_apply(run, self.model, rows, batch=self.batch)
-        return [t.partition("\n")[0].strip() for t in _decode(self.corpus, found)]
+        return [
+            t.partition("\n")[0].strip() for t in tokenizers.decode(self.corpus.tokenizer, found)
+        ]
 
     def general_nll(self, windows: Int[ndarray, "N T"]) -> float:
         """Nats of a token of running text."""
@@ -132,12 +134,6 @@ def _write(
     if beams > 1:
         return decoding.beam(start, beams=beams, **options).tokens
     return decoding.greedy(start, **options).tokens
-
-
-def _decode(corpus: Corpus, ids: Int[ndarray, "N T"]) -> list[str]:
-    from jaxgen.text import tokenizers
-
-    return tokenizers.decode(corpus.tokenizer, ids)
 
 
 def evaluate(config: Config, reader: Reader) -> tuple[dict[str, float], dict[str, list[str]]]:

@@ -108,7 +108,7 @@ def base_model(study: Study[Corpus]) -> Any:
     p = config.pretrain
     options = dataclasses.replace(study.runs.options, warmup=p.warmup, schedule="cosine")
     return dataclasses.replace(study.runs, options=options).fit(
-        tasks.base_task(config, tasks.vocabulary_of(corpus)),
+        tasks.base_task(config, len(corpus.tokenizer)),
         config.seed,
         {"general": corpus.general["train"]},
         steps=p.steps,
@@ -122,10 +122,10 @@ def train_system(study: Study[Corpus], name: str, system: System, base: Any, see
     config, corpus = study.config, study.data
     if system.trains == "nothing":
         return base
-    extra = functools.cache(lambda: tasks.prepare(config, corpus, system, base, seed))
+    extra = tasks.prepare(config, corpus, system, base, seed)
     rate = (config.lora if system.trains == "lora" else config.train).learning_rate
     model = study.runs.fit(
-        tasks.finetune_task(config, name, system, base, seed, extra),
+        tasks.finetune_task(config, name, system, base, seed, lambda: extra),
         seed,
         tasks.arrays(corpus, system),
         learning_rate=rate,
@@ -173,9 +173,8 @@ def run(
 def floors(study: Study[Corpus]) -> dict[str, float]:
     """What needs no network: the NLL of a unigram, and guessing at random."""
     general = study.data.general
-    size = tasks.vocabulary_of(study.data)
     train, test = (general[p][:, 1:].ravel() for p in ("train", "test"))
-    found = unigram_perplexity(train, test, size)
+    found = unigram_perplexity(train, test, len(study.data.tokenizer))
     return {
         "nll": float(np.log(found)),
         "recognise_seen": 1 / collect.OPTIONS,

@@ -221,8 +221,3 @@ def arrays(corpus: Corpus, system: System) -> dict[str, np.ndarray]:
 def merged(model: Any, system: System) -> Any:
     """A plain model that computes the same, for evaluation."""
     return stack(lora.unwrap(lora.merge(model))) if system.trains == "lora" else model
-
-
-def vocabulary_of(corpus: Corpus) -> int:
-    """Entries of a launch's tokenizer."""
-    return len(corpus.tokenizer)
