@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import pathlib
 import re
 from typing import Any
@@ -20,6 +21,7 @@ from experiments.e2wm.systems import NAMES as SYSTEM_NAMES
 from experiments.e2wm.systems import System, systems_of
 from jaxgen import config as config_lib
 from jaxgen.config import Config
+from jaxgen.data.root import expand
 from jaxgen.errors import ConfigError
 from jaxgen.launch import Mode
 from jaxgen.metrics.floors import unigram_perplexity
@@ -52,6 +54,10 @@ def _expressions(value: Any) -> bool:
         return False
 
 
+def _is_there(value: Any) -> bool:
+    return config_lib.TEXT[0](value) and (not value or os.path.exists(expand(value)))
+
+
 def validate(config: Config) -> None:
     """Raises ConfigError for any value that cannot run; touches no device and no data."""
     c = config_lib
@@ -66,8 +72,8 @@ def validate(config: Config) -> None:
         "collect.events": c.integer(6, 200),
         "collect.examples": c.integer(4, 10**6),
         "collect.test_examples": c.integer(2, 10**6),
-        "data.general_path": c.TEXT,
-        "data.embodied": c.TEXT,
+        "data.general_path": (_is_there, "an existing text file or folder, or nothing"),
+        "data.embodied": (_is_there, "an existing folder, or nothing"),
         "data.general_tokens": c.integer(8, 2**16),
         "data.general_limit": c.at_least(0),
         "data.shots": c.integer(0, 16),

@@ -152,6 +152,10 @@ def small(file):
             {"eisl.ngrams": (8,), "data.train_tokens": 8},
         ),
         ("configs/style_transfer/grammar.py", {"transfer.ngrams": (8, -1), "classifier.width": 1}),
+        (
+            "configs/e2wm/default.py",
+            {"lora.rank": 1, "replay.share": 1.0, "model.kind": "gpt_neo"},
+        ),
         ("configs/moe/dts.py", {"dts.budgets": ((0, 1),), "model.expert_every": 1}),
         ("configs/moe/flexmoe.py", {"model.k": 8, "placement.slots": 1}),
         ("configs/moe/flexmoe_images.py", {"model.patch": 8, "model.experts": 16}),
