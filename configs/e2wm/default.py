@@ -23,7 +23,7 @@ def get_config() -> Config:
             simulations=48,
             depth=16,  # actions of a plan, at most
             events=12,  # of a path's story
-            examples=300,  # of each task
+            examples=240,  # of each task
             test_examples=32,  # of each task and split
             seed=0,
         ),

@@ -22,7 +22,7 @@ def get_config() -> Config:
         positions=2048,
         dtype="bfloat16",
         remat=True,
-        scan=False,
+        scan=True,
     )
     config.lora.update(alpha=32.0, targets=("attention/(query|value)$",), learning_rate=8e-4)
     config.fisher.update(texts=20_000, reduce="mean")

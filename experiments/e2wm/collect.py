@@ -4,11 +4,12 @@ Everything lies in the workdir's folder `experience`, in the form of Xiang et al
 {"input", "answer", "answer_list"}. Files that are there are not made again.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -30,6 +31,25 @@ TASKS = ("plan", "recognise", "count", "path")
 PLAN_SPLITS = ("seen", "unseen", "confusing")
 OPTIONS = 4  # names to choose from where an activity is recognised
 MOST = 3  # things that a counting story carries
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A plan that the search found, as a file keeps it.
+
+    Attributes:
+      given: the classes that its question names.
+      script: actions [L, 3].
+      goal: the arrays of a `Goal`.
+      nodes: of the world, with those that fill up.
+    """
+
+    activity: str
+    graph: Graph
+    given: list[str]
+    script: list[list[int]]
+    goal: dict[str, Any]
+    nodes: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +93,10 @@ def load(config: Config, workdir: pathlib.Path) -> Experience:
         task, _, split = path.stem.removeprefix("eval_").partition("_")
         tests[task, split] = forms.read(str(path))
     check_held_out(train["plan"])
-    households = {
-        split: [_household(h) for h in json.loads((folder / f"worlds_{split}.json").read_text())]
-        for split in PLAN_SPLITS
-    }
+    households = {}
+    for split in PLAN_SPLITS:
+        kept = json.loads((folder / f"plans_{split}.json").read_text("utf-8"))
+        households[split] = [_household(Found(**row)) for row in kept["plans"]]
     return Experience(train, tests, households)
 
 
@@ -96,18 +116,16 @@ def _setting(config: Config) -> dict[str, object]:
 
 def _collect(config: Config, folder: pathlib.Path) -> None:
     c, shots = config.collect, config.data.shots
-    rng = np.random.default_rng(c.seed)
     known = [a for a in ACTIVITIES if a.name not in HELD_OUT]
     new = [a for a in ACTIVITIES if a.name in HELD_OUT]
-    taken: set[str] = set()
-    log.info("collect: plans of %d activities", len(ACTIVITIES))
-    solved = {
-        "train": _plans(config, "train", known, c.examples, rng, taken),
-        "seen": _plans(config, "seen", known, c.test_examples, rng, taken),
-        "unseen": _plans(config, "unseen", new, c.test_examples, rng, taken),
-        "confusing": _plans(config, "confusing", known, c.test_examples, rng, taken),
-    }
     folder.mkdir(parents=True, exist_ok=True)
+    log.info("collect: plans of %d activities", len(ACTIVITIES))
+    taken: set[str] = set()
+    solved = {
+        split: _kept_plans(config, folder, split, new if split == "unseen" else known, taken)
+        for split in ("train", *PLAN_SPLITS)
+    }
+    rng = np.random.default_rng([c.seed, 1])
     records = [_record(s) for s in solved["train"]]
     shown = {
         "plan": [experience.plan_example(r) for r in records],
@@ -127,21 +145,18 @@ def _collect(config: Config, folder: pathlib.Path) -> None:
         return forms.row(task, question, [shown[task][int(i)] for i in worked])
 
     for split in PLAN_SPLITS:
-        households = []
         rows: dict[str, list[forms.Row]] = {"plan": [], "recognise": []}
         for s in solved[split]:
-            extra = gathering.distractors(rng, s.problem.graph, s.given) * (split == "confusing")
+            extra = gathering.distractors(rng, s.graph, s.given) if split == "confusing" else ()
             record = _record(s, extra)
             rows["plan"].append(dict(ask("plan", experience.plan_example(record))))
             asked = ask("recognise", experience.recognise_example(record))
             others = [a.name for a in ACTIVITIES if a.name != record.activity]
             names = [record.activity, *rng.choice(others, OPTIONS - 1, replace=False).tolist()]
             rows["recognise"].append(_choice(asked, [names[i] for i in rng.permutation(OPTIONS)]))
-            households.append(_saved(s, " ".join(record.plan)))
         forms.write(str(folder / f"eval_plan_{split}.json"), rows["plan"])
         if split != "confusing":  # the plans of which are those of `seen`
             forms.write(str(folder / f"eval_recognise_{split}.json"), rows["recognise"])
-        write_atomic(folder / f"worlds_{split}.json", json.dumps(households))
     counted: list[forms.Row] = []
     for e in tests["count"]:
         options = [experience.count_answer(["x"] * k, e.subject) for k in range(MOST + 1)]
@@ -153,17 +168,32 @@ def _collect(config: Config, folder: pathlib.Path) -> None:
     write_atomic(folder / "done.json", json.dumps(_setting(config), indent=2) + "\n")
 
 
-def _plans(
-    config: Config,
-    split: str,
-    among: Sequence[Activity],
-    count: int,
-    rng: np.random.Generator,
-    taken: set[str],
-) -> list[Solved]:
-    """Solved problems, no two of one question; each activity in turn."""
+def _kept_plans(
+    config: Config, folder: pathlib.Path, split: str, among: Sequence[Activity], taken: set[str]
+) -> list[Found]:
+    """The plans of a split, which are searched for the first time; no two of all splits have one question."""
     c = config.collect
-    out: list[Solved] = []
+    count = c.examples if split == "train" else c.test_examples
+    path = folder / f"plans_{split}.json"
+    kept = read_json(path)
+    if isinstance(kept, dict) and kept.get("setting") == _setting(config):
+        found = [Found(**row) for row in kept["plans"]]
+    else:
+        found = _search(config, split, among, count, taken)
+        rows = [dataclasses.asdict(f) for f in found]
+        write_atomic(path, json.dumps({"setting": _setting(config), "plans": rows}))
+    taken |= {_question(f) for f in found}
+    log.info("collect: %d plans, %s", len(found), split)
+    return found
+
+
+def _search(
+    config: Config, split: str, among: Sequence[Activity], count: int, taken: set[str]
+) -> list[Found]:
+    """Solved problems, each activity in turn."""
+    c = config.collect
+    rng = np.random.default_rng([c.seed, 0, *split.encode()])
+    out: dict[str, Found] = {}
     order: list[int] = []
     for turn in range(100):
         problems: list[gathering.Problem] = []
@@ -179,21 +209,31 @@ def _plans(
         key = jax.random.fold_in(run_key(f"collect-{split}-{c.seed}"), turn)
         options = {"planner": c.planner, "simulations": c.simulations, "depth": c.depth}
         for solved in gathering.solve(problems, key, **options):
-            question = str(experience.plan_example(_record(solved))[:2])
-            if question not in taken and len(out) < count:
-                taken.add(question)
-                out.append(solved)
-        log.info("collect: %d of %d plans, %s", len(out), count, split)
-        if len(out) == count:
-            return out
+            new = _found(solved)
+            if _question(new) not in taken:
+                out.setdefault(_question(new), new)
+        log.info("collect: %d of %d plans, %s", min(len(out), count), count, split)
+        if len(out) >= count:
+            return list(out.values())[:count]
     raise RunError(
         f"no more than {len(out)} of {count} plans were found: raise collect.simulations"
     )
 
 
-def _record(solved: Solved, extra: tuple[str, ...] = ()) -> experience.Record:
+def _found(solved: Solved) -> Found:
     p = solved.problem
-    return experience.record(p.activity, p.graph, (*solved.given, *extra), solved.script)
+    goal = {f.name: np.asarray(getattr(p.goal, f.name)).tolist() for f in dataclasses.fields(Goal)}
+    nodes = int(p.world.origin.shape[0])
+    return Found(p.activity, p.graph, list(solved.given), solved.script.tolist(), goal, nodes)
+
+
+def _question(found: Found) -> str:
+    return str(experience.plan_example(_record(found))[:2])
+
+
+def _record(found: Found, extra: tuple[str, ...] = ()) -> experience.Record:
+    script = np.array(found.script, np.int32).reshape(-1, 3)
+    return experience.record(found.activity, found.graph, (*found.given, *extra), script)
 
 
 def _stories(
@@ -210,9 +250,11 @@ def _stories(
 
 
 def _count(config: Config, rng: np.random.Generator) -> forms.Example:
-    source = apartments.sample(rng, nodes=config.collect.nodes)
-    world = graph.load(source, nodes=config.collect.nodes)
-    return experience.count_story(rng, source, world, most=MOST).example
+    while True:
+        source = apartments.sample(rng, nodes=config.collect.nodes)
+        world = graph.load(source, nodes=config.collect.nodes)
+        with contextlib.suppress(ConfigError):  # of an apartment without an empty place
+            return experience.count_story(rng, source, world, most=MOST).example
 
 
 def _path(config: Config, rng: np.random.Generator) -> forms.Example:
@@ -228,15 +270,8 @@ def _first(answer: str) -> str:
     return answer.partition(". ")[0].rstrip(".") + "."
 
 
-def _saved(solved: Solved, plan: str) -> dict[str, Any]:
-    p = solved.problem
-    goal = {f.name: np.asarray(getattr(p.goal, f.name)).tolist() for f in dataclasses.fields(Goal)}
-    size = int(p.world.origin.shape[0])
-    return {"activity": p.activity, "graph": p.graph, "nodes": size, "goal": goal, "plan": plan}
-
-
-def _household(saved: Mapping[str, Any]) -> Household:
+def _household(found: Found) -> Household:
     kinds = {"state": jnp.int32, "relation": jnp.int32, "source": jnp.uint32, "target": jnp.uint32}
-    goal = Goal(**{k: jnp.asarray(np.array(saved["goal"][k]), t) for k, t in kinds.items()})
-    world = graph.load(saved["graph"], nodes=saved["nodes"])
-    return Household(saved["activity"], saved["graph"], world, goal, saved["plan"])
+    goal = Goal(**{k: jnp.asarray(np.array(found.goal[k]), t) for k, t in kinds.items()})
+    world = graph.load(found.graph, nodes=found.nodes)
+    return Household(found.activity, found.graph, world, goal, " ".join(_record(found).plan))
