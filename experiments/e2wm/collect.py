@@ -137,8 +137,8 @@ def _collect(config: Config, folder: pathlib.Path) -> None:
         every = _stories(story, config, rng, c.examples + c.test_examples)
         shown[task], tests[task] = every[: c.examples], every[c.examples :]
     for task in TASKS:
-        rows = experience.rows(task, shown[task], rng, shots)
-        forms.write(str(folder / f"train_{task}.json"), rows)
+        made = experience.rows(task, shown[task], rng, shots)
+        forms.write(str(folder / f"train_{task}.json"), map(dict, made))
 
     def ask(task: str, question: forms.Example) -> dict[str, str]:
         worked = rng.permutation(len(shown[task]))[:shots]

@@ -154,7 +154,7 @@ def factors(model: PyTree) -> dict[str, Float[Array, "..."]]:
 
     A penalty on a and b apart is another one: it also holds what leaves the product as it is.
     """
-    found = {}
+    found: dict[str, Array] = {}
     for path, _, _, layer in lora.layers(model, lora.LoRALinear):
         found |= {f"{path}/a": layer.a[...], f"{path}/b": layer.b[...]}
     return found
