@@ -155,7 +155,7 @@ def _collect(config: Config, folder: pathlib.Path) -> None:
             names = [record.activity, *rng.choice(others, OPTIONS - 1, replace=False).tolist()]
             rows["recognise"].append(_choice(asked, [names[i] for i in rng.permutation(OPTIONS)]))
         forms.write(str(folder / f"eval_plan_{split}.json"), rows["plan"])
-        if split != "confusing":  # the plans of which are those of `seen`
+        if split != "confusing":  # a plan to recognise names no items
             forms.write(str(folder / f"eval_recognise_{split}.json"), rows["recognise"])
     counted: list[forms.Row] = []
     for e in tests["count"]:
