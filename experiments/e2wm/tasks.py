@@ -125,7 +125,12 @@ def moved(model: Any, system: System, start: PyTree) -> dict[str, Array]:
     if system.penalty == "separate":
         now = ewc.factors(model)
         return {p: now[p] - before for p, before in start.items()}
-    return lora.delta(model) if system.trains == "lora" else ewc.shift(model, start)
+    return _kernels(lora.delta(model)) if system.trains == "lora" else ewc.shift(model, start)
+
+
+def _kernels(of_layers: dict[str, Array]) -> dict[str, Array]:
+    """By the paths of the layers' kernels: under such names a mesh splits them as it splits kernels."""
+    return {f"{path}/kernel": a for path, a in of_layers.items()}
 
 
 def prepare(config: Config, corpus: Corpus, system: System, base: Any, seed: int) -> PyTree:
@@ -141,7 +146,7 @@ def prepare(config: Config, corpus: Corpus, system: System, base: Any, seed: int
     if system.penalty == "separate":
         found = fisher(config, corpus, model, "factors")
         return {"start": _copied(ewc.factors(model)), "fisher": found}
-    return {"start": {}, "fisher": fisher(config, corpus, model, "wrapped")}
+    return {"start": {}, "fisher": _kernels(fisher(config, corpus, model, "wrapped"))}
 
 
 def blank(config: Config, base: TrainTask, system: System) -> PyTree:
@@ -157,7 +162,7 @@ def blank(config: Config, base: TrainTask, system: System) -> PyTree:
     if system.trains == "all":
         start = ewc.anchor(model)
         return {"start": start, "fisher": ewc.ones(start, 0.0)}
-    return {"start": {}, "fisher": ewc.ones(lora.delta(model), 0.0)}
+    return {"start": {}, "fisher": _kernels(ewc.ones(lora.delta(model), 0.0))}
 
 
 def _copied(tree: PyTree) -> PyTree:

@@ -79,7 +79,7 @@ def extra_of(model, system):
     if system.trains == "all":
         start = ewc.anchor(model)
         return {"start": start, "fisher": ewc.ones(start)}
-    return {"start": {}, "fisher": ewc.ones(lora.delta(model))}
+    return {"start": {}, "fisher": ewc.ones(tasks.moved(model, system, {}))}
 
 
 def loss_and_grad(config, system, model, batch):
