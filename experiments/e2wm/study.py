@@ -97,6 +97,9 @@ def validate(config: Config) -> None:
         "evaluate.path_tokens": c.integer(1, 4096),
     }
     c.check_fields(config, NAMES, rules)
+    if "base" not in config.systems:
+        allowed = "base among them, from which the others' rise is measured"
+        raise ConfigError("systems", tuple(config.systems), allowed)
     if not config.model.path:
         fields.check_divides(config, "model.heads", "model.width")
         longest = config.data.general_tokens

@@ -322,6 +322,7 @@ def test_play_ends_with_its_input(monkeypatch, capsys):
             "greedy",
             "collect.planner is 'greedy', allowed: one of search, breadth",
         ),
+        ("systems", ("lora",), r"systems is \('lora',\), allowed: base among them"),
         ("systems", ("rlhf",), "systems is .*, allowed: some of base, full"),
         ("fisher.labels", "true", "fisher.labels is 'true', allowed: one of data, model"),
         (
