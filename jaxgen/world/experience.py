@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
+from jaxgen.errors import ConfigError
 from jaxgen.world import actions, forms, nodesets, sentences, situation
 from jaxgen.world.forms import Example
 from jaxgen.world.graph import Graph, World
@@ -97,6 +98,9 @@ def count_story(rng: np.random.Generator, graph: Graph, world: World, *, most: i
 
     Args:
       most: things to carry there, at most.
+
+    Raises:
+      ConfigError: there is no place with nothing on it.
     """
     names = [n["class_name"] for n in sorted(graph["nodes"], key=lambda n: n["id"])]
     able = {
@@ -105,6 +109,8 @@ def count_story(rng: np.random.Generator, graph: Graph, world: World, *, most: i
     }
     on = np.asarray(nodesets.unpack(world.edges[ON]))
     free = np.flatnonzero(able["surface"] & ~able["grabbable"] & ~able["room"] & ~on.any(0))
+    if not len(free):
+        raise ConfigError("graph", f"{len(names)} nodes", "one with a surface that is empty")
     things = np.flatnonzero(able["grabbable"] & ~able["surface"])
     single = [int(t) for t in things if names.count(names[int(t)]) == 1]
     place = int(rng.choice(free))

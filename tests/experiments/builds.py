@@ -19,6 +19,9 @@ from experiments.content_manipulation import study as content_manipulation
 from experiments.content_manipulation import tasks as content_tasks
 from experiments.content_manipulation.systems import SYSTEMS as WRITERS
 from experiments.dts_gate import study as dts_gate
+from experiments.e2wm import study as e2wm
+from experiments.e2wm import tasks as e2wm_tasks
+from experiments.e2wm.systems import systems_of
 from experiments.eddpm import image_fields, images, sequence_fields, sequences, systems
 from experiments.eddpm import study as eddpm
 from experiments.eisl import corpus as translation
@@ -66,6 +69,9 @@ STUDIES = {
     "configs/content_manipulation/nba.py": content_manipulation,
     "configs/content_manipulation/e2e.py": content_manipulation,
     "configs/content_manipulation/paper.py": content_manipulation,
+    "configs/e2wm/default.py": e2wm,
+    "configs/e2wm/smollm2.py": e2wm,
+    "configs/e2wm/gpt_neo_1_3b.py": e2wm,
     "configs/moe/dts.py": dts_gate,
     "configs/moe/dts_shakespeare.py": dts_gate,
     "configs/moe/dts_yelp.py": dts_gate,
@@ -116,6 +122,7 @@ def build(study, config):
         lm_discriminator: _lm_discriminator,
         constraints: _constraints,
         content_manipulation: _content_manipulation,
+        e2wm: _e2wm,
         dts_gate: _dts,
         flexmoe: _flexmoe,
     }[study](config)
@@ -223,6 +230,19 @@ def _content_manipulation(config):
     vocabulary, batch = content_manipulation.abstract(config)
     for name in config.systems:
         trace(content_tasks.task(config, vocabulary, name, WRITERS[name]), batch)
+
+
+def _e2wm(config):
+    rows, length = config.train.batch_size, 16
+    batch = {"tokens": ids(rows, length), "weights": vectors(rows, length)}
+    batch["general"] = ids(rows, config.data.general_tokens + 1)
+    task = e2wm_tasks.base_task(config, config.data.vocab_size)
+    trace(task, {"general": batch["general"]})
+    base = jax.eval_shape(task.build, jax.random.key(0))
+    for name, system in systems_of(config).items():
+        if system.trains != "nothing":
+            extra = functools.partial(e2wm_tasks.blank, config, task, system)
+            trace(e2wm_tasks.finetune_task(config, name, system, base, 0, extra), batch)
 
 
 def _dts(config):

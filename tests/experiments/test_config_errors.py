@@ -165,6 +165,9 @@ def small(file):
         (
             "configs/content_manipulation/grammar.py",
             {"data.generated": 32, "model.coverage": 0, "loss.style": "eisl"},
+        (
+            "configs/e2wm/default.py",
+            {"lora.rank": 1, "replay.share": 1.0, "model.kind": "gpt_neo"},
         ),
         ("configs/moe/dts.py", {"dts.budgets": ((0, 1),), "model.expert_every": 1}),
         ("configs/moe/flexmoe.py", {"model.k": 8, "placement.slots": 1}),
