@@ -165,6 +165,7 @@ def small(file):
         (
             "configs/content_manipulation/grammar.py",
             {"data.generated": 32, "model.coverage": 0, "loss.style": "eisl"},
+        ),
         (
             "configs/e2wm/default.py",
             {"lora.rank": 1, "replay.share": 1.0, "model.kind": "gpt_neo"},
