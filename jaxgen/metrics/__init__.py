@@ -7,11 +7,13 @@ from jaxgen import _lazy
 if TYPE_CHECKING:
     from jaxgen.metrics import (
         box_score,
+        choice,
         floors,
         frechet,
         images,
         probes,
         records,
+        rouge,
         sentence_bleu,
         text,
     )
