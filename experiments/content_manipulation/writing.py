@@ -71,7 +71,7 @@ class Selection:
     """Keeps the averaged weights with the best content among those that keep the style.
 
     The best weights and their score are part of the train state, so that they are in its checkpoints: a run that
-    goes on knows them. It is an `jaxgen.train.loop.Adapt`.
+    goes on knows them. It is a `jaxgen.train.loop.Adapt`.
     """
 
     def __init__(self, config: Config, corpus: Corpus, system: System):
