@@ -30,7 +30,7 @@ def get_config() -> Config:
         ),
         data=base.section(
             general_path="",  # a text file or a folder of them; "": docstrings
-            general_tokens=128,  # of a window
+            general_tokens=320,  # of a window: as long as prompts, so that all positions are learned
             general_limit=0,  # letters of the training part, 0 for all; a tenth of that for the other parts
             embodied="",  # folder with the authors' evaluation files
             shots=0,  # worked examples before a question
@@ -43,21 +43,21 @@ def get_config() -> Config:
             width=96,
             depth=3,
             heads=4,
-            positions=256,
+            positions=320,
             dtype="float32",
             remat=False,
             scan=False,
         ),
-        pretrain=base.section(steps=500, batch_size=16, learning_rate=3e-3, warmup=50),
+        pretrain=base.section(steps=700, batch_size=8, learning_rate=3e-3, warmup=50),
         lora=base.section(
             rank=8,
-            alpha=16.0,
+            alpha=32.0,
             targets=("/attention/", "/mlp/"),
-            learning_rate=3e-3,
+            learning_rate=1e-2,
         ),
         weights=base.section(plan=1.0, recognise=0.7, count=1.0, path=1.0),
         fisher=base.section(
-            texts=300,
+            texts=150,
             reduce="sum",  # sum, mean: over a text's tokens
             labels="data",  # data, model: the empirical or the true Fisher information
         ),
