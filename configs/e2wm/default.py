@@ -2,7 +2,7 @@
 
     python -m experiments.e2wm --config=configs/e2wm/default.py --workdir=runs/e2wm
 
-General text is the prose of installed Python packages' docstrings, 4.7 MB of it. About half an hour of one CPU core,
+General text is the prose of installed Python packages' docstrings, 4.7 MB of it. About 50 minutes of one CPU core,
 estimated; no whole run is measured yet. `--config.seeds=3` for spreads.
 """
 
@@ -30,7 +30,7 @@ def get_config() -> Config:
         ),
         data=base.section(
             general_path="",  # a text file or a folder of them; "": docstrings
-            general_tokens=128,  # of a window
+            general_tokens=416,  # of a window: as long as prompts, so that all positions are learned
             general_limit=0,  # letters of the training part, 0 for all; a tenth of that for the other parts
             embodied="",  # folder with the authors' evaluation files
             shots=0,  # worked examples before a question
@@ -43,21 +43,21 @@ def get_config() -> Config:
             width=96,
             depth=3,
             heads=4,
-            positions=256,
+            positions=416,
             dtype="float32",
             remat=False,
             scan=False,
         ),
-        pretrain=base.section(steps=500, batch_size=16, learning_rate=3e-3, warmup=50),
+        pretrain=base.section(steps=600, batch_size=8, learning_rate=3e-3, warmup=50),
         lora=base.section(
             rank=8,
-            alpha=16.0,
+            alpha=32.0,
             targets=("/attention/", "/mlp/"),
-            learning_rate=3e-3,
+            learning_rate=1e-2,
         ),
         weights=base.section(plan=1.0, recognise=0.7, count=1.0, path=1.0),
         fisher=base.section(
-            texts=300,
+            texts=120,
             reduce="sum",  # sum, mean: over a text's tokens
             labels="data",  # data, model: the empirical or the true Fisher information
         ),
@@ -73,7 +73,7 @@ def get_config() -> Config:
             kl_weight=1.0,
         ),
         train=base.train(
-            steps=200,
+            steps=150,
             batch_size=16,
             learning_rate=2e-3,  # of all parameters; LoRA has its own
             schedule="cosine",

@@ -124,7 +124,10 @@ def _tokenizer(
     if config.model.path:
         return stored.named_tokenizer(workdir, "model.path", expand(config.model.path))
     told = [f"{r['input']} {r['ref']}" for rows in experience.train.values() for r in rows]
-    return stored.kept_tokenizer(config, workdir, [*texts, *told])
+    # Each word of the experience once: a token that general text never has would keep the embedding that it was born
+    # with, and low-rank updates cannot learn to write it.
+    words = " ".join(sorted({word for text in told for word in text.split()}))
+    return stored.kept_tokenizer(config, workdir, [*texts, words])
 
 
 def _cut(texts: Sequence[str], letters: int) -> list[str]:
