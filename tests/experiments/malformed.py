@@ -9,6 +9,7 @@ from tests.experiments import builds
 
 # Any text is allowed here, as far as a config alone can tell.
 ANY_TEXT = ("alphabet", "label_field", "text_field", "text", "keywords", "name")
+ANY_TEXT += ("record", "reference", "reference_record")
 FILES = ("train", "valid", "test", "files", "frozen")
 BY_TYPE = {
     bool: ("maybe", "2", "None", ""),
@@ -35,7 +36,8 @@ def bad_values(path, value):
     name = path.rpartition(".")[2]
     if name in ANY_TEXT and path != "operators.keywords":
         return ()
-    if name in ("path", "tokenizer", "encoder_path", "decoder_path"):
+    named = name in FILES and isinstance(value, str)
+    if named or name in ("path", "tokenizer", "encoder_path", "decoder_path"):
         return ("x" * 5000, "y" * 300)
     if name in FILES:
         return ("(None,)", "((1,),)", "(1, 2", "-3")
@@ -186,7 +188,7 @@ def together():
         ("eisl", invented, "eisl.ngram_factor=0.0"),
         ("lm_discriminator", transfer, "transfer.ngrams=(3,25)"),
         ("lm_discriminator", transfer, "lm.heads=5"),
-        ("lm_discriminator", transfer, "data.train=('a',)"),
+        ("lm_discriminator", transfer, "data.train=()"),
         ("dts_gate", dts, "dts.budgets=abc"),
         ("dts_gate", dts, "dts.budgets=((0,8,1),)"),
         ("dts_gate", dts, "dts.budgets=((0,8),(0,4))"),
