@@ -242,7 +242,7 @@ def keep_programs(workdir: pathlib.Path) -> None:
     Where jax was told another place (JAX_COMPILATION_CACHE_DIR), that is kept. An entry that cannot be read or
     written costs a compilation, not the run.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update(
             "jax_compilation_cache_dir", str(workdir.absolute().parent / ".jax_cache")
         )

@@ -155,13 +155,13 @@ def _scattered(
 def _backward(saved: tuple[Array, Array, Array], g: Array) -> tuple[Array, None]:
     kept, row, targets = saved
     g = known(g, targets, kept.shape[-1], 0.0)
-    softmax = jax.lax.platform_dependent(
+    e, scale = jax.lax.platform_dependent(
         kept,
         row,
         cpu=lambda e, total: (e, 1.0 / total),
         default=lambda x, lse: (jnp.exp(x.astype(lse.dtype) - lse[..., None]), jnp.ones_like(lse)),
     )
-    return _scattered(*softmax, targets, g, kept.dtype), None
+    return _scattered(e, scale, targets, g, kept.dtype), None
 
 
 pair_logprobs.defvjp(_forward, _backward)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -176,8 +177,9 @@ class Stepper:
         """Args:
         step: of `make_step`; the state's buffers are its own from the first call on.
         """
-        self._leaves, self._tree = jax.tree.flatten(state)
-        tree = self._tree
+        tree: Any  # a PyTreeDef, of which type checkers know nothing
+        self._leaves, tree = jax.tree.flatten(state)
+        self._tree = tree
 
         def run(leaves: list[Array], batch: PyTree) -> tuple[list[Array], dict[str, Array]]:
             after, metrics = step(jax.tree.unflatten(tree, leaves), batch)
