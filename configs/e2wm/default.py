@@ -52,7 +52,7 @@ def get_config() -> Config:
         lora=base.section(
             rank=8,
             alpha=32.0,
-            targets=("/attention/", "/mlp/"),
+            targets=("attention/", "mlp/"),
             learning_rate=1e-2,
         ),
         weights=base.section(plan=1.0, recognise=0.7, count=1.0, path=1.0),
