@@ -2,7 +2,8 @@
 
     python -m experiments.lm_discriminator --config=configs/lm_discriminator/yelp.py --workdir=runs/lm_yelp
 
-Half of the training sentences are for judges alone. No run of all systems is measured yet.
+Half of the training sentences are for judges alone. No run of all systems is measured yet. Systems `classifier_ce`,
+`classifier_eisl`, `parallel_ce` and `parallel_eisl` keep the content by a loss in place of the way back.
 """
 
 from configs import base

@@ -58,7 +58,6 @@ STUDIES = {
     "configs/lm_discriminator/decipher.py": lm_discriminator,
     "configs/lm_discriminator/decipher_yelp.py": lm_discriminator,
     "configs/lm_discriminator/yelp.py": lm_discriminator,
-    "configs/lm_discriminator/yelp_content.py": lm_discriminator,
     "configs/constraints/digits.py": constraints,
     "configs/constraints/mnist.py": constraints,
     "configs/constraints/diffusion.py": constraints,

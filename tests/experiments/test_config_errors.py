@@ -152,8 +152,12 @@ def small(file):
             {"eisl.ngrams": (8,), "data.train_tokens": 8},
         ),
         (
-            "configs/lm_discriminator/yelp_content.py",
-            {"transfer.ngrams": (8, -1), "classifier.width": 1},
+            "configs/lm_discriminator/yelp.py",
+            {
+                "transfer.ngrams": (8, -1),
+                "classifier.width": 1,
+                "systems": ("classifier_eisl", "parallel_ce"),
+            },
         ),
         ("configs/constraints/digits.py", {"constraint.samples": 1, "model.noise_dim": 0}),
         ("configs/constraints/diffusion.py", {"model.decode_steps": 2, "data.canvas": 16}),

@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
-from configs.lm_discriminator import decipher, decipher_yelp, yelp, yelp_content
+from configs.lm_discriminator import decipher, decipher_yelp, yelp
 from experiments.lm_discriminator import generation, report, study, tasks
 from experiments.lm_discriminator.systems import SYSTEMS
 from jaxgen.data.tokens import TokenShape
@@ -73,7 +73,7 @@ def loss_of(config, name, step):
 
 
 def test_shipped_configs_are_valid():
-    for module in (decipher, decipher_yelp, yelp, yelp_content):
+    for module in (decipher, decipher_yelp, yelp):
         study.validate(module.get_config())
 
 
