@@ -163,7 +163,11 @@ def small(file):
         ("configs/constraints/diffusion.py", {"model.decode_steps": 2, "data.canvas": 16}),
         (
             "configs/constraints/templates.py",
-            {"model.branch": "implicit", "systems": ("base", "learned", "binary_d")},
+            {
+                "model.branch": "implicit",
+                "systems": ("base", "learned", "binary_d"),
+                "data.max_words": 7,
+            },
         ),
         ("configs/constraints/templates.py", {"constraint.target_ess": 2.0, "data.max_words": 7}),
         (
