@@ -158,7 +158,7 @@ def _backward(saved: tuple[Array, Array, Array], g: Array) -> tuple[Array, None]
     e, scale = jax.lax.platform_dependent(
         kept,
         row,
-        cpu=lambda e, total: (e, 1.0 / total),
+        cpu=lambda e, total: (e.astype(total.dtype), 1.0 / total),
         default=lambda x, lse: (jnp.exp(x.astype(lse.dtype) - lse[..., None]), jnp.ones_like(lse)),
     )
     return _scattered(e, scale, targets, g, kept.dtype), None

@@ -55,6 +55,15 @@ def test_logits_of_16_bits(platform, dtype, away, scale):
     np.testing.assert_allclose(np.asarray(d, np.float32), e, atol=away)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_both_forms_are_traced_to_one_type(dtype):
+    """Without a choice made for them, as programs for several platforms are."""
+    d = jax.jit(jax.grad(lambda x: pair_logprobs(x, Y).sum()))(logits(1.0, dtype))
+    want = jax.grad(lambda x: written_out(x, Y).sum())(logits(1.0, dtype).astype(jnp.float32))
+    assert d.dtype == dtype
+    np.testing.assert_allclose(np.asarray(d, np.float32), want, atol=8 * jnp.finfo(dtype).eps)
+
+
 @pytest.mark.parametrize("away", [20.0, 34.0, 36.0, 80.0, 1e4])
 def test_a_small_gradient_survives_a_large_sum(platform, away):
     """Targets far below the maximum, on both sides of where the sum is taken again."""
