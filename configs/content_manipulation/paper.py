@@ -2,7 +2,7 @@
 
     python -m experiments.content_manipulation --config=configs/content_manipulation/paper.py --mode=compile
 
-It was compiled and never trained.
+It was never trained, and no compilation of it is measured.
 """
 
 from configs import base

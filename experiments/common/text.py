@@ -11,7 +11,8 @@ from jaxtyping import Int
 
 from experiments.common import tokenizers as stored
 from jaxgen.config import Config
-from jaxgen.data import kept, proteins, text
+from jaxgen.data import corpora, kept, proteins, text
+from jaxgen.data.root import expand
 from jaxgen.data.tokens import TextSplit, Vocabulary
 from jaxgen.errors import ConfigError
 from jaxgen.text import tokenizers
@@ -23,6 +24,16 @@ def load(config: Config, workdir: pathlib.Path) -> dict[str, TextSplit]:
     A trained tokenizer is kept in the workdir and read from there the next time.
     """
     return _load_proteins(config) if config.data.kind == "proteins" else _load_text(config, workdir)
+
+
+def sentences(config: Config) -> list[str]:
+    """Unlabelled sentences of `config.data`: of the grammar (a skewed one), the standard library's prose, or files."""
+    d = config.data
+    if d.source == "grammar":
+        return [r.text for r in corpora.grammar(d.limit, seed=d.seed, skew=d.skew)]
+    if d.source == "english":
+        return corpora.english()
+    return text.read_files(pathlib.Path(expand(d.path)), d.train).text[: d.limit or None]
 
 
 def _check_parts(parts: Mapping[str, text.Lines | proteins.Proteins]) -> None:

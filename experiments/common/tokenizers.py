@@ -11,11 +11,19 @@ import jax
 from jax.experimental import multihost_utils
 
 from jaxgen.config import Config
+from jaxgen.data.tokens import TokenShape
 from jaxgen.errors import ConfigError
 from jaxgen.text import tokenizers
 from jaxgen.train.writers import write_atomic
 
 DIGESTS = "tokenizers.json"  # in the workdir: field -> SHA-256
+
+
+def token_shape(tokenizer: Any, length: int) -> TokenShape:
+    """Of texts that one tokenizer makes into at most `length` tokens, on both sides."""
+    begin, end, pad = tokenizers.special_ids(tokenizer)
+    unknown = end if tokenizer.unk_token_id is None else tokenizer.unk_token_id
+    return TokenShape(len(tokenizer), len(tokenizer), length, begin, end, unknown, pad)
 
 
 def check_kind(config: Config) -> None:

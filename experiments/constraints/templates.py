@@ -13,12 +13,11 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from experiments.common import fields
-from experiments.common.tokenizers import check_kind, kept_tokenizer
+from experiments.common.text import sentences
+from experiments.common.tokenizers import check_kind, kept_tokenizer, token_shape
 from jaxgen import config as config_lib
 from jaxgen.config import Config
 from jaxgen.constraints.infill import PointerMatch
-from jaxgen.data import corpora, text
-from jaxgen.data.root import expand
 from jaxgen.data.tokens import TokenIds, TokenShape
 from jaxgen.errors import ConfigError
 from jaxgen.losses.cross_entropy import sum_cross_entropy
@@ -126,7 +125,7 @@ def load(config: Config, workdir: pathlib.Path) -> Data:
       ConfigError: no sentence whose template is as the fields say, or too few of them to test.
     """
     d = config.data
-    whole = templates(_lines(config), config)
+    whole = templates(sentences(config), config)
     place = [_share(t) for t in whole.template]
     test = [i for i, u in enumerate(place) if u < 0.2][: d.test]
     if len(test) < d.test:
@@ -139,10 +138,7 @@ def load(config: Config, workdir: pathlib.Path) -> Data:
     parts = {"mine": mine, "judged": judged, "test": whole.take(test)}
     known = [line for part in (mine, judged) for line in part.text + part.template]
     tokenizer = kept_tokenizer(config, workdir, known)
-    begin, end, pad = tokenizers.special_ids(tokenizer)
-    unknown = end if tokenizer.unk_token_id is None else tokenizer.unk_token_id
-    size = len(tokenizer)
-    shape = TokenShape(size, size, d.max_tokens, begin, end, unknown, pad)
+    shape = token_shape(tokenizer, d.max_tokens)
     ids = {
         name: {
             key: tokenizers.encode(tokenizer, lines, shape.length)[0]
@@ -177,15 +173,6 @@ def templates(lines: Sequence[str], config: Config) -> Part:
         allowed = f"sentences with 1 to {d.most_blanks} blanks and {d.min_kept} kept words"
         raise ConfigError("data.source", d.source, allowed)
     return Part(*(list(column) for column in zip(*rows, strict=True)))
-
-
-def _lines(config: Config) -> list[str]:
-    d = config.data
-    if d.source == "grammar":
-        return [r.text for r in corpora.grammar(d.limit, seed=d.seed, skew=d.skew)]
-    if d.source == "english":
-        return corpora.english()
-    return text.read_files(pathlib.Path(expand(d.path)), d.train).text[: d.limit or None]
 
 
 def _share(template: str) -> float:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from experiments.common.tokenizers import check_kind, kept_tokenizer
+from experiments.common.text import sentences
+from experiments.common.tokenizers import check_kind, kept_tokenizer, token_shape
 from jaxgen.config import Config
 from jaxgen.data import cipher, corpora, kept, text
-from jaxgen.data.root import expand
 from jaxgen.data.tokens import TokenIds, TokenShape
 from jaxgen.errors import ConfigError
 from jaxgen.evaluators.attributes import disjoint_halves
@@ -87,10 +87,7 @@ def load(config: Config, workdir: pathlib.Path) -> Corpus:
     parts, puzzle = sides
     known = [line for side in parts["train"] for line in side[0]]
     tokenizer = kept_tokenizer(config, workdir, known)
-    begin, end, pad = tokenizers.special_ids(tokenizer)
-    unknown = end if tokenizer.unk_token_id is None else tokenizer.unk_token_id
-    size = len(tokenizer)
-    shape = TokenShape(size, size, config.data.max_tokens, begin, end, unknown, pad)
+    shape = token_shape(tokenizer, config.data.max_tokens)
     made: dict[str, tuple[Part, Part]] = {}
     read = {}
     for name, (first, second) in parts.items():
@@ -120,15 +117,8 @@ Sides = list[tuple[list[str], list[str] | None]]
 
 def _decipher(config: Config) -> tuple[dict[str, Sides], cipher.Decipherment]:
     d = config.data
-    if d.source == "grammar":
-        lines = [r.text for r in corpora.grammar(d.limit, seed=d.seed, skew=d.skew)]
-    elif d.source == "english":
-        lines = corpora.english()
-    else:
-        lines = text.read_files(pathlib.Path(expand(d.path)), d.train).text
-        lines = lines[: d.limit or None]
     puzzle = cipher.decipherment(
-        lines,
+        sentences(config),
         vocabulary=d.words,
         share=d.share,
         train=d.train_rows,

@@ -113,7 +113,7 @@ def work(
         return simulator.of_capacity(slots, tokens, shape, capacity_factor)
     if name == "shadowing":
         return simulator.of_shadows(slots, tokens, shape, device)
-    if name == "symi":
+    if name in SHARDED:
         return simulator.of_sharded(slots, tokens, shape, split)
     found = simulator.of_placement(slots, tokens, shape, split)
     if before is None or np.array_equal(before, slots):
