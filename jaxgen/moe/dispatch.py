@@ -81,10 +81,10 @@ def dropless(
     kept = (ids[order] < num_experts)[:, None]
     pairs = jnp.argsort(order).reshape(tokens, k)
     # Pairs that are not kept may hold anything, which a product with 0 would not stop.
-    out = experts(jnp.where(kept, _to_pairs(x, order, pairs), 0), sizes)
+    out = experts(jnp.where(kept, to_pairs(x, order, pairs), 0), sizes)
     out = jnp.where(kept, out, 0.0)
     weighted = out * routing.weights.reshape(-1)[order][:, None].astype(out.dtype)
-    return _of_pairs(weighted, order, pairs)
+    return of_pairs(weighted, order, pairs)
 
 
 # Each is the other's transpose, and both gather: scattering rows that meet is slower, and on some devices adds
@@ -92,7 +92,7 @@ def dropless(
 
 
 @jax.custom_vjp
-def _to_pairs(
+def to_pairs(
     x: Float[Array, "N D"], order: Int[Array, " M"], pairs: Int[Array, "N K"]
 ) -> Float[Array, "M D"]:
     """Each pair's token, in the pairs' order."""
@@ -100,18 +100,18 @@ def _to_pairs(
 
 
 @jax.custom_vjp
-def _of_pairs(
+def of_pairs(
     rows: Float[Array, "M D"], order: Int[Array, " M"], pairs: Int[Array, "N K"]
 ) -> Float[Array, "N D"]:
     """The sum of each token's pairs, whose places `pairs` are."""
     return rows[pairs].sum(1)
 
 
-_to_pairs.defvjp(
-    lambda x, order, pairs: (_to_pairs(x, order, pairs), (order, pairs)),
-    lambda saved, g: (_of_pairs(g, *saved), None, None),
+to_pairs.defvjp(
+    lambda x, order, pairs: (to_pairs(x, order, pairs), (order, pairs)),
+    lambda saved, g: (of_pairs(g, *saved), None, None),
 )
-_of_pairs.defvjp(
-    lambda rows, order, pairs: (_of_pairs(rows, order, pairs), (order, pairs)),
-    lambda saved, g: (_to_pairs(g, *saved), None, None),
+of_pairs.defvjp(
+    lambda rows, order, pairs: (of_pairs(rows, order, pairs), (order, pairs)),
+    lambda saved, g: (to_pairs(g, *saved), None, None),
 )

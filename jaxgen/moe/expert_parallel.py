@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgen import mesh as mesh_lib
 from jaxgen.errors import require
+from jaxgen.moe import dispatch
 from jaxgen.moe.gates import Routing
 from jaxgen.moe.grouped import varying_like
 from jaxgen.moe.placement.planner import check_slots
@@ -279,6 +280,7 @@ def _on_device(
     slot = share_out(placement, counts, me, expert[by_expert], rank, shares)
     by_slot = jnp.argsort(slot)
     pair = by_expert[by_slot]
+    of_token = jnp.argsort(pair).reshape(-1, k)
 
     # [from, to, slot]: rows that are sent, and of those the ones that find room.
     sent = jax.lax.all_gather(jnp.bincount(slot, length=slots + 1)[:slots], AXIS)
@@ -290,7 +292,9 @@ def _on_device(
     seated = jnp.clip(sizes[..., None] - within, 0, sent)
     starts, ends = jnp.cumsum(whole, 1) - whole, jnp.cumsum(sizes, 0) - sizes
 
-    rows = exchange(x[pair // k], sizes, starts, ends, out_rows=rows_in, ragged=ragged)
+    rows = exchange(
+        dispatch.to_pairs(x, pair, of_token), sizes, starts, ends, out_rows=rows_in, ragged=ragged
+    )
     here = seated[:, me]
     source = jnp.searchsorted(jnp.cumsum(here.reshape(-1)), jnp.arange(rows_in), side="right")
     owner = jnp.where(source < here.size, source % per_device, per_device)
@@ -301,6 +305,6 @@ def _on_device(
     back = exchange(y, sizes.T, ends.T, starts.T, out_rows=len(pair), ragged=ragged)
 
     weighted = back * gains.reshape(-1)[pair][:, None].astype(back.dtype)
-    out = jnp.zeros_like(weighted, shape=(len(x), y.shape[1])).at[pair // k].add(weighted)
+    out = dispatch.of_pairs(weighted, pair, of_token)
     lost = jax.lax.psum((whole - sizes)[me].sum(dtype=jnp.int32), mesh_lib.BATCH_AXES)
     return out, lost
