@@ -3,16 +3,21 @@
 Any Runge-Kutta method of diffrax (Kidger, 2021), with adaptive or equal steps. Each row of the batch has
 step sizes of its own, or all rows share them. A row that cannot be solved is NaN and marked; nothing is
 raised, so a solve can stand under `jit` and `vmap`, and its neighbours come to no harm.
+
+Adaptive `diffrax.Dopri5()` without saved points runs in a loop of our own, `jaxgen.dopri5`, as long as nobody takes
+a gradient; under `jax.grad` it is diffrax's again.
 """
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import diffrax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from jaxgen import dopri5
 from jaxgen.errors import require
 from jaxgen.numerics import Number, wide
 
@@ -20,6 +25,8 @@ ROWS_IN_CACHE = (
     256  # of latents of size 64 under classifiers of width 128, and level from 64 to 512
 )
 
+Span: TypeAlias = tuple[Array, Array]
+Solved: TypeAlias = tuple[Array, Array, Array]  # states along the way, whether it arrived, steps
 # (t [], y [...]) -> dy/dt [...], of one row or of a batch.
 Drift = Callable[[Float[Array, ""], Float[Array, "..."]], Float[Array, "..."]]
 
@@ -93,20 +100,17 @@ def solve(
     dtype = wide(y)
     begin, end = jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
     controller: diffrax.AbstractStepSizeController = diffrax.ConstantStepSize()
-    first = None if steps is None else (end - begin) / steps
     if steps is None:
         controller = diffrax.PIDController(rtol=rtol, atol=atol)
-    times = jnp.linspace(begin, end, max(points, 1) + 1, dtype=dtype)[1:]
 
-    def one(y: Array) -> tuple[Array, Array, Array]:
-        # Adjoints differentiate through `args` alone, so what the drift closes over goes there.
-        hoisted, consts = jax.closure_convert(drift, begin, y)
+    def by_diffrax(drift: Callable, y: Array, span: Span, consts: list) -> Solved:
+        times = jnp.linspace(*span, max(points, 1) + 1, dtype=dtype)[1:]
         solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(lambda t, y, args: hoisted(t, y, *args)),
+            diffrax.ODETerm(lambda t, y, args: drift(t, y, *args)),
             solver,
-            t0=begin,
-            t1=end,
-            dt0=first,
+            t0=span[0],
+            t1=span[1],
+            dt0=None if steps is None else (span[1] - span[0]) / steps,
             y0=y,
             args=consts,
             stepsize_controller=controller,
@@ -119,7 +123,28 @@ def solve(
         done = solution.result == diffrax.RESULTS.successful
         return path, done, solution.stats["num_steps"].astype(jnp.int32)
 
-    def some(y: Array) -> tuple[Array, Array, Array]:
+    def by_loop(drift: Callable, y: Array, span: Span, consts: list) -> Solved:
+        end, done, taken = dopri5.solve(
+            lambda t, y: drift(t, y, *consts),
+            y,
+            *span,
+            rtol=rtol,
+            atol=atol,
+            max_steps=max_steps,
+        )
+        return end[None], done, taken
+
+    plain = isinstance(solver, diffrax.Dopri5) and steps is None and not points and adjoint is None
+
+    def one(y: Array) -> Solved:
+        # Gradients go through arguments alone, so what the drift closes over becomes one.
+        hoisted, consts = jax.closure_convert(drift, begin, y)
+        run = functools.partial(by_diffrax, hoisted)
+        if plain:
+            run = _with_gradients_of(functools.partial(by_loop, hoisted), run)
+        return run(y, (begin, end), consts)
+
+    def some(y: Array) -> Solved:
         if not batched:
             return jax.vmap(one)(y)
         path, done, taken = one(y)
@@ -133,9 +158,26 @@ def solve(
     return path[:, -1], Stats(taken, evaluations(solver, taken), failed, path if points else None)
 
 
-def _in_blocks(
-    solve: Callable[[Array], tuple[Array, Array, Array]], y: Float[Array, "B ..."], block: int
-) -> tuple[Array, Array, Array]:
+def _with_gradients_of(fast: Callable[..., Solved], slow: Callable[..., Solved]) -> Callable:
+    """`fast`; where a gradient is taken, `slow` in its place, forward too."""
+
+    @jax.custom_vjp
+    def run(*args: PyTree) -> Solved:
+        return fast(*args)
+
+    def forward(*args: PyTree) -> tuple[Solved, Callable]:
+        def path_first(*args: PyTree) -> tuple[Array, tuple[Array, Array]]:
+            path, *rest = slow(*args)
+            return path, tuple(rest)
+
+        path, pull, rest = jax.vjp(path_first, *args, has_aux=True)
+        return (path, *rest), pull
+
+    run.defvjp(forward, lambda pull, cotangents: pull(cotangents[0]))
+    return run
+
+
+def _in_blocks(solve: Callable[[Array], Solved], y: Float[Array, "B ..."], block: int) -> Solved:
     """A function of rows, of `block` of them at a time; the last row fills the last block."""
     rows = len(y)
     if not 0 < block < rows:
@@ -149,7 +191,7 @@ def evaluations(solver: diffrax.AbstractSolver, num_steps: Int[Array, "..."]) ->
     """Evaluations of the drift in that many attempted steps, by the solver's own tableau.
 
     A method whose last stage is the first of the next step has one less a step, and one in all for the
-    first. What an adaptive solve spends on choosing its first step size (two more) is not counted. An
+    first. What an adaptive solve spends on choosing its first step size (two more at most) is not counted. An
     implicit stage counts once, whatever its root finder needs.
 
     Raises:

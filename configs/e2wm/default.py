@@ -40,20 +40,20 @@ def get_config() -> Config:
         model=base.section(
             path="",  # a Hugging Face folder or GGUF file
             kind="gpt2",  # gpt2, gpt_neo
-            width=96,
-            depth=3,
-            heads=4,
+            width=256,
+            depth=4,
+            heads=8,
             positions=416,
             dtype="float32",
             remat=False,
-            scan=False,
+            scan=True,
         ),
-        pretrain=base.section(steps=600, batch_size=8, learning_rate=3e-3, warmup=50),
+        pretrain=base.section(steps=1000, batch_size=16, learning_rate=2e-3, warmup=50),
         lora=base.section(
             rank=8,
             alpha=32.0,
             targets=("attention/", "mlp/"),
-            learning_rate=1e-2,
+            learning_rate=5e-3,
         ),
         weights=base.section(plan=1.0, recognise=0.7, count=1.0, path=1.0),
         fisher=base.section(
