@@ -5,6 +5,7 @@ defaults, the first one is Hairer's. What is left out is what such a solve does 
 events. Sources: Dormand and Prince (1980); Hairer, Norsett and Wanner (1993, section II.4).
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -101,7 +102,8 @@ def _first_step(
 
 
 def _weighted(weights: ndarray, stages: list[Array]) -> Array:
-    return sum(float(w) * k for w, k in zip(weights, stages, strict=False) if w)
+    terms = (float(w) * k for w, k in zip(weights, stages, strict=False) if w)
+    return functools.reduce(jnp.add, terms)
 
 
 def _rms(x: Array) -> Float[Array, ""]:

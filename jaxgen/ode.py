@@ -139,7 +139,7 @@ def solve(
     def one(y: Array) -> Solved:
         # Gradients go through arguments alone, so what the drift closes over becomes one.
         hoisted, consts = jax.closure_convert(drift, begin, y)
-        run = functools.partial(by_diffrax, hoisted)
+        run: Callable[..., Solved] = functools.partial(by_diffrax, hoisted)
         if plain:
             run = _with_gradients_of(functools.partial(by_loop, hoisted), run)
         return run(y, (begin, end), consts)
@@ -167,8 +167,8 @@ def _with_gradients_of(fast: Callable[..., Solved], slow: Callable[..., Solved])
 
     def forward(*args: PyTree) -> tuple[Solved, Callable]:
         def path_first(*args: PyTree) -> tuple[Array, tuple[Array, Array]]:
-            path, *rest = slow(*args)
-            return path, tuple(rest)
+            path, done, taken = slow(*args)
+            return path, (done, taken)
 
         path, pull, rest = jax.vjp(path_first, *args, has_aux=True)
         return (path, *rest), pull
