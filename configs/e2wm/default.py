@@ -73,8 +73,8 @@ def get_config() -> Config:
             kl_weight=1.0,
         ),
         train=base.train(
-            steps=150,
-            batch_size=16,
+            steps=120,
+            batch_size=8,
             learning_rate=2e-3,  # of all parameters; LoRA has its own
             schedule="cosine",
             warmup=10,

@@ -13,13 +13,13 @@ from jaxgen.config import Config
 
 def get_config() -> Config:
     return base.config(
-        task="decipher",  # decipher, sentiment
+        task="decipher",  # decipher, sentiment, related
         systems=("autoencoder", "classifier", "critic", "lm", "lm_learned", "lm_classifier"),
         data=base.section(
             source="grammar",  # grammar, english, files
             path="",
-            train=(),  # file names under path; of sentiment: negative, positive
-            test=(),  # of sentiment
+            train=(),  # file names under path; of sentiment: negative, positive; of related: the languages
+            test=(),  # of sentiment and related; of the latter, line by line
             limit=12_000,
             max_words=14,
             seed=0,  # of corpus, key and splits

@@ -1,4 +1,4 @@
-"""Sentences of two styles as tokens, from a config: a cipher's two sides, or two sentiments."""
+"""Sentences of two styles as tokens, from a config: a cipher's two sides, two sentiments, or two related languages."""
 
 import dataclasses
 import pathlib
@@ -12,6 +12,8 @@ from experiments.common.text import sentences
 from experiments.common.tokenizers import check_kind, kept_tokenizer, token_shape
 from jaxgen.config import Config
 from jaxgen.data import cipher, corpora, kept, text
+from jaxgen.data.lines import read_lines
+from jaxgen.data.root import expand
 from jaxgen.data.tokens import TokenIds, TokenShape
 from jaxgen.errors import ConfigError
 from jaxgen.evaluators.attributes import disjoint_halves
@@ -20,6 +22,7 @@ from jaxgen.text import tokenizers
 STYLES: dict[str, tuple[str, str]] = {
     "decipher": ("plain", "enciphered"),
     "sentiment": corpora.SENTIMENTS,
+    "related": ("first language", "second language"),
 }
 
 
@@ -47,7 +50,7 @@ class Corpus:
 
     Attributes:
       train: what systems are trained on.
-      judged: sentences that only judges are trained on; none for a cipher, whose truth is known.
+      judged: sentences that only judges are trained on; none where the truth is known.
       puzzle: the cipher, where there is one.
       read: how much of the sentences the tokens are, by split.
       left_out: rows that were lost on the way, by reason.
@@ -83,8 +86,7 @@ def load(config: Config, workdir: pathlib.Path) -> Corpus:
     """Reads, enciphers and splits; the tokenizer is of whole words and kept in the workdir."""
     check_kind(config)
     with kept.tally() as left_out:
-        sides = _decipher(config) if config.task == "decipher" else _sentiments(config)
-    parts, puzzle = sides
+        parts, puzzle = SIDES[config.task](config)
     known = [line for side in parts["train"] for line in side[0]]
     tokenizer = kept_tokenizer(config, workdir, known)
     shape = token_shape(tokenizer, config.data.max_tokens)
@@ -167,3 +169,38 @@ def _sentiments(config: Config) -> tuple[dict[str, Sides], None]:
         return list(dict.fromkeys(found))[: rows.get(name)], None
 
     return {name: [side(name, 0), side(name, 1)] for name in parts}, None
+
+
+def _related(config: Config) -> tuple[dict[str, Sides], None]:
+    """Two files without pairs to train on; two with a translation a line, the first of which are for validation."""
+    d = config.data
+    root = pathlib.Path(expand(d.path))
+
+    def fits(line: str) -> bool:
+        return 0 < len(line.split()) <= d.max_words
+
+    train: Sides = []
+    for name in d.train:
+        found = [t for t in text.read_files(root, (name,)).text[: d.limit or None] if fits(t)]
+        if not found:
+            raise ConfigError("data.train", name, f"a file with sentences of {d.max_words} words")
+        train.append((list(dict.fromkeys(found))[: d.train_rows], None))
+    first, second = ([" ".join(t.split()) for t in read_lines(root / name)] for name in d.test)
+    if len(first) != len(second):
+        allowed = "two files of as many lines, each the translation of the other's"
+        raise ConfigError("data.test", f"{len(first)} and {len(second)} lines", allowed)
+    pairs = [pair for pair in zip(first, second, strict=True) if all(map(fits, pair))]
+    if len(pairs) <= d.valid_rows:
+        allowed = f"more than data.valid_rows, {d.valid_rows}, of at most {d.max_words} words"
+        raise ConfigError("data.test", f"{len(pairs)} pairs", allowed)
+    parts: dict[str, Sides] = {"train": train}
+    for name, cut in (
+        ("valid", pairs[: d.valid_rows]),
+        ("test", pairs[d.valid_rows :][: d.test_rows]),
+    ):
+        a, b = [x for x, _ in cut], [y for _, y in cut]
+        parts[name] = [(a, b), (b, a)]
+    return parts, None
+
+
+SIDES = {"decipher": _decipher, "sentiment": _sentiments, "related": _related}

@@ -27,6 +27,12 @@ DECIPHER = {
     "bleu_enciphered": "BLEU enciphered ↑",
     "scatter": "scatter of valid BLEU ↓",
 }
+RELATED = {
+    "bleu": "BLEU into the first ↑",
+    "bleu_enciphered": "BLEU into the second ↑",
+    "token_accuracy": "token accuracy ↑",
+    "scatter": "scatter of valid BLEU ↓",
+}
 SENTIMENT = {
     "accuracy": "accuracy (CNN) ↑",
     "accuracy_words": "accuracy (word n-grams) ↑",
@@ -47,17 +53,19 @@ def numbers(corpus: Corpus, written: Texts, judges: Judges | None) -> dict[str, 
 
 
 def read(corpus: Corpus, written: Texts) -> dict[str, float]:
-    """Of decipherment, where the truth is known."""
+    """Of decipherment or translation, where the truth is known; the first way is that from style 1 to style 0."""
     (secret, truth), (_, enciphered) = _sides(corpus.test[1]), _sides(corpus.test[0])
     pairs = [(a.split(), b.split()) for a, b in zip(written[1], truth, strict=True)]
     same = [x == y for a, b in pairs for x, y in zip(a, b, strict=False)]
-    key = corpus.puzzle.key if corpus.puzzle else {}
-    return {
+    row = {
         "bleu": text_metrics.bleu(written[1], truth),
         "bleu_enciphered": text_metrics.bleu(written[0], enciphered),
         "token_accuracy": sum(same) / max(sum(len(b) for _, b in pairs), 1),
-        "key_accuracy": cipher.key_accuracy(cipher.read_key(secret, written[1]), key, secret),
     }
+    if corpus.puzzle:
+        found = cipher.read_key(secret, written[1])
+        row["key_accuracy"] = cipher.key_accuracy(found, corpus.puzzle.key, secret)
+    return row
 
 
 def moved(
@@ -115,10 +123,12 @@ def scatter(steps: Sequence[float], values: Sequence[float]) -> float:
 
 
 def baselines(corpus: Corpus) -> dict[str, dict[str, float]]:
-    """What needs no network: copies; and of a cipher, its classical solutions."""
-    if corpus.puzzle is None:
+    """What needs no network, where the truth is known: copies; and of a cipher, its classical solutions."""
+    if corpus.judged:
         return {}
     found = {"copy": numbers(corpus, [part.text for part in corpus.test], None)}
+    if corpus.puzzle is None:
+        return found
     p, (secret, _) = corpus.puzzle, _sides(corpus.test[1])
     matched = cipher.frequency_match(p.plain, p.cipher)
     for name, guess in (
@@ -149,7 +159,7 @@ def write(study: Study[Corpus], rows: list[Row], judges: Judges | None) -> pathl
     page = report.Report("Language models as discriminators", study.workdir, config)
     page.text(_about(config, corpus))
     page.section("Results")
-    columns = SENTIMENT if judges else DECIPHER
+    columns = {"decipher": DECIPHER, "sentiment": SENTIMENT, "related": RELATED}[config.task]
     numbers_of = [{k: v for k, v in row.items() if k != "samples"} for row in rows]
     page.comparison(numbers_of, columns, rules=rules)
     page.section("Validation while training")

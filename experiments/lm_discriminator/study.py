@@ -35,7 +35,11 @@ NAMES = {
     "evaluate": "every",
 }
 RUNTIME = (*fields.RUNTIME, "systems", "evaluate.")
-SOURCES = {"decipher": ("grammar", "english", "files"), "sentiment": ("grammar", "files")}
+SOURCES = {
+    "decipher": ("grammar", "english", "files"),
+    "sentiment": ("grammar", "files"),
+    "related": ("files",),
+}
 
 
 def validate(config: Config) -> None:
@@ -69,7 +73,12 @@ def validate(config: Config) -> None:
         raise ConfigError("data.limit", d.limit, "1 to 10000000 sentences of the grammar")
     if d.source == "files" and not d.train:
         raise ConfigError("data.train", d.train, "at least one file name, for source files")
-    if config.task == "decipher" and d.max_words >= d.max_tokens:
+    if config.task == "related":
+        for field in ("train", "test"):
+            if len(d[field]) != 2:
+                allowed = "two file names, one a language"
+                raise ConfigError(f"data.{field}", tuple(d[field]), allowed)
+    if config.task in ("decipher", "related") and d.max_words >= d.max_tokens:
         raise ConfigError("data.max_words", d.max_words, f"below data.max_tokens, {d.max_tokens}")
     fields.check_divides(config, "lm.heads", "lm.width")
     fields.check_ngrams(config, "transfer.ngrams", d.max_tokens)

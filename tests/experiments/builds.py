@@ -57,6 +57,7 @@ STUDIES = {
     "configs/eisl/vocab256k.py": eisl,
     "configs/lm_discriminator/decipher.py": lm_discriminator,
     "configs/lm_discriminator/decipher_yelp.py": lm_discriminator,
+    "configs/lm_discriminator/paper.py": lm_discriminator,
     "configs/lm_discriminator/yelp.py": lm_discriminator,
     "configs/constraints/digits.py": constraints,
     "configs/constraints/mnist.py": constraints,

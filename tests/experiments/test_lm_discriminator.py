@@ -9,7 +9,8 @@ import optax
 import pytest
 from flax import nnx
 
-from configs.lm_discriminator import decipher, decipher_yelp, yelp
+from configs.lm_discriminator import decipher, decipher_yelp, paper, yelp
+from experiments.lm_discriminator import corpus as corpora
 from experiments.lm_discriminator import generation, report, study, tasks
 from experiments.lm_discriminator.systems import SYSTEMS
 from jaxgen.data.tokens import TokenShape
@@ -73,7 +74,7 @@ def loss_of(config, name, step):
 
 
 def test_shipped_configs_are_valid():
-    for module in (decipher, decipher_yelp, yelp):
+    for module in (decipher, decipher_yelp, paper, yelp):
         study.validate(module.get_config())
 
 
@@ -241,4 +242,65 @@ def test_bad_fields(field, value, message):
     config = decipher.get_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ConfigError, match=message):
+        study.validate(config)
+
+
+def languages(folder, **changes):
+    """Two made-up languages: the second has the first one's words with another ending."""
+    words = ["".join(w) for w in zip("abcdefgh" * 8, "aeiou" * 13, "klmnprst" * 8, strict=False)]
+    one = [" ".join(words[i % 40 + j] for j in range(3 + i % 4)) for i in range(60)]
+    two = [" ".join(f"{w}o" for w in line.split()) for line in one]
+    files = {"train.1": one[:40], "train.2": two[20:60], "test.1": one, "test.2": two}
+    for name, lines in files.items():
+        (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    shape = {
+        "task": "related",
+        "data.source": "files",
+        "data.path": str(folder),
+        "data.train": ("train.1", "train.2"),
+        "data.test": ("test.1", "test.2"),
+        "data.valid_rows": 10,
+        "data.test_rows": 30,
+        "data.max_words": 6,
+    }
+    return tiny(**shape | changes)
+
+
+def test_related_languages_are_tested_on_their_pairs(tmp_path):
+    corpus = corpora.load(languages(tmp_path), tmp_path)
+    assert [len(part.text) for part in corpus.valid] == [10, 10]
+    assert [len(part.text) for part in corpus.test] == [30, 30]
+    assert corpus.test[0].reference == corpus.test[1].text
+    assert corpus.test[1].reference == corpus.test[0].text
+    assert corpus.train[0].reference is None
+    floors = report.baselines(corpus)
+    assert set(floors) == {"copy"}
+    assert floors["copy"]["bleu"] == 0
+    truth = [part.reference for part in corpus.test]
+    best = report.numbers(corpus, truth, None)
+    assert best["bleu"] == pytest.approx(100)
+    assert best["token_accuracy"] == 1
+    assert set(report.RELATED) - {"scatter"} == set(best)
+
+
+@pytest.mark.parametrize(
+    ("lines", "changes", "what"),
+    [
+        (59, {}, "59 and 60 lines"),
+        (60, {"data.valid_rows": 60}, "60 pairs"),
+        (60, {"data.max_words": 2}, "data.train is .train.1."),
+    ],
+)
+def test_files_that_are_no_pair_of_languages(tmp_path, lines, changes, what):
+    config = languages(tmp_path, **changes)
+    test = tmp_path / "test.1"
+    test.write_text("\n".join(test.read_text("utf-8").splitlines()[:lines]) + "\n", "utf-8")
+    with pytest.raises(ConfigError, match=what):
+        corpora.load(config, tmp_path)
+
+
+def test_related_languages_have_two_files_of_each():
+    config = paper.get_config()
+    config.data.test = ("test.sr",)
+    with pytest.raises(ConfigError, match="two file names"):
         study.validate(config)
