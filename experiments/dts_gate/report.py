@@ -10,6 +10,7 @@ from experiments.common.moe import Corpus
 from experiments.common.runs import Study, seeds_of
 from experiments.dts_gate import curves
 from experiments.dts_gate.gating import TITLES
+from experiments.dts_gate.training import windows_read
 from jaxgen.metrics import floors
 from jaxgen.train import markup, plots, report, tables
 from jaxgen.train.runs import Row
@@ -105,9 +106,8 @@ def write(study: Study[Corpus], corpus: Corpus, rows: Sequence[Row]) -> pathlib.
 
 
 def unigram_perplexity(config: Any, corpus: Corpus, part: np.ndarray) -> float:
-    """Of the windows [N, T + 1] that `training.tester` reads, under the token frequencies of the train part."""
-    size = min(config.train.batch_size, len(part))
-    read = part[: len(part) // size * size, 1:]
+    """Of the windows [N, T + 1] that `training.Tester` reads, under the token frequencies of the train part."""
+    read = part[: windows_read(config, len(part))[-1], 1:]
     train = corpus.parts["train"][:, 1:]
     return floors.unigram_perplexity(train.ravel(), read.ravel(), corpus.vocab)
 

@@ -13,7 +13,7 @@ from experiments.common.moe import Corpus
 from experiments.common.runs import Study, compile_task, mesh_of, open_study, seeds_of
 from experiments.dts_gate import curves, report
 from experiments.dts_gate.gating import METHODS, segments
-from experiments.dts_gate.training import specialisation, task, tester, train_method
+from experiments.dts_gate.training import specialisation, task, train_method
 from jaxgen import config as config_lib
 from jaxgen.config import Config
 from jaxgen.errors import ConfigError
@@ -81,15 +81,14 @@ def check_budgets(config: Config, field: str) -> None:
 def evaluate(study: Study[Corpus], method: str, seed: int) -> list[Row]:
     """The row of a method: trained, tested, and what its log says of the way there."""
     config, corpus = study.config, study.data
-    model, extra = train_method(study, corpus, method, seed)
-    last = segments(config, method)[-1]
-    test = tester(config, method, corpus.parts["test"], last)
-    values, _ = test(model, extra, jnp.int32(config.train.steps))
+    trained = train_method(study, corpus, method, seed)
+    at = jnp.int32(config.train.steps)
+    values, _ = trained.test(trained.model, trained.extra, at, corpus.parts["test"])
     return [
         {
             "system": method,
             "nll": values["valid_nll"],
-            "domains": specialisation(config, corpus, method, last, model, extra),
+            "domains": specialisation(config, corpus, method, trained),
             **curves.of_run(study, corpus, method, seed),
         }
     ]

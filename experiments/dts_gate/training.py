@@ -1,8 +1,8 @@
 """DTS-Gate: the task of a method, its validation, and its training segment by segment."""
 
+import dataclasses
 import functools
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,9 +23,6 @@ from jaxgen.moe.remoe import update_coefficient
 from jaxgen.nn import stacked
 from jaxgen.train import state
 from jaxgen.train.runs import TrainTask
-
-# (model, state of the loss, step) -> (scalars, tokens of each expert [L, E] or None)
-Test = Callable[[Any, Any, Any], tuple[dict[str, float], np.ndarray | None]]
 
 
 def task(
@@ -119,119 +116,133 @@ def from_dense(config: Config, dense: Any, seed: int, model: Any) -> Any:
     return jax.tree.map(jnp.array, stacked.stack(model))
 
 
-def tester(config: Config, method: str, part: np.ndarray, segment: Segment) -> Test:
-    """Of windows of a part, without noise; of a soft gate also as the sparse model that it will be (top-1)."""
-    size = min(config.train.batch_size, len(part))
-    batches = part[: len(part) // size * size].reshape(-1, size, part.shape[1])
-    soft = method in SOFT and not segment.hard
+class Tester:
+    """Validation of a method under the gate of a segment, without noise."""
 
-    @jax.jit
-    def run(model: Any, extra: Any, at: Any) -> Any:
-        def one(x: Any) -> Any:
-            route = make_context(config, method, segment, x[:, :-1], at, extra)
-            value, loads = moe.nll(model, x, route, None)
-            sparse = None
-            if soft:
-                switch = MoEContext(lambda logits, key: gates.switch(logits))
-                sparse = moe.nll(model, x, switch, None)[0]
-            return value, sparse, None if loads is None else loads.counts
+    def __init__(self, config: Config, method: str, segment: Segment):
+        """A soft gate is tested as the sparse model that it will be (top-1), too."""
+        self.config = config
+        soft = method in SOFT and not segment.hard
 
-        return jax.lax.map(one, batches)
+        @jax.jit
+        def run(model: Any, extra: Any, at: Any, batches: Any) -> Any:
+            def one(x: Any) -> Any:
+                route = make_context(config, method, segment, x[:, :-1], at, extra)
+                value, loads = moe.nll(model, x, route, None)
+                sparse = None
+                if soft:
+                    switch = MoEContext(lambda logits, key: gates.switch(logits))
+                    sparse = moe.nll(model, x, switch, None)[0]
+                return value, sparse, None if loads is None else loads.counts
 
-    def test(model: Any, extra: Any, at: Any) -> tuple[dict[str, float], np.ndarray | None]:
-        value, sparse, counts = jax.device_get(run(model, extra, at))
-        values = {"valid_nll": float(value.mean())}
-        if sparse is not None:
-            values["valid_top1_nll"] = float(sparse.mean())
-        return values, None if counts is None else counts.sum(0)
+            value, sparse, counts = jax.lax.map(one, batches)
+            return value, sparse, None if counts is None else counts.sum(0)
 
-    return test
+        self.run = run
+
+    def __call__(
+        self, model: Any, extra: Any, at: Any, part: np.ndarray
+    ) -> tuple[dict[str, float], np.ndarray | None]:
+        """(scalars, tokens of each expert [L, E] or None) of the first `windows_read` windows."""
+        size, chunk, read = windows_read(self.config, len(part))
+        values, sparses, total = [], [], None
+        for begin in range(0, read, chunk):
+            batches = part[begin : begin + chunk].reshape(-1, size, part.shape[1])
+            value, sparse, counts = jax.device_get(self.run(model, extra, at, batches))
+            values.append(value.mean())
+            if sparse is not None:
+                sparses.append(sparse.mean())
+            if counts is not None:
+                total = counts if total is None else total + counts
+        scalars = {"valid_nll": float(np.mean(values))}
+        if sparses:
+            scalars["valid_top1_nll"] = float(np.mean(sparses))
+        return scalars, total
+
+
+def windows_read(config: Config, windows: int) -> tuple[int, int, int]:
+    """Of a part: windows of a batch, of one call (so that all calls have one shape), and in all."""
+    size = min(config.train.batch_size, windows)
+    chunk = min(max(config.train.eval_windows // size, 1), windows // size) * size
+    return size, chunk, windows // chunk * chunk
 
 
 class Watch:
     """Validation within a training run: its scalars, loads of experts, and seconds a step between two."""
 
-    def __init__(self, test: Test):
-        self.test = test
+    def __init__(self, test: Tester, part: np.ndarray):
+        self.test, self.part = test, part
         self.before: tuple[int, float] | None = None
 
     def __call__(self, at: state.TrainState) -> dict[str, float]:
         now, step = time.perf_counter(), int(at.step)
-        values, counts = self.test(at.model, at.extra, at.step)
+        values, counts = self.test(at.model, at.extra, at.step, self.part)
         if self.before is not None and step > self.before[0]:
             values["step_seconds"] = (now - self.before[1]) / (step - self.before[0])
         if counts is not None:
-            share = counts / np.maximum(counts.sum(-1, keepdims=True), 1)
             values |= {
-                f"valid_load_{layer}_{e}": float(v) for (layer, e), v in np.ndenumerate(share)
+                f"valid_load_{layer}_{e}": float(v)
+                for (layer, e), v in np.ndenumerate(shares(counts))
             }
         self.before = step, time.perf_counter()
         return values
 
 
-def train_method(
-    study: Study[Corpus], corpus: Corpus, method: str, seed: int
-) -> tuple[Any, dict[str, Any]]:
-    """Trains a method to the end, segment by segment; returns the model and the state of its loss."""
+def shares(counts: np.ndarray) -> np.ndarray:
+    """[..., E], each row summing to 1."""
+    return counts / np.maximum(counts.sum(-1, keepdims=True), 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A method after training: its model, the state of its loss, and its last tester."""
+
+    model: Any
+    extra: Any
+    test: Tester
+
+
+def train_method(study: Study[Corpus], corpus: Corpus, method: str, seed: int) -> Trained:
+    """Trains a method to the end, segment by segment."""
     config, train = study.config, {"tokens": corpus.parts["train"]}
     valid = corpus.parts["valid"][: config.train.eval_windows]
-    last: dict[str, Any] = {}
 
     def fit(
         run: str, kind: str, segment: Segment, start: Any, steps: int, until: int | None = None
-    ) -> Any:
-        return study.runs.fit(
+    ) -> Trained:
+        last: dict[str, Any] = {}
+        test = Tester(config, kind, segment)
+        model = study.runs.fit(
             task(config, corpus.vocab, kind, run, segment, start, seed, study.runs.mesh),
             seed,
             train,
             steps=steps,
             until=until,
             eval_every=config.train.eval_every,
-            evaluate=Watch(tester(config, kind, valid, segment)),
-            finished=lambda final: last.update(jax.device_get(final.extra)),
+            evaluate=Watch(test, valid),
+            finished=lambda final: last.update(final.extra),
         )
+        return Trained(model, last, test)
 
     start, steps = None, config.train.steps
     if method == "dts" and config.dts.shared_steps:
         shared = config.dts.shared_steps
-        start = fit("shared", "dense", Segment(steps), None, steps, shared)
+        start = fit("shared", "dense", Segment(steps), None, steps, shared).model
         steps -= shared
-    model = None
-    for segment in segments(config, method):
-        model = fit(method, method, segment, start, steps, segment.end)
-    return model, last
+    *soft, last = segments(config, method)
+    for segment in soft:
+        fit(method, method, segment, start, steps, segment.end)
+    return fit(method, method, last, start, steps)
 
 
-def specialisation(
-    config: Config, corpus: Corpus, method: str, segment: Segment, model: Any, extra: Any
-) -> list[Any] | None:
+def specialisation(config: Config, corpus: Corpus, method: str, trained: Trained) -> Any:
     """[domains, L, E]: how the choices of a domain's validation tokens are shared out; None without domains."""
     if not corpus.domains or method == "dense":
         return None
-    size = config.train.batch_size
-    most = min(*map(len, corpus.domains.values()), config.train.eval_windows)
-    if most < size:
-        return None
-    test = functools.partial(_counts, config, method, segment, most // size * size)
-    run = jax.jit(test)
-    counts = np.stack(
-        [
-            jax.device_get(run(model, extra, windows[: most // size * size]))
-            for windows in corpus.domains.values()
-        ]
-    )
-    return (counts / np.maximum(counts.sum(-1, keepdims=True), 1)).tolist()
-
-
-def _counts(
-    config: Config, method: str, segment: Segment, rows: int, model: Any, extra: Any, part: Any
-) -> Any:
-    batches = part.reshape(rows // config.train.batch_size, config.train.batch_size, -1)
-
-    def one(x: Any) -> Any:
-        at = jnp.int32(config.train.steps)
-        route = make_context(config, method, segment, x[:, :-1], at, extra)
-        loads = moe.nll(model, x, route, None)[1]
-        return None if loads is None else loads.counts
-
-    return jax.lax.map(one, batches).sum(0)
+    most = min(map(len, corpus.domains.values()))
+    at = jnp.int32(config.train.steps)
+    counts = [
+        trained.test(trained.model, trained.extra, at, part[:most])[1]
+        for part in corpus.domains.values()
+    ]
+    return shares(np.stack([c for c in counts if c is not None])).tolist()
