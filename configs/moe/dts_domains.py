@@ -36,6 +36,7 @@ def get_config() -> Config:
         decay_steps=500, budgets=((0, 8), (150, 4), (300, 2), (500, 1)), shared_steps=100
     )
     config.reference.update(hard_at=500, decay_steps=500)
-    config.relu.caps = ((0, 8), (300, 4))
+    # The published start and factor suit tens of thousands of steps; here they would overshoot, and experts die.
+    config.relu.update(coefficient=1e-4, factor=1.05, caps=((0, 8), (300, 4)))
     config.train.update(steps=1000, save_every=1000, log_every=50, eval_every=50, eval_windows=128)
     return config

@@ -1,6 +1,8 @@
 """DTS as its reference has it: what the weights sum to, caps, flags of the weights, and the hard switch."""
 
+import argparse
 import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -68,15 +70,18 @@ def test_a_cap_that_bites_renormalises_and_one_that_does_not_changes_nothing():
     x, key = logits(), jax.random.key(5)
     soft = functools.partial(gates.dts, x, key, temperature=1.0, threshold=C)
     bound = soft(budget=3, renormalise=True)
-    np.testing.assert_allclose(bound.weights.sum(-1), 1.0, rtol=1e-5)
+    cut = soft().kept.sum(-1) > 3
+    assert 0.9 < cut.mean() < 1.0
+    np.testing.assert_allclose(bound.weights.sum(-1)[cut], 1.0, rtol=1e-5)
     plain = soft(budget=3)
     assert plain.weights.sum(-1).mean() < 0.9
     np.testing.assert_allclose(
-        bound.weights, plain.weights / plain.weights.sum(-1, keepdims=True), rtol=1e-5
+        bound.weights[cut], (plain.weights / plain.weights.sum(-1, keepdims=True))[cut], rtol=1e-5
     )
+    assert np.array_equal(bound.weights[~cut], plain.weights[~cut])
     assert np.array_equal(soft(renormalise=True).weights, soft().weights)
     free = soft(budget=3, renormalise=True, noise_free_weights=True)
-    np.testing.assert_allclose(free.weights.sum(-1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(free.weights.sum(-1)[cut], 1.0, rtol=1e-5)
 
 
 def test_hard_weights_by_the_flag_and_the_expert_of_the_noisy_gate():
@@ -107,20 +112,29 @@ def test_gradients_are_finite_where_noise_chose_an_expert_of_no_weight():
 
 
 def test_loss_hardly_moves_at_the_hard_switch():
-    """A small GPT trained under the soft gate to its lowest temperature; then the same weights, hard.
+    """A small GPT reads bytes of Python code under the soft gate to its lowest temperature; then hard.
 
-    Tokens follow an affine rule with a repeat, which the model half learns in these steps.
+    Both sides with the noise of training. Where nearly nothing of a loss is irreducible the step is larger.
     """
-    steps, vocab, length = 60, 23, 12
+    steps, vocab, length = 120, 128, 32
+    text = np.frombuffer(pathlib.Path(argparse.__file__).read_bytes(), np.uint8) % vocab
+    text = jnp.asarray(text.astype(np.int32))
     config = gpt2.config(
-        vocab, width=16, depth=2, heads=2, max_positions=length, mlp_width=16, mlp_bias=False, experts=E
+        vocab,
+        width=32,
+        depth=2,
+        heads=2,
+        max_positions=length,
+        mlp_width=32,
+        mlp_bias=False,
+        experts=E,
     )
     model = gpt2.GPT(config, rngs=nnx.Rngs(0))
     tx = optax.adam(3e-3)
 
     def batch(key):
-        first = jax.random.randint(key, (32, 1), 0, vocab)
-        return (first * 3 ** (jnp.arange(length + 1) % 6)) % vocab
+        first = jax.random.randint(key, (16, 1), 0, len(text) - length - 1)
+        return text[first + jnp.arange(length + 1)]
 
     def nll(model, tokens, key, step, hard):
         gate = functools.partial(

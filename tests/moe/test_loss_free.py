@@ -81,7 +81,7 @@ def test_each_layer_of_a_stack_has_its_row(scan):
 
 
 def test_bad_settings():
-    with pytest.raises(ValueError, match="score is tanh, allowed: sigmoid, softmax"):
+    with pytest.raises(ValueError, match="score is 'tanh', allowed: sigmoid, softmax"):
         loss_free.loss_free(logits(), bias=jnp.zeros(E), score="tanh")
     with pytest.raises(ValueError, match="k is 5, allowed: 1 to 4"):
         loss_free.loss_free(logits(), bias=jnp.zeros(E), k=5)
