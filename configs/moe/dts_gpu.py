@@ -22,7 +22,7 @@ def get_config() -> Config:
         test_fraction=0.01,
         vocab_size=4000,
         context=256,
-        max_megabytes=9.0,
+        max_megabytes=7.0,
     )
     config.model.update(
         width=512, depth=8, heads=8, hidden=1024, experts=16, dtype="bfloat16", scan=True
@@ -34,11 +34,11 @@ def get_config() -> Config:
     # The published start and factor suit tens of thousands of steps; here they would overshoot, and experts die.
     config.relu.update(coefficient=1e-4, factor=1.05, caps=((0, 16), (300, 4)))
     config.train.update(
-        steps=2000,
+        steps=1600,
         batch_size=32,
         learning_rate=1e-3,
         warmup=100,
-        save_every=2000,
+        save_every=1600,
         log_every=100,
         eval_every=100,
         eval_windows=256,

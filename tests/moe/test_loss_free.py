@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from jaxgen.models import gpt2
 from jaxgen.moe import MoEContext, loss_free
 from jaxgen.nn import transformer
-from flax import nnx
 
 N, E = 64, 4
 

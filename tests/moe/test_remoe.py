@@ -89,5 +89,5 @@ def test_the_coefficient_brings_a_layer_to_its_target():
 def test_bad_settings():
     with pytest.raises(ValueError, match="budget is 9, allowed: 1 to 8"):
         remoe.relu(logits(), budget=9)
-    with pytest.raises(ValueError, match="target is 0.0, allowed: above 0"):
+    with pytest.raises(ValueError, match=r"target is 0\.0, allowed: above 0"):
         remoe.relu(logits(), target=0.0)
