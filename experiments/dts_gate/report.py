@@ -95,6 +95,13 @@ def write(study: Study[Corpus], corpus: Corpus, rows: Sequence[Row]) -> pathlib.
         for r in rows
         if any(r["step_seconds"].values())
     }
+    if seconds:
+        each = ", ".join(
+            f"{markup.literal(name)} "
+            + " ".join(f"{markup.literal(k)}: {v:.4f}" for k, v in parts.items() if v)
+            for name, parts in seconds.items()
+        )
+        page.text(f"Seconds of a step (experts a token; h: hard): {each}.\n")
     page.grid(_pictures(study, by), plots=True)
     maps = _maps(study, corpus, by)
     if maps:
