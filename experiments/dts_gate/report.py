@@ -64,8 +64,8 @@ def write(study: Study[Corpus], corpus: Corpus, rows: Sequence[Row]) -> pathlib.
         f"{config.train.batch_size}, {config.seeds} seed(s). The target is the validation perplexity that "
         f"{TITLES[goal]} ends at, seed by seed; FLOPs are those of matrix products, experts counted by the "
         "pairs of token and expert that were asked for, dense phases included; seconds are steps times the "
-        "median time of a training step of their kind, compilation and validation left out. *Experts a "
-        "token*: mean over all of training. *Bits of domain*: what an expert tells of a token's domain. Lost: "
+        "median time of a training step of their kind, compilation and validation left out. Experts a "
+        "token: mean over all of training. Bits of domain: what an expert tells of a token's domain. Lost: "
         "choices beyond a budget or a buffer in the logged steps. *Unigram* is no method but the token "
         "frequencies of the train part.\n\n" + corpus.about_cuts()
     )

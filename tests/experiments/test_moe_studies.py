@@ -147,7 +147,7 @@ def test_segments_of_the_reference():
     logits = jax.random.normal(jax.random.key(0), (500, 4))
     tokens, key = jnp.zeros((1, 500), int), jax.random.key(1)
     capped, noisy, plain = (
-        gating.make_context(config, "dts_reference", s, tokens, jnp.int32(3), {}).gate(logits, key)
+        gating.make_context(config, "dts_reference", s, tokens, jnp.int32(0), {}).gate(logits, key)
         for s in got[1:]
     )
     cut = (capped.kept.sum(-1) == 3) & (jnp.isclose(capped.weights.sum(-1), 1.0))
@@ -170,8 +170,9 @@ def test_every_state_of_a_loss_moves_as_it_should():
         metrics[method], new[method] = out[1]
     bias = new["loss_free"]["bias"]
     assert bias.shape == (1, 4)
-    assert set(np.abs(np.asarray(bias)).ravel().round(6)) <= {0.0, 0.001}
-    assert (bias != 0).any()
+    assert (np.abs(bias) < 0.0011).all()
+    assert (bias > 0.0009).any()
+    assert (bias < -0.0009).any()
     assert metrics["relu"]["experts_per_token"] > 1.0
     assert new["relu"]["coefficient"] == pytest.approx(1.2e-8)
     # 128 tokens, 32 places an expert: with one expert above its share some are dropped.
@@ -212,15 +213,15 @@ def test_dts_with_its_shared_expert_begins_at_the_dense_model():
     config = configured(dts, TINY, DTS, {"dts.mask_rate": 0.0, "dts.threshold": 0.0})
     dense = moe.build(config, 50, 0, nnx.Rngs(0))
     fresh = moe.build(config, 50, 4, nnx.Rngs(1))
-    model = dts_gate.from_dense(config, dense, 0, fresh)
+    model = training.from_dense(config, dense, 0, fresh)
     tokens = jax.random.randint(jax.random.key(2), (2, 17), 0, 50)
-    segment = dts_gate.segments(config)[0]
-    route = MoEContext(dts_gate.make_gate(config, "dts", None, jnp.int32(0), segment))
+    segment = gating.segments(config, "dts")[0]
+    route = gating.make_context(config, "dts", segment, tokens, jnp.int32(0), {})
     want, _ = moe.nll(dense, tokens, MoEContext(), None)
     got, loads = moe.nll(model, tokens, route, jax.random.key(3))
     assert float(got) == pytest.approx(float(want), rel=1e-5)
     assert (loads.counts == 32).all()
-    masked = dts_gate.from_dense(
+    masked = training.from_dense(
         configured(dts, TINY, DTS, {"dts.mask_rate": 0.5}), dense, 0, fresh
     )
     up = np.asarray(masked.stack.blocks[1].moe.experts.up[...])
