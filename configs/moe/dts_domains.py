@@ -27,7 +27,7 @@ def get_config() -> Config:
             "multi30k/train.de.gz",
             "python:",
         ),
-        valid_fraction=0.02,
+        valid_fraction=0.03,
         test_fraction=0.02,
         vocab_size=2000,
         max_megabytes=4.0,

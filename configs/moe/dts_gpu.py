@@ -18,7 +18,7 @@ def get_config() -> Config:
             "python:",
             *(f"python:{p}" for p in ("jax", "numpy", "scipy", "sklearn", "transformers")),
         ),
-        valid_fraction=0.02,
+        valid_fraction=0.03,
         test_fraction=0.01,
         vocab_size=4000,
         context=256,
@@ -41,6 +41,6 @@ def get_config() -> Config:
         save_every=1600,
         log_every=100,
         eval_every=100,
-        eval_windows=256,
+        eval_windows=128,
     )
     return config
