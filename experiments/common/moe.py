@@ -100,7 +100,8 @@ def load(config: Config, workdir: pathlib.Path) -> Corpus:
     if d.source == "domains":
         texts = texts[:: max(1, sum(map(len, texts)) // _TOKENIZER_CHARACTERS)]
     tokenizer = kept_tokenizer(config, workdir, texts)
-    parts, valid = {}, {}
+    parts: dict[str, ndarray] = {}
+    valid: dict[str, ndarray] = {}
     for name in ("train", "valid", "test"):
         with kept.tally() as tail:
             cut = {

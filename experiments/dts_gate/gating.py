@@ -68,9 +68,9 @@ def segments(config: Config, method: str) -> list[Segment]:
             Segment(end, budget, c, balance=r.balance_weight)
             for end, budget in _ends(r.caps, experts, min(r.hard_at, steps))
         ]
-        hard = [(r.noise_until or steps, True), (steps, False)]
+        phases = [(r.noise_until or steps, True), (steps, False)]
         out, at = soft, soft[-1].end
-        for end, noise in hard:
+        for end, noise in phases:
             if at < min(end, steps):
                 at = min(end, steps)
                 out.append(Segment(at, 1, c, True, noise, weight))
