@@ -59,7 +59,7 @@ def get_config() -> Config:
             decay_steps=200,
             noise_until=0,  # the hard gate's noise; 0: to the end
             noise_free_weights=True,  # weights softmax(logits), else the gate's
-            caps=(),  # as dts.budgets; beyond, kept weights are renormalised; (): none
+            caps=((0, 8),),  # as dts.budgets; where one cuts off, kept weights are renormalised
             balance_weight=0.0,  # while soft; then train.balance_weight
         ),
         capacity=base.section(train=1.0, evaluation=2.0),  # of switch_capacity, times an even share
@@ -68,7 +68,7 @@ def get_config() -> Config:
             target=1.0,  # experts a token
             coefficient=1e-8,  # of the penalty, at first
             factor=1.2,
-            caps=(),  # as reference.caps
+            caps=((0, 8),),  # as reference.caps
         ),
         train=base.train(
             steps=400,

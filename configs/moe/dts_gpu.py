@@ -30,7 +30,7 @@ def get_config() -> Config:
     config.dts.update(
         decay_steps=300, budgets=((0, 16), (100, 4), (200, 2), (300, 1)), shared_steps=60
     )
-    config.reference.update(hard_at=200, decay_steps=200)
+    config.reference.update(hard_at=200, decay_steps=200, caps=((0, 16),))
     # The published start and factor suit tens of thousands of steps; here they would overshoot, and experts die.
     config.relu.update(coefficient=1e-4, factor=1.05, caps=((0, 16), (300, 4)))
     config.train.update(

@@ -55,7 +55,7 @@ def segments(config: Config, method: str) -> list[Segment]:
     weight = config.train.balance_weight
     if method == "dts":
         d, out = config.dts, []
-        for end, budget in _ends(d.budgets, experts, steps - d.shared_steps):
+        for end, budget in _ends(d.budgets, steps - d.shared_steps):
             # Shares above 1 / (k + 1) are k at most, so that nothing overflows.
             floor = 0.0 if budget == experts else 1.0 / (budget + 1)
             hard = budget == 1
@@ -66,7 +66,7 @@ def segments(config: Config, method: str) -> list[Segment]:
         r, c = config.reference, config.dts.threshold
         soft = [
             Segment(end, budget, c, balance=r.balance_weight)
-            for end, budget in _ends(r.caps, experts, min(r.hard_at, steps))
+            for end, budget in _ends(r.caps, min(r.hard_at, steps))
         ]
         phases = [(r.noise_until or steps, True), (steps, False)]
         out, at = soft, soft[-1].end
@@ -76,16 +76,15 @@ def segments(config: Config, method: str) -> list[Segment]:
                 out.append(Segment(at, 1, c, True, noise, weight))
         return out
     if method == "relu":
-        return [Segment(end, budget) for end, budget in _ends(config.relu.caps, experts, steps)]
+        return [Segment(end, budget) for end, budget in _ends(config.relu.caps, steps)]
     return [Segment(steps, balance=0.0 if method == "loss_free" else weight)]
 
 
-def _ends(budgets: Any, experts: int, steps: int) -> list[tuple[int, int]]:
-    """(first step, experts) pairs as (end, experts); none are all experts to the end."""
-    budgets = budgets or ((0, experts),)
+def _ends(budgets: Any, steps: int) -> list[tuple[int, int]]:
+    """(first step, experts) pairs as (end, experts)."""
     ends = [*(start for start, _ in budgets[1:]), steps]
     pairs = zip(budgets, ends, strict=True)
-    return [(min(end, steps), min(size, experts)) for (start, size), end in pairs if start < steps]
+    return [(min(end, steps), size) for (start, size), end in pairs if start < steps]
 
 
 def make_context(

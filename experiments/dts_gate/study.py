@@ -36,7 +36,6 @@ RUNTIME = (*fields.RUNTIME, "methods")
 # (first step, experts a token)
 BUDGET = config_lib.many(config_lib.integer(0, 10**9), "a pair of whole numbers", least=2, most=2)
 BUDGETS = config_lib.many(BUDGET, "(first step, experts a token) pairs, such as ((0, 8), (60, 1))")
-CAPS = config_lib.many(BUDGET, "none, or pairs as of dts.budgets", least=0)
 
 
 def validate(config: Config) -> None:
@@ -45,8 +44,7 @@ def validate(config: Config) -> None:
     rules = {
         **moe.RULES,
         "methods": c.some_of(*METHODS),
-        "dts.budgets": BUDGETS,
-        **dict.fromkeys(("reference.caps", "relu.caps"), CAPS),
+        **dict.fromkeys(("dts.budgets", "reference.caps", "relu.caps"), BUDGETS),
         "reference.hard_at": c.STEPS,
         "reference.noise_until": c.SOME_STEPS,
         **dict.fromkeys(("capacity.train", "capacity.evaluation"), c.positive(1e-3, 1e3)),
@@ -56,10 +54,8 @@ def validate(config: Config) -> None:
     }
     c.check_fields(config, NAMES, rules)
     moe.check(config)
-    check_budgets(config, "dts.budgets")
-    for field in ("reference.caps", "relu.caps"):
-        if c.get(config, field):
-            check_budgets(config, field)
+    for field in ("dts.budgets", "reference.caps", "relu.caps"):
+        check_budgets(config, field)
     if config.dts.shared_steps >= config.train.steps:
         raise ConfigError("dts.shared_steps", config.dts.shared_steps, "below train.steps")
 

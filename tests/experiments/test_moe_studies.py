@@ -55,6 +55,8 @@ DTS = {
     "dts.shared_steps": 2,
     "reference.hard_at": 4,
     "reference.decay_steps": 4,
+    "reference.caps": ((0, 4),),
+    "relu.caps": ((0, 4),),
 }
 FLEX = {
     "model.experts": 8,
