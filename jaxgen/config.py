@@ -199,6 +199,7 @@ FIELDS: dict[str, Rule] = {
     **dict.fromkeys(("ngram_factor", "ce_factor", "free_bits", "beta", "penalty"), NON_NEGATIVE),
     **dict.fromkeys(("noise", "edit_noise", "decoder_noise", "eta", "strength"), NON_NEGATIVE),
     **dict.fromkeys(("capacity_factor", "receive_capacity_factor", "slack"), NON_NEGATIVE),
+    "max_megabytes": NON_NEGATIVE,
     "lora_alpha": POSITIVE,
     "diffusion_weight": POSITIVE,
     "betas": many(POSITIVE, "numbers above 0, each once", once=True),

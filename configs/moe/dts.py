@@ -11,9 +11,15 @@ from jaxgen.config import Config
 
 def get_config() -> Config:
     config = base.config(
-        methods=("dts", "switch", "gshard", "hash", "dense"),
+        methods=(
+            "dts",
+            "switch",
+            "gshard",
+            "hash",
+            "dense",
+        ),  # dts_reference, switch_capacity, loss_free, relu
         data=base.section(
-            source="english",  # english, files
+            source="english",  # english, files, domains
             path="",
             files=(),
             valid_fraction=0.08,
@@ -21,6 +27,7 @@ def get_config() -> Config:
             tokenizer="bpe",
             vocab_size=800,
             context=64,
+            max_megabytes=0.0,  # of each domain; 0: all
         ),
         model=base.section(
             width=96,
@@ -31,6 +38,7 @@ def get_config() -> Config:
             expert_every=2,
             capacity_factor=0.0,  # 0: dropless
             receive_capacity_factor=0.0,  # rows a device takes in, times its even share; 0: all
+            dropout=0.0,
             dtype="float32",
             remat=False,
             scan=False,
@@ -45,6 +53,22 @@ def get_config() -> Config:
             budgets=((0, 8), (60, 4), (120, 2), (200, 1)),  # (from step, experts a token)
             shared_steps=40,  # of one shared expert, at first
             mask_rate=0.1,
+        ),
+        reference=base.section(
+            hard_at=200,  # steps of the soft gate; temperatures and threshold are those of dts
+            decay_steps=200,
+            noise_until=0,  # the hard gate's noise; 0: to the end
+            noise_free_weights=True,  # weights softmax(logits), else the gate's
+            caps=((0, 8),),  # as dts.budgets; where one cuts off, kept weights are renormalised
+            balance_weight=0.0,  # while soft; then train.balance_weight
+        ),
+        capacity=base.section(train=1.0, evaluation=2.0),  # of switch_capacity, times an even share
+        loss_free=base.section(rate=0.001, score="sigmoid"),  # sigmoid, softmax
+        relu=base.section(
+            target=1.0,  # experts a token
+            coefficient=1e-8,  # of the penalty, at first
+            factor=1.2,
+            caps=((0, 8),),  # as reference.caps
         ),
         train=base.train(
             steps=400,

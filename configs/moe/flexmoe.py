@@ -17,7 +17,7 @@ def get_config() -> Config:
         policies=("capacity", "static", "shadowing", "eplb", "flexmoe", "symi"),
         capacity_factor=1.25,  # of the policy `capacity`
         data=base.section(
-            source="english",  # english, files
+            source="english",  # english, files, domains
             path="",
             files=(),
             valid_fraction=0.08,
@@ -25,6 +25,7 @@ def get_config() -> Config:
             tokenizer="bpe",
             vocab_size=800,
             context=32,
+            max_megabytes=0.0,  # of each domain; 0: all
         ),
         model=base.section(
             width=32,
@@ -37,6 +38,7 @@ def get_config() -> Config:
             patch=2,  # side of an image's patches
             capacity_factor=0.0,  # 0: dropless, as all policies but `capacity` are
             receive_capacity_factor=0.0,
+            dropout=0.0,
             dtype="float32",
             remat=False,
             scan=False,

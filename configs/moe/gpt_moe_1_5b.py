@@ -30,6 +30,8 @@ def get_config() -> Config:
         decay_steps=20_000,
         shared_steps=2000,
     )
+    config.reference.update(hard_at=20_000, decay_steps=20_000, caps=((0, 48), (2000, 8)))
+    config.relu.caps = ((0, 48), (2000, 8))
     config.train.update(
         steps=60_000, batch_size=512, learning_rate=6e-4, warmup=2000, save_every=2000
     )

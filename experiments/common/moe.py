@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
@@ -16,7 +17,7 @@ from experiments.common import fields
 from experiments.common.tokenizers import check_kind, kept_tokenizer
 from jaxgen import config as config_lib
 from jaxgen.config import Config
-from jaxgen.data import kept, language_model
+from jaxgen.data import domains, kept, language_model
 from jaxgen.errors import ConfigError
 from jaxgen.losses.cross_entropy import cross_entropy
 from jaxgen.models import gpt2
@@ -27,12 +28,15 @@ from jaxgen.train import aot
 NAMES = {
     **fields.NAMES,
     "train": fields.NAMES["train"] + " balance_weight z_weight",
-    "data": "source path files valid_fraction test_fraction tokenizer vocab_size context",
-    "model": "width depth heads hidden experts expert_every capacity_factor receive_capacity_factor dtype remat scan",
+    "data": "source path files valid_fraction test_fraction tokenizer vocab_size context "
+    "max_megabytes",
+    "model": "width depth heads hidden experts expert_every capacity_factor receive_capacity_factor dropout "
+    "dtype remat scan",
 }
+_TOKENIZER_CHARACTERS = 1_500_000  # of a text of several domains, evenly spread
 _SHARE: config_lib.Rule = (lambda v: 0 < v < 0.5, "above 0 and below 0.5")
 RULES: dict[str, config_lib.Rule] = {
-    "data.source": config_lib.one_of(*language_model.SOURCES),
+    "data.source": config_lib.one_of(*language_model.SOURCES, "domains"),
     "data.tokenizer": config_lib.one_of(*tokenizers.KINDS),
     "data.valid_fraction": _SHARE,
     "data.test_fraction": _SHARE,
@@ -43,7 +47,7 @@ def check(config: Config) -> None:
     """Fields that depend on each other."""
     fields.check_divides(config, "model.heads", "model.width")
     fields.check_divides(config, "model.expert_every", "model.depth")
-    if config.data.source == "files" and not config.data.files:
+    if config.data.source in ("files", "domains") and not config.data.files:
         raise ConfigError("data.files", config.data.files, "at least one file name")
     fields.check_run(config)
 
@@ -68,11 +72,13 @@ class Corpus:
     Attributes:
       kept: how many windows and tokens there are of each part.
       left_out: what was lost on the way, by reason.
+      domains: of text of several domains, each one's windows of the valid part.
     """
 
     parts: dict[str, Int[ndarray, "N T"]]
     vocab: int
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    domains: Mapping[str, Int[ndarray, "_ T"]] = dataclasses.field(default_factory=dict)
 
     def about_cuts(self) -> str:
         """How much was cut and left out, for a report."""
@@ -84,21 +90,31 @@ def load(config: Config, workdir: pathlib.Path) -> Corpus:
     """Reads the text; its BPE is trained on the train part and kept in the workdir."""
     check_kind(config)
     d = config.data
+    fractions = {"valid_fraction": d.valid_fraction, "test_fraction": d.test_fraction}
     with kept.tally() as left_out:
-        lines = language_model.load(
-            d.source,
-            path=d.path,
-            files=d.files,
-            valid_fraction=d.valid_fraction,
-            test_fraction=d.test_fraction,
-        )
-    tokenizer = kept_tokenizer(config, workdir, lines["train"])
-    parts = {}
-    for name, part in lines.items():
+        if d.source == "domains":
+            each = domains.load(d.path, d.files, max_megabytes=d.max_megabytes, **fractions)
+        else:
+            each = {"": language_model.load(d.source, path=d.path, files=d.files, **fractions)}
+    texts = [line for lines in each.values() for line in lines["train"]]
+    if d.source == "domains":
+        texts = texts[:: max(1, sum(map(len, texts)) // _TOKENIZER_CHARACTERS)]
+    tokenizer = kept_tokenizer(config, workdir, texts)
+    parts: dict[str, ndarray] = {}
+    valid: dict[str, ndarray] = {}
+    for name in ("train", "valid", "test"):
         with kept.tally() as tail:
-            parts[name] = language_model.windows(tokenizer, part, d.context)
+            cut = {
+                domain: language_model.windows(tokenizer, lines[name], d.context)
+                for domain, lines in each.items()
+            }
         left_out.update({f"{name} {reason}": n for reason, n in tail.items()})
-    return Corpus(parts, len(tokenizer), left_out)
+        parts[name] = np.concatenate(list(cut.values()))
+        if d.source == "domains":
+            # Of a part's beginning, as validation reads it, all domains have their share.
+            parts[name] = parts[name][np.random.default_rng(0).permutation(len(parts[name]))]
+            valid = cut if name == "valid" else valid
+    return Corpus(parts, len(tokenizer), left_out, valid)
 
 
 def build(
@@ -125,6 +141,7 @@ def build(
         expert_slots=slots,
         expert_sharded=sharded,
         capacity_factor=m.capacity_factor,
+        dropout=m.dropout,
         dtype=m.dtype,
         remat=m.remat,
         scan=m.scan,
@@ -187,5 +204,6 @@ def metrics_of(loads: RouterStats | None, tokens: int) -> dict[str, Any]:
         "experts_per_token": counts.sum(-1).mean() / tokens,
         "overflow": loads.overflow.sum(),
         "dropped": loads.dropped.sum(),
+        "weight_sum": loads.weight_sum.mean(),
         "heaviest": (counts.max(-1) / jnp.maximum(counts.mean(-1), 1e-9)).mean(),
     }

@@ -4,7 +4,9 @@
 
 Every method trains the same GPT on the same text for the same number of steps; steps, FLOPs and time to
 the validation perplexity that Switch ends at are compared. DTS runs in segments, one a budget of experts,
-each of which is one compilation; its first steps train one shared expert (`jaxgen.moe.init_experts`).
+each of which is one compilation: with budgets and thresholds that rise (`dts`, whose first steps train one
+shared expert, `jaxgen.moe.init_experts`), or as its released code has it (`dts_reference`). Beside them Switch
+with and without room for all, GShard, hash, a loss-free balance, ReMoE, and a dense model.
 `--mode=eval` tests again from the checkpoints; `--mode=compile` compiles the step of Switch for a TPU slice.
 """
 

@@ -133,6 +133,7 @@ def make_task(study: Study) -> Task:
             expert_slots=slots,
             expert_sharded=sharded,
             capacity_factor=capacity,
+            dropout=m.dropout,
             dtype=m.dtype,
         )
         return vit.ViT(shape, rngs=rngs)

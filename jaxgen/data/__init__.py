@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from jaxgen.data import (
         cipher,
         corpora,
+        domains,
         idx,
         images,
         kept,

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
         grouped,
         init_experts,
         layer,
+        loss_free,
         placement,
+        remoe,
     )
     from jaxgen.moe.gates import Routing
     from jaxgen.moe.layer import Experts, MoE, MoEContext, RouterStats

@@ -10,6 +10,8 @@ p_e over tokens, K choices a token:
     hash_gate     a fixed expert for each token id                     (Roller et al., 2021)
     dts            all experts above a threshold, dense to sparse       (Nie et al., 2021)
 
+With state of their own, and so in files of their own: `loss_free` (a bias that balances) and `remoe` (ReLU).
+
     balance loss   E sum_e f_e P_e, 1 where perfectly even    (DTS has its own)
     z-loss         mean_n logsumexp(logits)^2                 (Zoph et al., 2022)
 
@@ -142,7 +144,8 @@ def dts(
     threshold: Number = 0.001,
     budget: int | None = None,
     hard: bool = False,
-    noise_free_weights: bool = False,
+    noise_free_weights: bool | None = None,
+    renormalise: bool = False,
 ) -> Routing:
     """Dense to sparse: experts whose Gumbel-softmax gate is above a threshold.
 
@@ -160,7 +163,9 @@ def dts(
         beyond is counted in `overflow`.
       hard: one expert, the largest of g, with its noise-free probability as weight: without noise that is
         Switch.
-      noise_free_weights: weights are softmax(logits) instead of g.
+      noise_free_weights: weights are softmax(logits), without temperature, if True, and g if False, soft and
+        hard; by default g while soft.
+      renormalise: where the budget cuts off, the kept weights are divided by their sum.
 
     Raises:
       ValueError: a threshold, temperature or budget that is not allowed.
@@ -180,8 +185,14 @@ def dts(
     value, ids = jax.lax.top_k(gate, size)
     kept = (value > threshold) | (jnp.arange(size) == 0)
     plain = jnp.take_along_axis(probs, ids, -1)
-    weights = jnp.where(kept, plain if hard or noise_free_weights else value, 0.0)
+    if noise_free_weights is None:
+        noise_free_weights = hard
+    weights = jnp.where(kept, plain if noise_free_weights else value, 0.0)
     wanted = jnp.maximum((gate > threshold).sum(-1), 1)
+    if renormalise and not hard:
+        total = jnp.maximum(weights.sum(-1, keepdims=True), jnp.finfo(weights.dtype).tiny)
+        cut = (wanted > kept.sum(-1))[:, None]
+        weights = jnp.where(cut, weights / total, weights)
     routing = _routing(logits, probs, ids, weights, kept)
     if hard:
         return routing

@@ -34,6 +34,9 @@ class MoEContext:
     Attributes:
       gate: by default Switch's.
       mesh: experts are spread over its axis `expert`; None for all on one device.
+      router_bias: [L, E], of a gate that chooses by its own bias (`loss_free`): each layer's row is handed to the
+        gate as `bias`.
+      capacity_factor: of the experts' buffers in this call, where it is not the layer's own; 0 for dropless.
       placement: [L, slots], which expert each slot of each MoE layer holds; needs a mesh. By default
         expert i is in slot i.
       receive_capacity_factor: see `expert_parallel.expert_parallel`, as split. Whether weights lie in slots or are
@@ -43,11 +46,27 @@ class MoEContext:
     """
 
     gate: Gate = lambda logits, key: gates.switch(logits)
+    router_bias: Float[Array, "L E"] | None = None
+    capacity_factor: float | None = None
     mesh: Mesh | None = None
     placement: Int[Array, "L slots"] | None = None
     receive_capacity_factor: float = 0.0
     split: str = "even"
     grouped: str | None = None
+
+    def rows(
+        self, layers: int, slots: int, experts: int
+    ) -> tuple[Int[Array, "L slots"] | None, Float[Array, "L E"] | None]:
+        """`placement` and `router_bias`, which must have a row for each of so many layers.
+
+        Raises:
+          ValueError: another number of rows, of slots or of experts.
+        """
+        for name, size in (("placement", slots), ("router_bias", experts)):
+            value, want = getattr(self, name), (layers, size)
+            if value is not None and value.shape != want:
+                raise ValueError(f"{name} has shape {value.shape}, allowed: {want}")
+        return self.placement, self.router_bias
 
 
 @jax.tree_util.register_dataclass
@@ -61,6 +80,7 @@ class RouterStats:
       z: auxiliary loss on the size of the logits.
       overflow: choices that a gate's budget did not allow.
       dropped: choices that found no room, in buffers or on a device.
+      weight_sum: of a token's kept experts, its mean over tokens.
     """
 
     counts: Int[Array, "*L E"]
@@ -68,6 +88,7 @@ class RouterStats:
     z: Float[Array, "*L"]
     overflow: Int[Array, "*L"]
     dropped: Int[Array, "*L"]
+    weight_sum: Float[Array, "*L"]
 
 
 class Experts(nnx.Module):
@@ -205,6 +226,7 @@ class MoE(nnx.Module):
         route: MoEContext,
         *,
         placement: Int[Array, " slots"] | None = None,
+        router_bias: Float[Array, " E"] | None = None,
         real: Bool[Array, " N"] | None = None,
         key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "N D"], RouterStats]:
@@ -215,19 +237,25 @@ class MoE(nnx.Module):
 
         Args:
           placement: this layer's row of `route.placement`.
+          router_bias: this layer's row of `route.router_bias`.
           real: tokens that take part; the others (padding) give 0. The auxiliary losses see all.
           key: of the gate's noise.
         """
         x = finite_padding(x, real)
-        routing = route.gate(self.router(x.astype(wide(x))), key)
+        gate: Callable[..., Routing] = route.gate
+        if router_bias is not None:
+            gate = functools.partial(gate, bias=router_bias)
+        routing = gate(self.router(x.astype(wide(x))), key)
         if real is not None:
             kept = routing.kept & real[:, None]
             weights = jnp.where(kept, routing.weights, 0.0)
             routing = dataclasses.replace(routing, kept=kept, weights=weights)
         y, dropped = self.dispatch(x, routing, route, placement)
         counts = routing.counts(self.num_experts)
+        tokens = len(x) if real is None else real.sum()
+        weight_sum = routing.weights.astype(routing.balance.dtype).sum() / jnp.maximum(tokens, 1)
         return y.astype(x.dtype), RouterStats(
-            counts, routing.balance, routing.z, routing.overflow, dropped
+            counts, routing.balance, routing.z, routing.overflow, dropped, weight_sum
         )
 
     def dispatch(
@@ -241,7 +269,8 @@ class MoE(nnx.Module):
         experts = self.masters if self.sharded else self.experts
         weights = experts.weights(x)
         x = x.astype(weights[0].dtype)
-        if route.mesh is not None and not self.capacity_factor:
+        factor = self.capacity_factor if route.capacity_factor is None else route.capacity_factor
+        if route.mesh is not None and not factor:
             mesh, slots = route.mesh, len(weights[0])
             if placement is None:
                 placement = jnp.arange(slots) % self.num_experts
@@ -267,12 +296,12 @@ class MoE(nnx.Module):
                 receive_capacity_factor=route.receive_capacity_factor,
                 split=route.split,
             )
-        if not self.capacity_factor:
+        if not factor:
             on_groups = functools.partial(experts.on_groups, weights, implementation=route.grouped)
             y = dispatch.dropless(x, routing, on_groups, num_experts=self.num_experts)
             return y, jnp.zeros((), jnp.int32)
         tokens, k = routing.expert_ids.shape
-        slots = dispatch.capacity_of(tokens, self.num_experts, k, self.capacity_factor)
+        slots = dispatch.capacity_of(tokens, self.num_experts, k, factor)
         return dispatch.capacity(
             x, routing, experts.on_buffers, num_experts=self.num_experts, slots=slots
         )

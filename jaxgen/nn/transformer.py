@@ -57,6 +57,7 @@ class Block(nnx.Module):
         *,
         route: MoEContext | None = None,
         placement: Int[Array, " slots"] | None = None,
+        router_bias: Float[Array, " E"] | None = None,
         window: int | Array = 0,
         query_scale: float | Array = 1.0,
         prefix: Float[Array, "B P W"] | None = None,
@@ -110,7 +111,12 @@ class Block(nnx.Module):
             rows = x.reshape(-1, x.shape[-1])
             real = None if scope.real is None else scope.real.reshape(-1)
             out, load = self.moe(
-                rows, route or MoEContext(), placement=placement, real=real, key=keys[4]
+                rows,
+                route or MoEContext(),
+                placement=placement,
+                router_bias=router_bias,
+                real=real,
+                key=keys[4],
             )
             out = out.reshape(x.shape)
         h = h + dropout(out, config.dropout, keys[5])
@@ -234,7 +240,10 @@ class Transformer(nnx.Module):
         """Block after block, with each one's part of the cache."""
         config = self.config
         keys, scales = split_key(key, config.depth), query_scales(config)
-        windows, placements = config.windows or (0,) * config.depth, placements_of(config, route)
+        windows, (placements, biases) = (
+            config.windows or (0,) * config.depth,
+            layer_rows(route, config),
+        )
         kept, loads = [], []
         for i, block in enumerate(self.blocks):
             call: Callable[..., BlockOutput] = functools.partial(
@@ -247,6 +256,7 @@ class Transformer(nnx.Module):
                 h,
                 scope,
                 placement=None if placements is None else placements[i // config.expert_every],
+                router_bias=None if biases is None else biases[i // config.expert_every],
                 prefix=None if prefix is None else prefix[:, i],
                 cached=None if cache is None else (cache.keys[i], cache.values[i]),
                 cross_kv=None if cross is None else cross[i],
@@ -278,7 +288,7 @@ class Transformer(nnx.Module):
         keys = None if key is None else by_turn(jax.random.split(key, config.depth))
 
         def body(h: Array, turn: tuple[PyTree, ...]) -> tuple[Array, RouterStats | None]:
-            layers, window, scale, slots, k, placement = turn
+            layers, window, scale, slots, k, placement, router_bias = turn
             load = None
             for i, block in enumerate(layers):
                 h, _, load = _gathered(
@@ -287,6 +297,7 @@ class Transformer(nnx.Module):
                     scope,
                     route=route,
                     placement=placement,
+                    router_bias=router_bias,
                     window=0 if window is None else window[i],
                     query_scale=1.0 if scale is None else scale[i],
                     prefix=None if slots is None else slots[i],
@@ -295,7 +306,7 @@ class Transformer(nnx.Module):
             return h, load
 
         body = fsdp.rematerialise(body, config.remat, prevent_cse=False)
-        each = (blocks.turn, windows, scales, by_layer, keys, placements_of(config, route))
+        each = (blocks.turn, windows, scales, by_layer, keys, *layer_rows(route, config))
         return jax.lax.scan(body, h, each)
 
 
@@ -326,16 +337,9 @@ def make_moe(config: TransformerConfig, rngs: nnx.Rngs) -> MoE:
     )
 
 
-def placements_of(
-    config: TransformerConfig, route: MoEContext | None
-) -> Int[Array, "L slots"] | None:
-    """The rows of a route's placement, one a mixture.
-
-    Raises:
-      ValueError: another number of rows than mixtures, or of slots than the config has.
-    """
-    placement = None if route is None else route.placement
-    want = config.moe_layers, config.expert_slots or config.experts
-    if placement is not None and placement.shape != want:
-        raise ValueError(f"placement has shape {placement.shape}, allowed: {want}")
-    return placement
+def layer_rows(
+    route: MoEContext | None, config: TransformerConfig
+) -> tuple[Int[Array, "L slots"] | None, Float[Array, "L E"] | None]:
+    """A route's placement and router bias, checked against the config."""
+    slots = config.expert_slots or config.experts
+    return (None, None) if route is None else route.rows(config.moe_layers, slots, config.experts)

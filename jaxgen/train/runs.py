@@ -109,6 +109,7 @@ class Runs:
         eval_every: int = 0,
         evaluate: Callable[[state.TrainState], dict[str, float]] | None = None,
         adapt: loop.Adapt | None = None,
+        finished: Callable[[state.TrainState], None] | None = None,
     ) -> PyTree:
         """Trains (or finishes, or just restores) a run; returns its EMA weights.
 
@@ -121,6 +122,7 @@ class Runs:
           until: stop at this step of the schedule; a later call under another loss goes on from there.
           eval_every: steps from one call of `evaluate` to the next; see `loop.Options`.
           evaluate: see `loop.fit`, as `adapt`.
+          finished: gets the final state, be it trained or restored, for what is no part of the model.
 
         Raises:
           ConfigError: the run is not finished, and may not be trained.
@@ -161,6 +163,8 @@ class Runs:
             evaluate=evaluate,
             adapt=adapt,
         )
+        if finished is not None:
+            finished(final)
         model = state.averaged(final)
         whole = all(a.is_fully_replicated for a in jax.tree.leaves(model))
         return mesh_lib.to_host(model) if whole or jax.process_count() > 1 else model

@@ -75,6 +75,8 @@ STUDIES = {
     "configs/moe/dts.py": dts_gate,
     "configs/moe/dts_shakespeare.py": dts_gate,
     "configs/moe/dts_yelp.py": dts_gate,
+    "configs/moe/dts_domains.py": dts_gate,
+    "configs/moe/dts_gpu.py": dts_gate,
     "configs/moe/gpt_moe_1_5b.py": dts_gate,
     "configs/moe/flexmoe.py": flexmoe,
     "configs/moe/flexmoe_images.py": flexmoe,
@@ -249,8 +251,7 @@ def _dts(config):
     batch = {"tokens": ids(config.train.batch_size, config.data.context + 1)}
     vocab = config.data.vocab_size
     for method in config.methods:
-        parts = dts_gate.segments(config) if method == "dts" else [None]
-        for segment in parts:
+        for segment in dts_gate.segments(config, method):
             trace(dts_gate.task(config, vocab, method, method, segment), batch)
 
 

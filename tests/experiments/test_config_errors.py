@@ -120,7 +120,14 @@ SMALL = {
     **dict.fromkeys(("encoder_depth", "decoder_depth"), 1),
     **dict.fromkeys(("max_tokens", "context", "batch_size", "experts", "size"), 8),
     **{"latent_dim": 4, "vocab_size": 32, "source_vocab_size": 0, "num_steps": 10, "features": 4},
-    **{"train_tokens": 0, "fused_bytes": 0, "budgets": ((0, 8), (60, 1)), "fsdp": 1, "data": -1},
+    **{
+        "train_tokens": 0,
+        "fused_bytes": 0,
+        "budgets": ((0, 8), (60, 1)),
+        "caps": ((0, 8),),
+        "fsdp": 1,
+        "data": -1,
+    },
 }
 
 

@@ -77,8 +77,7 @@ def rows(workdir):
     found = {}
     for path in workdir.rglob("metrics.jsonl"):
         for line in path.read_text().splitlines():
-            row = json.loads(line)
-            del row["steps_per_second"]
+            row = untimed(json.loads(line))
             found[path.relative_to(workdir), row["run"], row["step"]] = row
     results = json.loads((workdir / "results.json").read_text())
     del results["command"]  # it names the workdir

@@ -13,8 +13,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from configs.moe import dts, dts_shakespeare, dts_yelp, flexmoe, flexmoe_images, gpt_moe_1_5b
+from configs.moe import (
+    dts,
+    dts_domains,
+    dts_gpu,
+    dts_shakespeare,
+    dts_yelp,
+    flexmoe,
+    flexmoe_images,
+    gpt_moe_1_5b,
+)
 from experiments.common import moe
+from experiments.dts_gate import curves, gating, training
 from experiments.dts_gate import study as dts_gate
 from experiments.flexmoe import study as flexmoe_study
 from jaxgen.errors import ConfigError
@@ -43,6 +53,10 @@ DTS = {
     "dts.budgets": ((0, 4), (2, 2), (4, 1)),
     "dts.decay_steps": 4,
     "dts.shared_steps": 2,
+    "reference.hard_at": 4,
+    "reference.decay_steps": 4,
+    "reference.caps": ((0, 4),),
+    "relu.caps": ((0, 4),),
 }
 FLEX = {
     "model.experts": 8,
@@ -61,7 +75,7 @@ def configured(module, *changes):
 
 
 def test_shipped_configs_are_valid():
-    for module in (dts, dts_shakespeare, dts_yelp, gpt_moe_1_5b):
+    for module in (dts, dts_domains, dts_gpu, dts_shakespeare, dts_yelp, gpt_moe_1_5b):
         dts_gate.validate(module.get_config())
     for module in (flexmoe, flexmoe_images):
         config = module.get_config()
@@ -71,7 +85,8 @@ def test_shipped_configs_are_valid():
 
 @pytest.mark.slow
 def test_every_gate_to_the_same_perplexity(tmp_path, one_device):
-    config = configured(dts, TINY, DTS, {"methods": ("dts", "switch", "hash")})
+    methods = ("dts", "dts_reference", "switch", "loss_free", "relu")
+    config = configured(dts, TINY, DTS, {"methods": methods})
     dts_gate.validate(config)
     dts_gate.train(config, tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
@@ -80,13 +95,16 @@ def test_every_gate_to_the_same_perplexity(tmp_path, one_device):
     assert "\n| unigram | " in (tmp_path / "report.md").read_text()
     assert set(rows) == set(config.methods)
     assert all(r["lost"] == 0 for r in rows.values())
+    assert rows["switch"]["experts"] == rows["loss_free"]["experts"] == 1.0
+    # Four of eight steps are soft, with at most four experts.
+    assert 1.5 < rows["dts_reference"]["experts"] <= 2.5
+    before, after = rows["dts_reference"]["switch"]
+    assert after == pytest.approx(before, rel=0.02)
     assert rows["switch"]["to_target"][0] == config.train.steps
     report = (tmp_path / "report.md").read_text()
     assert re.search(r"Cut: none of train, valid, test\. Left out: \d+ train tokens after", report)
-    assert set(results["seconds"]) == {
-        *("dts-4", "dts-2", "dts-1"),  # one a segment, and the shared expert's
-        *("switch", "hash", "dense"),
-    }
+    assert results["seconds"]["switch-0"]["1"] > 0
+    assert "dts_reference-0" not in results["seconds"]  # no span of steps between two validations
     count = moe.flops(config, 200)
     pairs = config.train.batch_size * config.data.context  # one expert a token, one layer
     want = config.train.steps * (count.base + pairs * count.pair)
@@ -99,17 +117,97 @@ def test_every_gate_to_the_same_perplexity(tmp_path, one_device):
 
 def test_segments_leave_nothing_over_the_budget():
     config = configured(dts, TINY, DTS)
-    got = dts_gate.segments(config)
+    got = gating.segments(config, "dts")
     assert [(s.end, s.budget) for s in got] == [(2, 4), (4, 2), (6, 1)]
     assert got[0].threshold == config.dts.threshold
     logits = 3.0 * jax.random.normal(jax.random.key(0), (500, 4))
     for segment in got:
-        gate = dts_gate.make_gate(config, "dts", None, jnp.int32(segment.end - 1), segment)
-        routing = gate(logits, jax.random.key(1))
+        at = jnp.int32(segment.end - 1)
+        route = gating.make_context(config, "dts", segment, jnp.zeros((1, 500), int), at, {})
+        routing = route.gate(logits, jax.random.key(1))
         assert int(routing.overflow) == 0
         assert int(routing.kept.sum(1).max()) <= segment.budget
     short = configured(dts, TINY, DTS, {"train.steps": 5})
-    assert [(s.end, s.budget) for s in dts_gate.segments(short)] == [(2, 4), (3, 2)]
+    assert [(s.end, s.budget) for s in gating.segments(short, "dts")] == [(2, 4), (3, 2)]
+
+
+def test_segments_of_the_reference():
+    """Soft with one constant threshold, hard with noise to the end, no balance loss while soft."""
+    config = configured(dts, TINY, DTS)
+    soft, hard = gating.segments(config, "dts_reference")
+    assert (soft.end, soft.budget, soft.threshold, soft.balance) == (4, 4, 0.001, 0.0)
+    assert (hard.end, hard.hard, hard.noise, hard.balance) == (8, True, True, 0.01)
+    config.reference.update(caps=((0, 4), (2, 3)), noise_until=6)
+    got = gating.segments(config, "dts_reference")
+    assert [(s.end, s.budget, s.noise) for s in got] == [
+        (2, 4, True),
+        (4, 3, True),
+        (6, 1, True),
+        (8, 1, False),
+    ]
+    assert {s.threshold for s in got} == {0.001}
+    logits = jax.random.normal(jax.random.key(0), (500, 4))
+    tokens, key = jnp.zeros((1, 500), int), jax.random.key(1)
+    capped, noisy, plain = (
+        gating.make_context(config, "dts_reference", s, tokens, jnp.int32(0), {}).gate(logits, key)
+        for s in got[1:]
+    )
+    cut = (capped.kept.sum(-1) == 3) & (jnp.isclose(capped.weights.sum(-1), 1.0))
+    assert cut.mean() > 0.9  # of four experts a high temperature keeps them all
+    assert int(capped.overflow) > 400
+    assert np.array_equal(plain.expert_ids[:, 0], logits.argmax(-1))
+    assert not np.array_equal(noisy.expert_ids, plain.expert_ids)
+
+
+def test_every_state_of_a_loss_moves_as_it_should():
+    """One step of training: the bias against the load, the coefficient towards sparsity; Switch drops."""
+    config = configured(dts, TINY, DTS)
+    x = jax.random.randint(jax.random.key(0), (8, 17), 0, 200)
+    new, metrics = {}, {}
+    for method in ("loss_free", "relu", "switch_capacity"):
+        (segment,) = gating.segments(config, method)
+        task = training.task(config, 200, method, method, segment)
+        model, extra = task.build(jax.random.key(1)), task.extra()
+        out = task.loss(model, extra, {"tokens": x}, jax.random.key(2), jnp.int32(0))
+        metrics[method], new[method] = out[1]
+    bias = new["loss_free"]["bias"]
+    assert bias.shape == (1, 4)
+    assert (np.abs(bias) < 0.0011).all()
+    assert (bias > 0.0009).any()
+    assert (bias < -0.0009).any()
+    assert metrics["relu"]["experts_per_token"] > 1.0
+    assert new["relu"]["coefficient"] == pytest.approx(1.2e-8)
+    # 128 tokens, 32 places an expert: with one expert above its share some are dropped.
+    heaviest = float(metrics["switch_capacity"]["heaviest"])
+    assert heaviest > 1.0
+    assert metrics["switch_capacity"]["dropped"] >= 32 * heaviest - 32 - 0.5
+    assert metrics["relu"]["dropped"] == 0
+
+
+def test_bits_of_domain_by_hand():
+    even = [[[0.5, 0.5]], [[0.5, 0.5]]]
+    apart = [[[1.0, 0.0]], [[0.0, 1.0]]]
+    assert curves.bits(even) == pytest.approx(0.0)
+    assert curves.bits(apart) == pytest.approx(1.0)
+    half = [[[1.0, 0.0]], [[0.5, 0.5]]]
+    assert curves.bits(half) == pytest.approx(
+        0.5 * np.log2(4 / 3) + 0.5 * (0.5 * np.log2(2 / 3) + 0.5)
+    )
+
+
+def test_seconds_of_segments():
+    parts = [gating.Segment(4), gating.Segment(10), gating.Segment(12)]
+    rows = [
+        {"step": 2},
+        {"step": 4, "step_seconds": 1.0},
+        {"step": 7, "step_seconds": 2.0},
+        {"step": 10, "step_seconds": 4.0},
+        {"step": 12},
+    ]
+    each = curves.seconds(parts, rows)
+    assert each == [1.0, 3.0, None]
+    assert curves.spent(parts, each, 6) == pytest.approx(4 * 1 + 2 * 3)
+    assert curves.spent(parts, each, 12) is None
 
 
 def test_dts_with_its_shared_expert_begins_at_the_dense_model():
@@ -117,15 +215,15 @@ def test_dts_with_its_shared_expert_begins_at_the_dense_model():
     config = configured(dts, TINY, DTS, {"dts.mask_rate": 0.0, "dts.threshold": 0.0})
     dense = moe.build(config, 50, 0, nnx.Rngs(0))
     fresh = moe.build(config, 50, 4, nnx.Rngs(1))
-    model = dts_gate.from_dense(config, dense, 0, fresh)
+    model = training.from_dense(config, dense, 0, fresh)
     tokens = jax.random.randint(jax.random.key(2), (2, 17), 0, 50)
-    segment = dts_gate.segments(config)[0]
-    route = MoEContext(dts_gate.make_gate(config, "dts", None, jnp.int32(0), segment))
+    segment = gating.segments(config, "dts")[0]
+    route = gating.make_context(config, "dts", segment, tokens, jnp.int32(0), {})
     want, _ = moe.nll(dense, tokens, MoEContext(), None)
     got, loads = moe.nll(model, tokens, route, jax.random.key(3))
     assert float(got) == pytest.approx(float(want), rel=1e-5)
     assert (loads.counts == 32).all()
-    masked = dts_gate.from_dense(
+    masked = training.from_dense(
         configured(dts, TINY, DTS, {"dts.mask_rate": 0.5}), dense, 0, fresh
     )
     up = np.asarray(masked.stack.blocks[1].moe.experts.up[...])
@@ -205,9 +303,15 @@ def test_vision_transformer_under_flexmoe(tmp_path):
         (dts_gate, dts, "dts.budgets", ((0, 16),), "experts falling from 8 at most"),
         (dts_gate, dts, "dts.budgets", ((0, 4), (0, 2)), "pairs from step 0 on"),
         (dts_gate, dts, "dts.shared_steps", 400, "below train.steps"),
+        (dts_gate, dts, "reference.caps", ((0, 16),), "experts falling from 8 at most"),
+        (dts_gate, dts, "relu.caps", ((3, 8),), "pairs from step 0 on"),
+        (dts_gate, dts, "relu.factor", 0.5, "1 to 100"),
+        (dts_gate, dts, "loss_free.score", "tanh", "one of sigmoid, softmax"),
+        (dts_gate, dts, "capacity.train", 0.0, "above 0"),
+        (dts_gate, dts, "model.dropout", 1.0, "below 1"),
         (dts_gate, dts, "methods", ("top",), "some of"),
         (dts_gate, dts, "model.heads", 5, "a divisor of 96"),
-        (dts_gate, dts, "data.source", "web", "one of english, files"),
+        (dts_gate, dts, "data.source", "web", "one of english, files, domains"),
         (flexmoe_study, flexmoe, "model.k", 17, "1 to 16"),
         (flexmoe_study, flexmoe, "placement.device", "tpu", "one of v5e"),
         (flexmoe_study, flexmoe, "policies", ("best",), "some of"),

@@ -184,11 +184,23 @@ def mixtures(folder):
     windows = np.random.default_rng(0).integers(0, 9, (20, 5))
     parts = dict.fromkeys(("train", "valid", "test"), windows)
     corpus = SimpleNamespace(parts=parts, vocab=9, about_cuts=lambda: "")
-    rows = [{"system": m, "seed": 0, "nll": 2.0} for m in config.methods]
+    curve = {"steps": [1, 2], "flops": [1.0, 2.0], "seconds": [1.0, 2.0], "valid": [2.0, 2.0]}
+    numbers = dict.fromkeys(("domains", "switch", "experts", "loads"))
+    rows = [
+        {
+            **numbers,
+            "system": m,
+            "seed": 0,
+            "nll": 2.0,
+            "lost": 0,
+            "curve": {**curve, "top1": [None, None]},
+            "step_seconds": {NAME: 1.0},
+        }
+        for m in config.methods
+    ]
     config.data.context = 4
     study = SimpleNamespace(config=config, workdir=folder)
-    seconds = {"switch": 1.0, "dense": 1.0, NAME: 2.0}
-    return dts_report.write(study, corpus, rows, seconds, ())
+    return dts_report.write(study, corpus, rows)
 
 
 STUDIES = {f.__name__: f for f in (images, sequences, edits, translations, transfers, mixtures)}

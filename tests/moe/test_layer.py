@@ -275,6 +275,26 @@ def test_padding_may_hold_anything(factor, fill):
         np.testing.assert_allclose(b, a, atol=1e-6)
 
 
+def test_capacity_of_a_call_drops_what_a_count_by_hand_says():
+    """ceil(N / E) places an expert: first come, first served; a dropped token gives 0."""
+    model, x = make(), tokens(n=22)
+    context = functools.partial(layer.MoEContext, lambda logits, _: gates.switch(logits))
+    y, load = model(x, context(capacity_factor=1.0))
+    ids, seen, dropped = np.asarray(model.router(x).argmax(-1)), np.zeros(E, int), []
+    for n, e in enumerate(ids):
+        if seen[e] == 6:
+            dropped.append(n)
+        seen[e] += seen[e] < 6
+    assert len(dropped) == int(load.dropped) == np.maximum(np.bincount(ids) - 6, 0).sum() > 0
+    whole, none = model(x, context())
+    assert int(none.dropped) == 0
+    stay = np.setdiff1d(np.arange(22), dropped)
+    np.testing.assert_allclose(y[stay], whole[stay], atol=1e-6)
+    assert (y[np.array(dropped)] == 0).all()
+    again, _ = make(1.0)(x, context(capacity_factor=0.0))
+    np.testing.assert_allclose(again, whole, atol=1e-6)
+
+
 @pytest.mark.parametrize("factor", [0.0, 1.0])
 def test_no_tokens_cost_nothing(factor):
     def loss(model, x):
