@@ -87,7 +87,8 @@ def load(config: Config, workdir: pathlib.Path) -> Corpus:
             limit=d.limit,
             seed=d.seed,
         )
-    for split in ("train", "test"):
+    selects = config.selection.start_every or config.selection.every
+    for split in ("train", "test", *(("valid",) if selects else ())):
         if not len(parts[split]):
             raise ConfigError("data", 0, f"at least one pair in the {split} split")
     train = parts["train"]
