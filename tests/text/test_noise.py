@@ -61,10 +61,13 @@ def test_the_combined_noise_has_the_rates_that_it_states():
     foreign = sum(w in {"other", "words", "there"} for s in said for w in s) / n
     assert foreign == pytest.approx(0.4 / 3 * 3 / 10, abs=0.007)
     assert all(len(s) >= 7 for s in said)
-    # Untouched words alone show the swaps: at 0.2 they are ceil(0.2 x length), two of seven words.
+    # Sentences of the same words show the two swaps, ceil(0.2 x 7), which move three words.
     moved = [s for s in said if sorted(s) == words]
     assert len(moved) > 50  # 3000 x 0.6 ** 7 = 84
-    assert all(sum(a != b for a, b in zip(s, words, strict=True)) in {3} for s in moved)
+    apart = [sum(a != b for a, b in zip(s, words, strict=True)) for s in moved]
+    assert (
+        apart.count(3) >= len(moved) - 5
+    )  # one in a hundred has two words drawn in each other's place
     assert noise.corrupt(texts, "combined", 0.0, seed=3) == texts
     assert noise.corrupt(["a", "", "a"], "combined", 0.0) == ["a", "", "a"]
     assert noise.corrupt(["", "a b"], "combined", 1.0)[0] == ""
