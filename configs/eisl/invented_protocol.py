@@ -9,7 +9,7 @@ from jaxgen.config import Config
 
 def protocol(config: Config) -> Config:
     """What is the authors' in a config, whatever its data: start, choice, losses, kinds and levels of noise."""
-    config.losses = ("ce", "pg", "best_of", "eisl", "eisl12")
+    config.losses = ("ce", "best_of", "eisl12", "eisl", "pg")
     config.noise.update(
         kinds=("shuffle", "repetition", "blank", "combined"),
         levels=(0.1, 0.2, 0.3, 0.5),

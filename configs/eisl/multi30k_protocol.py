@@ -13,6 +13,6 @@ def get_config() -> Config:
     config.data.train_tokens = 32  # repetition lengthens targets, which are cut there
     config.model.width = 256
     config.train.update(steps=3000, batch_size=128)
-    config.finetune.update(steps=800, learning_rate=1e-2)
+    config.finetune.update(steps=600, learning_rate=5e-3)
     config.selection.update(start_every=500, every=100, rows=500)
     return config
