@@ -149,7 +149,7 @@ def fit(
     final = train(
         eval_every=every, evaluate=lambda _: {"valid_bleu": best.curve[-1][1]}, adapt=best
     )
-    if best.best is None:
+    if best.model is None or best.best is None:
         return Trained(final, steps, best.curve)
     return Trained(best.model, best.best[0], best.curve)
 
