@@ -20,7 +20,9 @@ def protocol(config: Config) -> Config:
 
 def get_config() -> Config:
     config = protocol(invented.get_config())
-    config.train.steps = 600
-    config.finetune.update(steps=200, learning_rate=1e-2)
-    config.selection.update(start_every=100, every=40, rows=200)
+    config.data.update(limit=2500, vocab_size=400)
+    config.model.update(width=64, depth=1, heads=2)
+    config.train.update(steps=300, batch_size=32)
+    config.finetune.update(steps=160, learning_rate=1e-2)
+    config.selection.update(start_every=50, every=40)
     return config
