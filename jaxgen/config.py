@@ -210,6 +210,8 @@ FIELDS: dict[str, Rule] = {
     **dict.fromkeys(("rate", "snr", "rtol", "atol"), RATE),
     "t_edit": SHARE,
     **dict.fromkeys(("eisl_ngrams", "ngrams"), NGRAMS),
+    "eisl.weights": many(NON_NEGATIVE, "no number, or one of 0 or more for each n-gram", least=0),
+    **dict.fromkeys(("selection.every", "selection.start_every", "selection.rows"), SOME_STEPS),
     "levels": many(number(0.0, 1.0), "numbers from 0 to 1, each once", once=True),
     "fused_bytes": integer(0, 2**40),
     # Choices.

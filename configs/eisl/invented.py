@@ -14,7 +14,7 @@ from jaxgen.config import Config
 
 def get_config() -> Config:
     return base.config(
-        losses=("ce", "smoothing", "pg", "eisl"),
+        losses=("ce", "smoothing", "pg", "eisl"),  # best_of, eisl12
         data=base.section(
             source="grammar",  # grammar, files
             path="",
@@ -40,7 +40,7 @@ def get_config() -> Config:
             length_weight=0.1,  # of the predicted number's cross-entropy
         ),
         noise=base.section(
-            kinds=("shuffle", "repetition", "blank"),
+            kinds=("shuffle", "repetition", "blank"),  # mix, combined
             levels=(0.0, 0.6),
             start="noisy",  # noisy: as the cell's targets; clean: one start for all cells
         ),
@@ -49,10 +49,16 @@ def get_config() -> Config:
             ngram_factor=1.0,
             ce_factor=0.0,
             ngrams=(1, 2, 3),
+            weights=(),  # of the n-grams, all the same if none are given
             fused_bytes=0,  # above 0: no [B, T, V] logits, tiles of so many bytes
         ),
         train=base.train(
             steps=300, batch_size=64, optimizer="adafactor", learning_rate=5e-2, save_every=1000
         ),
         finetune=base.section(steps=150, learning_rate=2e-3),
+        selection=base.section(  # the weights of the best BLEU on clean valid; 0: those of the last step
+            start_every=0,  # steps of the start from one look to the next
+            every=0,  # of what follows
+            rows=0,  # valid pairs at most; 0: all
+        ),
     )

@@ -1,6 +1,7 @@
 """Pairs of sentences and their joint tokenizer, from a config."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -64,13 +65,19 @@ class Corpus:
     def arrays(self, kind: str, level: float, seed: int) -> dict[str, np.ndarray]:
         """Training pairs; the targets are disturbed as asked, the sources are clean.
 
-        Noise may lengthen a target, which is then cut.
+        Noise may lengthen a target, which is then cut. The last arrays are kept, since the losses of a cell
+        ask for the same ones.
         """
-        train, longest, rows = self.parts["train"], self.train_length, self.trained_on()
-        clean = [train.target[i] for i in rows]
-        target = noise.corrupt(clean, kind, level, seed=seed, blank=tokenizers.UNKNOWN_WORD)
-        sides = {"source": [train.source[i] for i in rows], "target": target}
-        return {k: tokenizers.encode(self.tokenizer, v, longest)[0] for k, v in sides.items()}
+        return dict(_arrays(self, kind, level, seed))
+
+
+@functools.lru_cache(maxsize=1)
+def _arrays(corpus: Corpus, kind: str, level: float, seed: int) -> dict[str, np.ndarray]:
+    train, longest, rows = corpus.parts["train"], corpus.train_length, corpus.trained_on()
+    clean = [train.target[i] for i in rows]
+    target = noise.corrupt(clean, kind, level, seed=seed, blank=tokenizers.UNKNOWN_WORD)
+    sides = {"source": [train.source[i] for i in rows], "target": target}
+    return {k: tokenizers.encode(corpus.tokenizer, v, longest)[0] for k, v in sides.items()}
 
 
 def load(config: Config, workdir: pathlib.Path) -> Corpus:
@@ -87,7 +94,8 @@ def load(config: Config, workdir: pathlib.Path) -> Corpus:
             limit=d.limit,
             seed=d.seed,
         )
-    for split in ("train", "test"):
+    selects = config.selection.start_every or config.selection.every
+    for split in ("train", "test", *(("valid",) if selects else ())):
         if not len(parts[split]):
             raise ConfigError("data", 0, f"at least one pair in the {split} split")
     train = parts["train"]

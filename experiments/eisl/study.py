@@ -22,7 +22,9 @@ from jaxgen.launch import Mode
 from jaxgen.metrics import text as text_metrics
 from jaxgen.models.translator import TranslationModel
 from jaxgen.text import noise, tokenizers
-from jaxgen.train.runs import Row
+from jaxgen.train.runs import Row, TrainTask
+from jaxgen.train.selection import BestModel
+from jaxgen.train.writers import Json
 
 NAMES = {
     **fields.NAMES,
@@ -30,11 +32,11 @@ NAMES = {
     "data": "source path train valid test limit seed tokenizer vocab_size max_tokens train_tokens",
     "model": "width depth heads dropout dtype remat scan non_autoregressive length_weight",
     "noise": "kinds levels start",
-    "eisl": "ngram_factor ce_factor ngrams fused_bytes",
+    "eisl": "ngram_factor ce_factor ngrams weights fused_bytes",
     "finetune": "steps learning_rate",
+    "selection": "start_every every rows",
 }
 RUNTIME = (*fields.RUNTIME, "noise.kinds", "noise.levels", "losses")
-Tested = tuple[float, list[str]]  # BLEU, and the translations
 
 
 def validate(config: Config) -> None:
@@ -62,6 +64,9 @@ def validate(config: Config) -> None:
         raise ConfigError("data.limit", d.limit, "at most 10000000 sentences of the grammar")
     fields.check_divides(config, "model.heads", "model.width")
     fields.check_ngrams(config, "eisl.ngrams", d.train_tokens or longest)
+    if e.weights and (len(e.weights) != len(e.ngrams) or not any(e.weights)):
+        allowed = f"none, or {len(e.ngrams)} numbers with one above 0, as there are eisl.ngrams"
+        raise ConfigError("eisl.weights", tuple(e.weights), allowed)
     if not e.ngram_factor and not e.ce_factor:
         raise ConfigError("eisl.ngram_factor", e.ngram_factor, "above 0, or eisl.ce_factor is")
     if e.fused_bytes and config.model.non_autoregressive:
@@ -88,36 +93,86 @@ class Cell(NamedTuple):
     loss: str
 
 
+class Tested(NamedTuple):
+    """BLEU, the translations, and the share of their tokens that are unknown (blanks; no text shows them)."""
+
+    bleu: float
+    texts: list[str]
+    unknown: float = 0.0
+
+
+class Trained(NamedTuple):
+    """A model, the step that its weights are of, and (step, BLEU on valid) of those it was chosen from."""
+
+    model: TranslationModel
+    step: int
+    curve: list[tuple[int, float]]
+
+
 @jax.jit
 def _translate(model: TranslationModel, source: Int[Array, "B M"]) -> Int[Array, "B T"]:
     return model.translate(source)
 
 
-def bleu(model: TranslationModel, corpus: Corpus, split: str) -> Tested:
-    """sacrebleu of greedy translations of clean text, and the translations."""
-    part = corpus.parts[split]
-    tokens = batched_apply(_translate, model, corpus.ids(part.source), batch=100)
-    texts = tokenizers.decode(corpus.tokenizer, np.asarray(tokens))
-    return text_metrics.bleu(texts, part.target, tokenize="13a"), texts
+def bleu(model: TranslationModel, corpus: Corpus, split: str, rows: int = 0) -> Tested:
+    """sacrebleu of greedy translations of clean text, and the translations.
+
+    Args:
+      rows: as many pairs from the first on; 0 for all.
+    """
+    part, some = corpus.parts[split], slice(rows or None)
+    tokens = batched_apply(_translate, model, corpus.ids(part.source[some]), batch=256)
+    texts = tokenizers.decode(corpus.tokenizer, tokens)
+    score = text_metrics.bleu(texts, part.target[some], tokenize="13a")
+    said = tokens[tokens != corpus.pad]
+    return Tested(score, texts, float((said == corpus.tokenizer.unk_token_id).mean()))
 
 
-def train_start(study: Study[Corpus], kind: str, level: float, seed: int) -> TranslationModel:
+def fit(
+    study: Study[Corpus],
+    task: TrainTask,
+    seed: int,
+    arrays: dict[str, np.ndarray],
+    *,
+    every: int,
+    steps: int,
+    learning_rate: float | None = None,
+) -> Trained:
+    """Trains; the weights are those of the best BLEU on the clean valid split, with `every` above 0."""
+    corpus, rows = study.data, study.config.selection.rows
+    train = functools.partial(
+        study.runs.fit, task, seed, arrays, steps=steps, learning_rate=learning_rate
+    )
+    if not every:
+        return Trained(train(), steps, [])
+    best = BestModel(lambda m: bleu(m, corpus, "valid", rows).bleu, every=every, steps=steps)
+    final = train(
+        eval_every=every, evaluate=lambda _: {"valid_bleu": best.curve[-1][1]}, adapt=best
+    )
+    if best.model is None or best.best is None:
+        return Trained(final, steps, best.curve)
+    return Trained(best.model, best.best[0], best.curve)
+
+
+def train_start(study: Study[Corpus], kind: str, level: float, seed: int) -> Trained:
     """Trains by cross-entropy on targets of that noise."""
-    corpus = study.data
-    task = tasks.task(study.config, corpus, "ce", f"start-{cell_name(kind, level)}")
-    return study.runs.fit(task, seed, corpus.arrays(kind, level, seed))
+    config, corpus = study.config, study.data
+    task = tasks.task(config, corpus, "ce", f"start-{cell_name(kind, level)}")
+    arrays = corpus.arrays(kind, level, seed)
+    every, steps = config.selection.start_every, config.train.steps
+    return fit(study, task, seed, arrays, every=every, steps=steps)
 
 
-def train_cell(
-    study: Study[Corpus], cell: Cell, seed: int, start: TranslationModel
-) -> TranslationModel:
+def train_cell(study: Study[Corpus], cell: Cell, seed: int, start: TranslationModel) -> Trained:
     """Goes on from the start under the cell's loss."""
     config, corpus = study.config, study.data
     run = f"{cell.loss}-{cell_name(cell.kind, cell.level)}"
-    return study.runs.fit(
+    return fit(
+        study,
         tasks.task(config, corpus, cell.loss, run, start, mesh=study.runs.mesh),
         seed,
         corpus.arrays(cell.kind, cell.level, seed),
+        every=config.selection.every,
         steps=config.finetune.steps,
         learning_rate=config.finetune.learning_rate,
     )
@@ -133,17 +188,21 @@ def run(config: Config, workdir: pathlib.Path, *, reuse: bool) -> None:
     study = open_study(config, workdir, corpora.load, may_train=reuse)
 
     @functools.lru_cache(maxsize=1)  # cells that begin at one start follow each other
-    def start_of(kind: str, level: float, seed: int) -> tuple[TranslationModel, Tested]:
-        model = train_start(study, kind, level, seed)
-        return model, bleu(model, study.data, "test")
+    def start_of(kind: str, level: float, seed: int) -> tuple[Trained, Tested]:
+        trained = train_start(study, kind, level, seed)
+        return trained, bleu(trained.model, study.data, "test")
 
     def evaluate(cell: Cell, seed: int) -> list[Row]:
         clean = config.noise.start == "clean"
-        start, tested = start_of(*((config.noise.kinds[0], 0.0) if clean else cell[:2]), seed)
+        place = (config.noise.kinds[0], 0.0) if clean else (cell.kind, cell.level)
+        trained, tested = start_of(*place, seed)
         if cell.loss != "start":
-            tested = bleu(train_cell(study, cell, seed, start), study.data, "test")
-        score, texts = tested
-        return [{**cell._asdict(), "bleu": score, "samples": texts[: report.SHOWN]}]
+            trained = train_cell(study, cell, seed, trained.model)
+            tested = bleu(trained.model, study.data, "test")
+        row = {"bleu": tested.bleu, "unknown": tested.unknown, "step": trained.step}
+        curve: list[Json] = [list(point) for point in trained.curve]
+        texts = {"samples": tested.texts[: report.SHOWN]}
+        return [{**cell._asdict(), **row, "curve": curve, **texts}]
 
     rows = study.runs.rows(
         seeds_of(config),

@@ -13,14 +13,20 @@ from jaxtyping import Array, Float, Key, PyTree
 from experiments.eisl.corpus import Corpus
 from jaxgen.config import Config
 from jaxgen.models import t5
-from jaxgen.models.translation_losses import free_running_eisl, policy_gradient, teacher_forced_loss
+from jaxgen.models.translation_losses import (
+    best_of_candidates,
+    free_running_eisl,
+    policy_gradient,
+    teacher_forced_loss,
+)
 from jaxgen.models.translator import NonAutoregressiveT5, TranslationModel, Translator
 from jaxgen.train.latent_tasks import Batch
 from jaxgen.train.runs import TrainTask
 
-LOSSES = ("ce", "smoothing", "pg", "eisl")
+LOSSES = ("ce", "smoothing", "pg", "best_of", "eisl", "eisl12")
 # A decoder that writes all tokens at once has no distribution to draw prefixes from.
-NON_AUTOREGRESSIVE_LOSSES = ("ce", "smoothing", "eisl")
+NON_AUTOREGRESSIVE_LOSSES = ("ce", "smoothing", "eisl", "eisl12")
+AUTHORS = {"ngrams": (1, 2), "weights": (0.8, 0.2)}  # of "eisl12", whatever the config has
 
 
 def build(config: Config, corpus: Corpus, rngs: nnx.Rngs) -> TranslationModel:
@@ -32,6 +38,12 @@ def build(config: Config, corpus: Corpus, rngs: nnx.Rngs) -> TranslationModel:
     if m.non_autoregressive:
         return NonAutoregressiveT5(sizes, rngs=rngs, **ends)
     return Translator(sizes, begin=corpus.begin, rngs=rngs, **ends)
+
+
+def weighted(config: Config) -> dict[str, Any]:
+    """The n-grams of `eisl` and what each weighs; none given weigh the same."""
+    e = config.eisl
+    return {"ngrams": tuple(e.ngrams), "weights": tuple(e.weights) or None}
 
 
 def make_loss(
@@ -50,11 +62,10 @@ def make_loss(
         return functools.partial(forced, label_smoothing=config.smoothing)
     if name == "pg":
         return policy_gradient
-    matching = {
-        "ngram_factor": e.ngram_factor,
-        "ce_factor": e.ce_factor,
-        "ngrams": tuple(e.ngrams),
-    }
+    if name == "best_of":
+        return best_of_candidates
+    sizes = AUTHORS if name == "eisl12" else weighted(config)
+    matching = {"ngram_factor": e.ngram_factor, "ce_factor": e.ce_factor, **sizes}
     if m.non_autoregressive:
         return functools.partial(forced, **matching)
     return functools.partial(free_running_eisl, fused_bytes=e.fused_bytes, mesh=mesh, **matching)

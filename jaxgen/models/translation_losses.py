@@ -1,9 +1,10 @@
-"""What a translation model is trained by: cross-entropy, EISL of its own output, policy gradient.
+"""What a translation model is trained by: cross-entropy, EISL of its own output, two policy gradients.
 
 Each is a mean over rows, and a function of (model, source [B, M], target [B, T], key).
 """
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -25,12 +26,14 @@ def teacher_forced_loss(
     ngram_factor: float = 0.0,
     ce_factor: float = 1.0,
     ngrams: tuple[int, ...] = (2, 3, 4),
+    weights: tuple[float, ...] | None = None,
     label_smoothing: float = 0.0,
     length_weight: float = 1.0,
 ) -> Float[Array, ""]:
     """Cross-entropy of the target, mixed with EISL where `ngram_factor` is above 0; see `eisl.mixed_loss`.
 
     Args:
+      weights: of the n-grams' sizes; equal and of sum 1 by default.
       length_weight: of what a non-autoregressive model's guess of the length costs.
     """
     logits, length = model.teacher_forced(source, target, key)
@@ -44,6 +47,7 @@ def teacher_forced_loss(
             ngram_factor=ngram_factor,
             ce_factor=ce_factor,
             ngrams=ngrams,
+            weights=weights,
             label_smoothing=label_smoothing,
             mask=real,
         )
@@ -57,6 +61,7 @@ def free_running_eisl(
     key: Key[Array, ""],
     *,
     ngrams: tuple[int, ...] = (2, 3, 4),
+    weights: tuple[float, ...] | None = None,
     ngram_factor: float = 1.0,
     ce_factor: float = 0.0,
     fused_bytes: int = 0,
@@ -68,6 +73,7 @@ def free_running_eisl(
     to repeat the last of them, since EISL lets a token be matched one place later.
 
     Args:
+      weights: of the n-grams' sizes; equal and of sum 1 by default.
       fused_bytes: budget of the loss fused with the output layer (`fused_linear`); 0 makes all logits.
       mesh: needed by the fused loss where its axis `model` splits the vocabulary.
     """
@@ -79,7 +85,9 @@ def free_running_eisl(
 
         def each(pairs: Array, masks: dict[str, Bool[Array, "B T"]]) -> Array:
             said, real = masks["said"], masks["real"]
-            return eisl.eisl_from_pairs(pairs, ngrams=ngrams, logits_mask=said, targets_mask=real)
+            return eisl.eisl_from_pairs(
+                pairs, ngrams=ngrams, weights=weights, logits_mask=said, targets_mask=real
+            )
 
         masks = {"said": said, "real": real}
         arguments = (h, model.output_embedding(), target, each, masks)
@@ -90,7 +98,7 @@ def free_running_eisl(
     else:
         logits, _ = model.teacher_forced(source, own, key_free)
         each_row = eisl.eisl_loss(
-            logits, target, ngrams=ngrams, logits_mask=said, targets_mask=real
+            logits, target, ngrams=ngrams, weights=weights, logits_mask=said, targets_mask=real
         )
         matched = each_row.mean()
     total = ngram_factor * matched
@@ -112,3 +120,30 @@ def policy_gradient(
     reward = sentence_bleu(drawn, target, real, eos_mask(target, model.end))
     logits, _ = model.teacher_forced(source, drawn, key_drop)
     return policy_gradient_loss(logits, drawn, reward, mask=real).mean()
+
+
+def best_of_candidates(
+    model: Translator,
+    source: Int[Array, "B M"],
+    target: Int[Array, "B T"],
+    key: Key[Array, ""] | None,
+    *,
+    candidates: int = 4,
+) -> Float[Array, ""]:
+    """Cross-entropy of the candidate that is most like the target: the "policy gradient" of EISL's authors.
+
+    Of the K translations that a beam search finds the one of the highest sentence BLEU is learned as if it
+    were the target; K = 4 there. No term of the gradient has a reward, so it is self-training.
+
+    Raises:
+      ValueError: fewer than 1 candidate, or more than the vocabulary allows.
+    """
+    found = jax.lax.stop_gradient(model).candidates(source, candidates, target.shape[1])
+    real = eos_mask(target, model.end)
+
+    def reward(said: Int[Array, "B T"]) -> Float[Array, " B"]:
+        return sentence_bleu(said, target, eos_mask(said, model.end), real)
+
+    best = jax.vmap(reward, in_axes=1, out_axes=1)(found).argmax(1)
+    chosen = jnp.take_along_axis(found, best[:, None, None], 1)[:, 0]
+    return teacher_forced_loss(model, source, chosen, key)

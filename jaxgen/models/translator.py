@@ -89,6 +89,18 @@ class Translator(t5.T5):
         drawn = decoding.sample(start, key, max_tokens=max_tokens, eos=self.end, pad=self.pad)
         return drawn.tokens
 
+    def candidates(
+        self, source: Int[Array, "B M"], beams: int, max_tokens: int
+    ) -> Int[Array, "B K T"]:
+        """The K = `beams` best translations that a beam search finds, the best first.
+
+        Raises:
+          ValueError: fewer than 1 beam, or more than the vocabulary allows.
+        """
+        start = self._start(source)
+        ends = {"eos": self.end, "pad": self.pad}
+        return decoding.candidates(start, beams=beams, max_tokens=max_tokens, **ends).tokens
+
     def teacher_forced(
         self,
         source: Int[Array, "B M"],

@@ -1,4 +1,4 @@
-"""Decoding under jit: greedy, sampling with temperature, top-k and top-p, and beam search.
+"""Decoding under jit: greedy, sampling with temperature, top-k and top-p, and beam search with all it found.
 
 Everything works on a `step` function and its cache, so any autoregressive model decodes:
 
@@ -225,6 +225,38 @@ def beam(
 ) -> Decoded:
     """Beam search; the best finished hypothesis of each row, by log p / length ** length_penalty.
 
+    It is the first of `candidates`, whose arguments and errors it has.
+    """
+    found = candidates(
+        start,
+        beams=beams,
+        max_tokens=max_tokens,
+        eos=eos,
+        pad=pad,
+        length_penalty=length_penalty,
+    )
+    return Decoded(found.tokens[:, 0], found.lengths[:, 0], found.scores[:, 0])
+
+
+class Candidates(NamedTuple):
+    """What `candidates` found: tokens [B, K, T], lengths and scores [B, K] as those of `Decoded`, best first."""
+
+    tokens: Int[Array, "B K T"]
+    lengths: Int[Array, "B K"]
+    scores: Float[Array, "B K"]
+
+
+def candidates(
+    start: Start,
+    *,
+    beams: int,
+    max_tokens: int,
+    eos: int = -1,
+    pad: int = 0,
+    length_penalty: Number = 1.0,
+) -> Candidates:
+    """Beam search; the `beams` best finished hypotheses of each row, by log p / length ** length_penalty.
+
     The rules are those of transformers' `generate` with early_stopping=False, so its tokens are the
     same: of the 2 x beams best continuations the unfinished ones go on, finished ones count only
     among the first `beams`, and a row stops when its best running hypothesis, scored at its present
@@ -237,9 +269,10 @@ def beam(
     if not 1 <= beams <= vocab // 2:
         raise ValueError(f"beams is {beams}, allowed: 1 to {vocab // 2}")
     _check_room(start, max_tokens)
-    if max_tokens == 0:
-        return greedy(start, max_tokens=0)
     dtype = wide(start.logits)
+    if max_tokens == 0:
+        none = jnp.zeros((batch, beams), jnp.int32)
+        return Candidates(jnp.zeros((batch, beams, 0), jnp.int32), none, none.astype(dtype))
     rows = jnp.arange(batch)[:, None]
 
     def spread(a: Array) -> Array:
@@ -300,8 +333,7 @@ def beam(
         jnp.zeros((), bool),
     )
     _, _, _, done, done_scores, *_ = jax.lax.while_loop(unfinished, body, first)
-    tokens = done[:, 0]
-    hit = tokens == eos
+    hit = done == eos
     lengths = jnp.where(hit.any(-1), hit.argmax(-1) + 1, max_tokens).astype(jnp.int32)
-    inside = jnp.arange(max_tokens) < lengths[:, None]
-    return Decoded(jnp.where(inside, tokens, pad), lengths, done_scores[:, 0])
+    inside = jnp.arange(max_tokens) < lengths[..., None]
+    return Candidates(jnp.where(inside, done, pad), lengths, done_scores)

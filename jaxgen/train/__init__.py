@@ -14,12 +14,14 @@ if TYPE_CHECKING:
         preemption,
         report,
         runs,
+        selection,
         state,
         step,
         writers,
     )
     from jaxgen.train.loop import Adapt, fit
     from jaxgen.train.runs import Runs, TrainOptions, TrainTask
+    from jaxgen.train.selection import BestModel
     from jaxgen.train.state import TrainState
     from jaxgen.train.step import make_step, optimizer
 

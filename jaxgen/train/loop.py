@@ -40,7 +40,10 @@ class Adapt(Protocol):
     """
 
     def __call__(self, step: int, state: state_lib.TrainState) -> state_lib.TrainState:
-        """After every step. It should not wait for the device."""
+        """After every step; where it has a method `due(step)`, after those that are due.
+
+        After every step it should not wait for the device.
+        """
         ...
 
     def history(self) -> dict[str, ndarray]:
@@ -99,7 +102,7 @@ def fit(
       frozen: what is not trained; see `jaxgen.train.frozen`.
       data: an iterator of batches with `get_state` and `set_state` (`jaxgen.data.pipeline`).
       evaluate: state -> scalars, which join the metrics of that step.
-      adapt: changes the state after every step.
+      adapt: changes the state between steps.
 
     Returns:
       The final state.
@@ -152,12 +155,13 @@ def fit(
             if writer and progress:
                 stack.callback(writer.close)
                 stack.callback(progress.close)
+        is_due = getattr(adapt, "due", lambda _: True)
         begin = time.monotonic()
         for step in range(start + 1, options.steps + 1):
             profile.before(step)
             batch = mesh_lib.put_batch(next(data), mesh)
             metrics = stepper(batch)
-            if adapt is not None:
+            if adapt is not None and is_due(step):
                 stepper.state = adapt(step, stepper.state)
             profile.after(step, metrics)
             last = step == options.steps

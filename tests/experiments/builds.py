@@ -54,6 +54,8 @@ STUDIES = {
     "configs/eisl/invented.py": eisl,
     "configs/eisl/multi30k.py": eisl,
     "configs/eisl/multi30k_non_autoregressive.py": eisl,
+    "configs/eisl/invented_protocol.py": eisl,
+    "configs/eisl/multi30k_protocol.py": eisl,
     "configs/eisl/vocab256k.py": eisl,
     "configs/lm_discriminator/decipher.py": lm_discriminator,
     "configs/lm_discriminator/decipher_yelp.py": lm_discriminator,

@@ -43,7 +43,10 @@ def bad_values(path, value):
         return ("(None,)", "((1,),)", "(1, 2", "-3")
     if path == "mesh.topology":
         return ("x" * 5000,)
-    return BY_TYPE[tuple if isinstance(value, tuple) else type(value)]
+    bad = BY_TYPE[tuple if isinstance(value, tuple) else type(value)]
+    if path == "eisl.weights":  # none means equal ones
+        return tuple(text for text in bad if text != "()")
+    return bad
 
 
 def fields(file):

@@ -13,7 +13,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from configs.eisl import invented, multi30k, multi30k_non_autoregressive, vocab256k
+from configs.eisl import (
+    invented,
+    invented_protocol,
+    multi30k,
+    multi30k_non_autoregressive,
+    multi30k_protocol,
+    vocab256k,
+)
 from experiments.eisl import corpus as translation
 from experiments.eisl import study, tasks
 from jaxgen import mesh as mesh_lib
@@ -43,7 +50,8 @@ TINY = {
 
 
 def test_shipped_configs_are_valid():
-    for module in (invented, multi30k, multi30k_non_autoregressive, vocab256k):
+    modules = (invented, invented_protocol, multi30k, multi30k_non_autoregressive)
+    for module in (*modules, multi30k_protocol, vocab256k):
         study.validate(module.get_config())
 
 
@@ -86,7 +94,7 @@ def test_one_clean_start_for_all_cells_is_trained_and_tested_once(
 
     def bleu(model, corpus, split):
         tested.append(model)
-        return float(len(tested)), ["a"] * 5
+        return study.Tested(float(len(tested)), ["a"] * 5)
 
     monkeypatch.setattr(study, "bleu", bleu)
     study.train(config, tmp_path)
@@ -98,6 +106,47 @@ def test_one_clean_start_for_all_cells_is_trained_and_tested_once(
         ("ce", 0.5, 3.0),
     ]
     assert [p.name for p in (tmp_path / "checkpoints").glob("start-*")] == ["start-clean-0"]
+
+
+def test_the_best_step_on_valid_is_tested_and_its_curve_is_reported(tmp_path, one_device):
+    config = invented_protocol.get_config()
+    noise = {"noise.kinds": ("combined",), "noise.levels": (0.2,), "losses": ("best_of", "eisl12")}
+    selection = {"selection.start_every": 1, "selection.every": 1, "selection.rows": 4}
+    config.update_from_flattened_dict(TINY | noise | selection)
+    study.validate(config)
+    study.train(config, tmp_path)
+    rows = json.loads((tmp_path / "results.json").read_text())["systems"]
+    assert [r["loss"] for r in rows] == ["start", "best_of", "eisl12"]
+    for row, steps in zip(rows, (3, 2, 2), strict=True):
+        assert [step for step, _ in row["curve"]] == list(range(1, steps + 1))
+        top = max(score for _, score in row["curve"])
+        assert row["step"] == next(step for step, score in row["curve"] if score == top)
+        assert 0 <= row["unknown"] <= 1
+    said = (tmp_path / "report.md").read_text()
+    assert "highest BLEU on 4 clean valid pairs, looked at every 1 steps of the start and" in said
+    assert (tmp_path / "samples" / "valid-combined.png").is_file()
+    # Tested again from the checkpoints alone: the weights chosen are in them.
+    trained = (tmp_path / "metrics.jsonl").read_text()
+    study.evaluate_again(config, tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text())["systems"] == rows
+    assert (tmp_path / "metrics.jsonl").read_text() == trained
+
+
+def test_the_authors_ngrams_are_a_loss_beside_those_of_the_config():
+    config = invented.get_config()
+    config.update_from_flattened_dict(TINY | {"data.vocab_size": 96, "data.max_tokens": 16})
+    corpus, _ = translation.abstract(config)
+    ids = jnp.asarray(np.random.default_rng(0).integers(3, 96, (4, 16)))
+    model = tasks.build(config, corpus, nnx.Rngs(0))
+
+    def value(name, **eisl):
+        config.eisl.update(eisl)
+        return float(tasks.make_loss(config, name)(model, ids, ids, jax.random.key(0)))
+
+    theirs = value("eisl12")
+    one, two = (value("eisl", ngrams=(n,)) for n in (1, 2))
+    assert theirs == pytest.approx(0.8 * one + 0.2 * two, rel=1e-5)
+    assert value("eisl", ngrams=(2, 1), weights=(0.2, 0.8)) == pytest.approx(theirs, rel=1e-5)
 
 
 @pytest.mark.slow
@@ -227,6 +276,9 @@ def test_the_sharded_loss_compiles_for_a_tpu_slice():
         ("noise.levels", (1.5,), "noise.levels"),
         ("losses", ("bleu",), "losses"),
         ("eisl.ngrams", (), "eisl.ngrams"),
+        ("eisl.weights", (1.0,), r"eisl\.weights is \(1\.0,\), allowed: none, or 3 numbers"),
+        ("eisl.weights", (0.0, 0.0, 0.0), r"eisl\.weights"),
+        ("selection.every", -1, r"selection\.every is -1"),
         ("finetune.steps", 0, "finetune.steps is 0"),
         ("model.non_autoregressive", True, "losses"),
     ],

@@ -148,6 +148,27 @@ def test_a_wide_beam_finds_the_likeliest_sequence(seed, length):
     assert total(got.tokens[0].tolist()) == pytest.approx(score, abs=1e-4)
 
 
+@pytest.mark.parametrize("length", [2, 3])
+def test_wide_beams_find_the_likeliest_sequences_in_order(length):
+    _, table = markov(3)
+    logp = log_softmax(table)
+
+    def total(seq):
+        return sum(logp[a, b] for a, b in itertools.pairwise((0, *seq)))
+
+    want = sorted(map(total, itertools.product(range(4), repeat=length)), reverse=True)[:16]
+    padded = jnp.pad(jnp.asarray(table), ((0, 0), (0, 28)), constant_values=-1e30)
+    begin_ = decoding.Start(lambda c, t: (padded[jnp.minimum(t, 3)], c), jnp.zeros(1), padded[:1])
+    got = decoding.candidates(begin_, beams=16, max_tokens=length, length_penalty=0.0)
+    assert np.allclose(got.scores[0], want, atol=1e-4)
+    said = [tuple(row) for row in got.tokens[0].tolist()]
+    assert len(set(said)) == 16
+    assert np.allclose([total(row) for row in said], want, atol=1e-4)
+    assert (got.lengths == length).all()
+    none = decoding.candidates(begin_, beams=3, max_tokens=0)
+    assert none.tokens.shape == (1, 3, 0)
+
+
 def test_sampling_follows_the_filtered_distribution():
     rows = 20_000
     logits = jnp.log(jnp.asarray([0.4, 0.3, 0.2, 0.1]))

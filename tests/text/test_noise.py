@@ -48,6 +48,33 @@ def test_mean_level_is_exact_and_the_mix_has_all_kinds():
     assert noise.corrupt(texts, "mix", 0.3, seed=2) != mixed
 
 
+def test_the_combined_noise_has_the_rates_that_it_states():
+    """Of 7 words at 0.2, each is disturbed with probability 0.4, a third each way; then two swaps."""
+    words = [f"w{i}" for i in range(7)]
+    texts = [" ".join(words)] * 3000 + ["other words there"]
+    said = [t.split() for t in noise.corrupt(texts, "combined", 0.2, seed=3)[:3000]]
+    n = 7 * 3000
+    blanks = sum(s.count(noise.BLANK) for s in said) / n
+    # Standard error of a share p of 21,000 words: below 0.0024; of the length, one more with 0.4 / 3.
+    assert blanks == pytest.approx(0.4 / 3, abs=0.01)
+    assert sum(map(len, said)) / n == pytest.approx(1 + 0.4 / 3, abs=0.01)
+    foreign = sum(w in {"other", "words", "there"} for s in said for w in s) / n
+    assert foreign == pytest.approx(0.4 / 3 * 3 / 10, abs=0.007)
+    assert all(len(s) >= 7 for s in said)
+    # Sentences of the same words show the two swaps, ceil(0.2 x 7), which move three words.
+    moved = [s for s in said if sorted(s) == words]
+    assert len(moved) > 50  # 3000 x 0.6 ** 7 = 84
+    apart = [sum(a != b for a, b in zip(s, words, strict=True)) for s in moved]
+    assert (
+        apart.count(3) >= len(moved) - 5
+    )  # one in a hundred has two words drawn in each other's place
+    assert noise.corrupt(texts, "combined", 0.0, seed=3) == texts
+    assert noise.corrupt(["a", "", "a"], "combined", 0.0) == ["a", "", "a"]
+    assert noise.corrupt(["", "a b"], "combined", 1.0)[0] == ""
+    again = noise.corrupt(texts, "combined", 0.2, seed=3)[:3000]
+    assert [t.split() for t in again] == said
+
+
 @pytest.mark.parametrize(
     ("kind", "level", "message"),
     [
