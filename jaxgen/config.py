@@ -187,7 +187,7 @@ FIELDS: dict[str, Rule] = {
     **dict.fromkeys(("dropout", "word_dropout", "token_deletion_rate", "mask_rate"), FRACTION),
     **dict.fromkeys(("label_smoothing", "smoothing"), FRACTION),
     **dict.fromkeys(("remat", "scan", "pre_norm", "non_autoregressive", "vader"), FLAG),
-    **dict.fromkeys(("adaptive_t", "noise_free_weights"), FLAG),
+    **dict.fromkeys(("adaptive_t", "noise_free_weights", "through_network"), FLAG),
     "dtype": one_of("float32", "bfloat16"),
     "optimizer": one_of("adamw", "adafactor"),
     "train.schedule": one_of("constant", "cosine", "rsqrt"),

@@ -7,6 +7,7 @@ language model.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from experiments.common import attributes as attribute_fields
 from experiments.latentops.space import Space
 from jaxgen.config import Config
 from jaxgen.data.tokens import TextSplit
+from jaxgen.diffusion.schedule import Schedule
 from jaxgen.evaluators.attributes import LABELS
 from jaxgen.evaluators.common import batched_apply, encode
 from jaxgen.evaluators.controlled_text import ControlledText, self_bleu
@@ -43,6 +45,9 @@ GRIDS = {
     "edit": _grids((0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)),
     "generate": _grids((1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)),
 }
+# EDDPM's space alone has it, for generation: it starts from its own noise.
+GUIDED = "guided diffusion"
+GUIDED_GRID = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 # (operators, u [B, D], {attribute: labels [B]}, {attribute: 0 or 1}, key, guidance_strength) -> (u, failed, nfe).
 Move = Callable[..., tuple[Any, Any, Any]]
 
@@ -112,6 +117,39 @@ def make_moves(config: Config, *, editing: bool) -> dict[str, Move]:
 
     every = (rows(ode), rows(sgld), rows(predictor_corrector), jax.jit(shift), jax.jit(nothing))
     return dict(zip(_METHODS, every, strict=True))
+
+
+def make_guided(config: Config) -> Callable[..., tuple[Any, Any, Any]]:
+    """Generation by EDDPM's reverse process, with the operators' gradient in each of its steps.
+
+    Returns:
+      A function of a space, which has such a process, and of what a `Move` takes; u gives the number of rows.
+    """
+    from jaxgen.diffusion import guidance, samplers
+
+    g = config.guided
+
+    @jax.jit
+    def run(
+        space: Space, operators: Operators, u: Any, labels: Any, on: Any, key: Any, strength: Any
+    ) -> Any:
+        def one(u: Any, labels: Any) -> Any:
+            return energy.compose([(operators.get(n), labels[n], on[n]) for n in labels])(u)
+
+        def cost(z: Any) -> Any:
+            return strength * jax.vmap(one)(space.whitening.whiten(z), labels)
+
+        key_start, key_steps = jax.random.split(key)
+        noise = jax.random.normal(key_start, u.shape)
+        steps = min(g.steps, space.prior.num_steps)
+        denoise = guidance.guided(
+            space.model.denoise, cost, space.prior, through_network=g.through_network
+        )
+        z = samplers.ddim(denoise, noise, space.prior, num_steps=steps, eta=g.eta, key=key_steps)
+        end = space.whitening.whiten(z)
+        return end, ~jnp.isfinite(end).all(-1), jnp.full(end.shape[0], steps)
+
+    return run
 
 
 def draw_targets(
@@ -250,6 +288,7 @@ def evaluate(
     data: Mapping[str, TextSplit],
     judges: ControlledText,
     moves: Mapping[tuple[str, str], Move],
+    guide: Callable[..., tuple[Any, Any, Any]],
     space: Space,
     operators: Operators,
     seed: int,
@@ -258,6 +297,7 @@ def evaluate(
 
     Args:
       moves: by (task, method); see `make_moves`.
+      guide: see `make_guided`.
     """
     train, e = data["train"], config.evaluate
     valid = make_tasks(config, space, data["valid"], e.tune_count, seed)
@@ -274,8 +314,12 @@ def evaluate(
         }
         for rule, numbers in floor_rows(judges, task, real).items():
             rows.append({"system": rule, **cell, "floor": True, **numbers})
-        for name, grid in GRIDS[task.name].items():
-            move = moves[task.name, name]
+        grids = dict(GRIDS[task.name])
+        if task.name == "generate" and isinstance(space.prior, Schedule):
+            grids[GUIDED] = GUIDED_GRID
+        for name, grid in grids.items():
+            guided = functools.partial(guide, space)
+            move = guided if name == GUIDED else moves[task.name, name]
 
             def score(guidance_strength: float, move: Move = move, tune: Task = tune) -> float:
                 moved = apply(move, operators, tune, seed, guidance_strength)

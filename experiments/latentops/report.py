@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.common import attributes as attribute_fields
 from experiments.common.runs import Study
-from experiments.latentops.methods import GRIDS
+from experiments.latentops.methods import GRIDS, GUIDED_GRID
 from experiments.latentops.space import Space
 from jaxgen.data.tokens import TextSplit, about_cuts
 from jaxgen.evaluators.attributes import LABELS
@@ -120,7 +120,7 @@ def _about(study: Study, judges: ControlledText) -> str:
         f"sentences: {judges.real_self_bleu:.1f}. Each method has one guidance strength, its operators' weight (for "
         f"the shift its length), chosen on the valid split by the geometric mean, out of "
         f"{values('edit', 'ODE')} in editing, {values('generate', 'ODE')} in generation (shift: "
-        f"{values('edit', 'linear shift')}). That mean is, of "
+        f"{values('edit', 'linear shift')}; guided diffusion: {', '.join(f'{k:g}' for k in GUIDED_GRID)}). That mean is, of "
         "edits, over accuracy, input-BLEU / 100 and min(1, PPL of real / PPL); of generation, over "
         "accuracy, min(1, PPL of real / PPL) and min(1, (100 - self-BLEU) / (100 - real self-BLEU)). "
         "Time: the movement of latents alone, all rows in one call, median of three. The last rows of a table "

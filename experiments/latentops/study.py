@@ -39,6 +39,7 @@ NAMES = {
     "ode": "rtol atol max_steps",
     "sgld": "steps rate noise edit_steps edit_noise",
     "predictor_corrector": "steps snr edit_steps t_edit",
+    "guided": "steps eta through_network",
     "evaluate": "count tune_count combinations",
     "edit": "text sentiment tense formality person keywords strength count",
 }
@@ -123,10 +124,13 @@ def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
         for task in ("edit", "generate")
         for name, move in methods.make_moves(config, editing=task == "edit").items()
     }
+    guide = methods.make_guided(config)
     rows: list[Row] = []
     shown: dict[str, Any] = {}
     for seed, space, operators in trained:
-        done, artefacts = methods.evaluate(config, data, judges, moves, space, operators, seed)
+        done, artefacts = methods.evaluate(
+            config, data, judges, moves, guide, space, operators, seed
+        )
         rows += done
         if seed == config.seed:
             shown[space.name] = artefacts

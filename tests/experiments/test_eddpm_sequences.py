@@ -11,7 +11,7 @@ from flax import nnx
 
 from configs.eddpm import antibody, grammar, peptides, yelp, yelp_paper
 from experiments.common import text, text_model
-from experiments.eddpm import protein_ascent, sequences, study, systems
+from experiments.eddpm import protein_ascent, sequence_scores, sequences, study, systems
 from jaxgen.data import corpora
 from jaxgen.data.tokens import TokenShape, about_cuts
 from jaxgen.errors import ConfigError
@@ -213,10 +213,10 @@ def test_pretrained_folders_fill_encoder_and_decoder(tmp_path):
 
 
 def test_valid_proteins_have_gaps_at_the_ends_only():
-    assert sequences.valid_protein("JJACDEJ", 3, 5)
-    assert not sequences.valid_protein("JACJDEJ", 3, 6)
-    assert not sequences.valid_protein("JACJ", 3, 6)
-    assert not sequences.valid_protein("ACDEFGH", 3, 6)
+    assert sequence_scores.valid_protein("JJACDEJ", 3, 5)
+    assert not sequence_scores.valid_protein("JACJDEJ", 3, 6)
+    assert not sequence_scores.valid_protein("JACJ", 3, 6)
+    assert not sequence_scores.valid_protein("ACDEFGH", 3, 6)
 
 
 def test_nearest_distance_against_brute_force():
