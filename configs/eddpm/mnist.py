@@ -19,7 +19,7 @@ def get_config() -> Config:
     config.model.update(denoiser_width=512, decoder_std=0.1)
     config.eddpm.sigma_0 = 0.1
     config.ddpm.multipliers = (1, 2, 4)
-    config.train = base.train(steps=2500, batch_size=128, learning_rate=2e-3)
-    config.classifier.update(width=16, features=64, steps=800)
-    config.sample.count = 10_000
+    config.train = base.train(steps=2000, batch_size=128, learning_rate=2e-3)
+    config.classifier.update(width=16, features=64, steps=800, probe_rows=5000)
+    config.sample.count = 5000
     return config

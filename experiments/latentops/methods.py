@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import attributes as attribute_fields
+from experiments.latentops import guided
 from experiments.latentops.space import Space
 from jaxgen.config import Config
 from jaxgen.data.tokens import TextSplit
@@ -25,7 +26,7 @@ from jaxgen.evaluators.attributes import LABELS
 from jaxgen.evaluators.common import batched_apply, encode
 from jaxgen.evaluators.controlled_text import ControlledText, self_bleu
 from jaxgen.latent_ode import baselines, energy
-from jaxgen.metrics import floors
+from jaxgen.metrics import floors, mauve
 from jaxgen.metrics import text as text_metrics
 from jaxgen.models.attribute_heads import UNKNOWN, Operators
 from jaxgen.train.runs import Row
@@ -45,9 +46,6 @@ GRIDS = {
     "edit": _grids((0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)),
     "generate": _grids((1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)),
 }
-# EDDPM's space alone has it, for generation: it starts from its own noise.
-GUIDED = "guided diffusion"
-GUIDED_GRID = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 # (operators, u [B, D], {attribute: labels [B]}, {attribute: 0 or 1}, key, guidance_strength) -> (u, failed, nfe).
 Move = Callable[..., tuple[Any, Any, Any]]
 
@@ -117,39 +115,6 @@ def make_moves(config: Config, *, editing: bool) -> dict[str, Move]:
 
     every = (rows(ode), rows(sgld), rows(predictor_corrector), jax.jit(shift), jax.jit(nothing))
     return dict(zip(_METHODS, every, strict=True))
-
-
-def make_guided(config: Config) -> Callable[..., tuple[Any, Any, Any]]:
-    """Generation by EDDPM's reverse process, with the operators' gradient in each of its steps.
-
-    Returns:
-      A function of a space, which has such a process, and of what a `Move` takes; u gives the number of rows.
-    """
-    from jaxgen.diffusion import guidance, samplers
-
-    g = config.guided
-
-    @jax.jit
-    def run(
-        space: Space, operators: Operators, u: Any, labels: Any, on: Any, key: Any, strength: Any
-    ) -> Any:
-        def one(u: Any, labels: Any) -> Any:
-            return energy.compose([(operators.get(n), labels[n], on[n]) for n in labels])(u)
-
-        def cost(z: Any) -> Any:
-            return strength * jax.vmap(one)(space.whitening.whiten(z), labels)
-
-        key_start, key_steps = jax.random.split(key)
-        noise = jax.random.normal(key_start, u.shape)
-        steps = min(g.steps, space.prior.num_steps)
-        denoise = guidance.guided(
-            space.model.denoise, cost, space.prior, through_network=g.through_network
-        )
-        z = samplers.ddim(denoise, noise, space.prior, num_steps=steps, eta=g.eta, key=key_steps)
-        end = space.whitening.whiten(z)
-        return end, ~jnp.isfinite(end).all(-1), jnp.full(end.shape[0], steps)
-
-    return run
 
 
 def draw_targets(
@@ -257,20 +222,38 @@ def judge(
     return numbers, texts
 
 
+def generation(judges: ControlledText, texts: Sequence[str], data: Mapping[str, TextSplit]) -> Row:
+    """How near new sentences are to real ones, how varied, and how many of their phrases are known.
+
+    Args:
+      data: MAUVE compares with as many valid sentences as there are, phrases are looked up in train's.
+    """
+    out: Row = {
+        "diversity": text_metrics.diversity(texts),
+        "memorised": text_metrics.memorised(texts, data["train"].text),
+    }
+    if len(texts) > 1:
+        real = data["valid"].take(len(texts)).text
+        out["mauve"] = mauve.mauve(judges.features(real), judges.features(texts))
+    return out
+
+
 def floor_rows(
-    judges: ControlledText, task: Task, texts: Sequence[str]
-) -> dict[str, dict[str, float]]:
+    judges: ControlledText, task: Task, texts: Sequence[str], data: Mapping[str, TextSplit]
+) -> dict[str, Row]:
     """What rules score: the input as it is (of edits), real sentences (of generation), one target for all.
 
     Args:
       texts: real test sentences.
+      data: see `generation`.
     """
     joint = np.stack([task.targets[n] for n in task.names], 1)
     codes = np.unique(joint, axis=0, return_inverse=True)[1].ravel()
-    rows = {"majority class": {"accuracy": floors.majority_accuracy(codes, codes)}}
+    rows: dict[str, Row] = {"majority class": {"accuracy": floors.majority_accuracy(codes, codes)}}
     if task.sources is None:
         distinct = text_metrics.distinct_n(texts, 2)
-        real = {"ppl": judges.real_ppl, "self_bleu": judges.real_self_bleu, "distinct_2": distinct}
+        real: Row = {"ppl": judges.real_ppl, "self_bleu": judges.real_self_bleu}
+        real |= {"distinct_2": distinct, **generation(judges, texts, data)}
         return rows | {"data": real | judges.further(texts, {})}
     targets = {n: task.targets[n] for n in task.names}
     copy = {
@@ -297,7 +280,7 @@ def evaluate(
 
     Args:
       moves: by (task, method); see `make_moves`.
-      guide: see `make_guided`.
+      guide: see `guided.make`.
     """
     train, e = data["train"], config.evaluate
     valid = make_tasks(config, space, data["valid"], e.tune_count, seed)
@@ -312,14 +295,14 @@ def evaluate(
             "attributes": " + ".join(task.names),
             "seed": seed,
         }
-        for rule, numbers in floor_rows(judges, task, real).items():
+        for rule, numbers in floor_rows(judges, task, real, data).items():
             rows.append({"system": rule, **cell, "floor": True, **numbers})
         grids = dict(GRIDS[task.name])
         if task.name == "generate" and isinstance(space.prior, Schedule):
-            grids[GUIDED] = GUIDED_GRID
+            grids[guided.NAME] = guided.GRID
         for name, grid in grids.items():
-            guided = functools.partial(guide, space)
-            move = guided if name == GUIDED else moves[task.name, name]
+            own = functools.partial(guide, space)
+            move = own if name == guided.NAME else moves[task.name, name]
 
             def score(guidance_strength: float, move: Move = move, tune: Task = tune) -> float:
                 moved = apply(move, operators, tune, seed, guidance_strength)
@@ -331,6 +314,8 @@ def evaluate(
             solved = np.flatnonzero(~moved["failed"])
             asked = {n: task.targets[n][solved] for n in task.names}
             numbers |= judges.further(texts, asked)
+            if task.sources is None:
+                numbers |= generation(judges, texts, data)
             rows.append({"system": name, **cell, "guidance_strength": guidance_strength, **numbers})
             shown[task.name, cell["attributes"], name] = (
                 task,

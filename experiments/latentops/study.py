@@ -12,7 +12,7 @@ from experiments.common import attributes as attribute_fields
 from experiments.common import fields, text_fields
 from experiments.common.latent import chain_of
 from experiments.common.runs import Study, open_study, seeds_of
-from experiments.latentops import methods, report
+from experiments.latentops import guided, methods, report
 from experiments.latentops.space import KINDS, Space, train_space
 from experiments.latentops.space import train_operators as fit_operators
 from jaxgen import config as config_lib
@@ -124,7 +124,7 @@ def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
         for task in ("edit", "generate")
         for name, move in methods.make_moves(config, editing=task == "edit").items()
     }
-    guide = methods.make_guided(config)
+    guide = guided.make(config)
     rows: list[Row] = []
     shown: dict[str, Any] = {}
     for seed, space, operators in trained:
