@@ -17,7 +17,8 @@ def get_config() -> Config:
         source="idx", path=str(text.data_root() / "mnist"), size=0, valid_fraction=0.05
     )
     config.model.update(denoiser_width=512, decoder_std=0.1)
-    config.eddpm.sigma_0 = 0.1
+    # Twelve times as many pixels as digits have: the weight keeps the two losses' ratio.
+    config.eddpm.update(sigma_0=0.1, diffusion_weight=1.0)
     config.ddpm.multipliers = (1, 2, 4)
     config.train = base.train(steps=2000, batch_size=128, learning_rate=2e-3)
     config.classifier.update(width=16, features=64, steps=800, probe_rows=5000)

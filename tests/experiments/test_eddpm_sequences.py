@@ -54,6 +54,17 @@ TINY = {
 }
 
 
+MEASURES = (
+    "generation",
+    "self_bleu",
+    "distinct_2",
+    "grammatical",
+    "mauve",
+    "diversity",
+    "memorised",
+)
+
+
 def tiny(module, **changes):
     config = module.get_config()
     config.update_from_flattened_dict(TINY | changes)
@@ -90,12 +101,14 @@ def test_text_run_reports_all_three_capabilities_and_resumes(tmp_path, capsys, o
     rows = {r["system"]: r for r in results["systems"]}
     assert list(rows) == ["EDDPM", "LM"]
     for name, row in rows.items():
-        for metric in ("generation", "probe_accuracy", "self_bleu", "distinct_2", "grammatical"):
+        for metric in (*MEASURES, "probe_accuracy"):
             assert np.isfinite(row[metric]), (name, metric)
         assert row["generation"] ** 2 == pytest.approx(row["sample_ppl"] * row["reverse_ppl"])
         assert ("bleu" in row) == (name != "LM")
     assert set(results["mean_rank"]) == {"EDDPM"}
     assert results["real"]["grammatical"] == 1.0
+    assert 0.5 < results["real"]["mauve"] <= 1.0  # untrained systems are far below
+    assert 0.0 < results["real"]["memorised"] < 1.0  # of test sentences, not of train's own
     floors = results["floors"]
     assert floors["copy of the input"]["bleu"] == pytest.approx(100)
     assert 0 < floors["constant consensus"]["token_accuracy"] < 1

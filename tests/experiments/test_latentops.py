@@ -38,6 +38,7 @@ TINY = {
     "sgld.edit_steps": 20,
     "predictor_corrector.steps": 3,
     "predictor_corrector.edit_steps": 3,
+    "guided.steps": 4,
     "evaluate.count": 30,
     "evaluate.tune_count": 30,
     "evaluate.combinations": (("sentiment", "tense"),),
