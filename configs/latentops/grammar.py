@@ -57,8 +57,8 @@ def get_config() -> Config:
         ),
         guided=base.section(  # EDDPM's own reverse process, steered at each step of DDIM
             steps=100,
-            eta=1.0,
-            through_network=True,  # gradients pass through the predicted z_0
+            eta=0.0,
+            draws=4,  # of z_0 at each step, on which the operators' energy is averaged
         ),
         evaluate=base.section(
             count=400,  # test sentences, and as many generated ones

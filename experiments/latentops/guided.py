@@ -16,7 +16,7 @@ from jaxgen.latent_ode import energy
 from jaxgen.models.attribute_heads import Operators
 
 NAME = "guided diffusion"
-GRID = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # of its guidance_strength
+GRID = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 8.0)  # of its guidance_strength
 
 
 def make(config: Config) -> Callable[..., tuple[Any, Any, Any]]:
@@ -39,12 +39,14 @@ def make(config: Config) -> Callable[..., tuple[Any, Any, Any]]:
         def cost(z: Any) -> Any:
             return strength * jax.vmap(one)(space.whitening.whiten(z), labels)
 
-        key_start, key_steps = jax.random.split(key)
+        key_start, key_steps, key_around = jax.random.split(key, 3)
         noise = jax.random.normal(key_start, u.shape)
         steps = min(g.steps, space.prior.num_steps)
-        denoise = guidance.guided(
-            space.model.denoise, cost, space.prior, through_network=g.through_network
+        fit = space.whitening
+        around = guidance.gaussian_posterior(
+            fit.mean, fit.root @ fit.root.T, space.prior, key_around, draws=g.draws
         )
+        denoise = guidance.guided(space.model.denoise, cost, space.prior, posterior=around)
         z = samplers.ddim(denoise, noise, space.prior, num_steps=steps, eta=g.eta, key=key_steps)
         end = space.whitening.whiten(z)
         return end, ~jnp.isfinite(end).all(-1), jnp.full(end.shape[0], steps)

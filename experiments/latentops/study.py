@@ -28,7 +28,7 @@ from jaxgen.models.attribute_heads import Operators
 from jaxgen.train.runs import Row
 
 LatentOps = Study[dict[str, TextSplit]]
-RUNTIME = (*fields.RUNTIME, "sample.", "edit.", "evaluate.")
+RUNTIME = (*fields.RUNTIME, "sample.", "edit.", "evaluate.", "guided.")
 NAMES = {
     **text_fields.NAMES,
     "": "seed seeds spaces",
@@ -39,7 +39,7 @@ NAMES = {
     "ode": "rtol atol max_steps",
     "sgld": "steps rate noise edit_steps edit_noise",
     "predictor_corrector": "steps snr edit_steps t_edit",
-    "guided": "steps eta through_network",
+    "guided": "steps eta draws",
     "evaluate": "count tune_count combinations",
     "edit": "text sentiment tense formality person keywords strength count",
 }
