@@ -2,7 +2,8 @@
 
     python -m experiments.eddpm --config=configs/eddpm/mnist.py --workdir=runs/eddpm_mnist --config.seeds=3
 
-Data: $JAXGEN_DATA/mnist, or --config.data.path=DIR. A seed takes minutes on a GPU.
+Data: $JAXGEN_DATA/mnist, or --config.data.path=DIR; the test split is the files' own, whatever data.test_fraction says.
+No run has come to its end yet: no number is expected here.
 """
 
 from configs import base
