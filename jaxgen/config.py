@@ -152,7 +152,7 @@ FIELDS: dict[str, Rule] = {
     **dict.fromkeys(("denoiser_width", "latent_dim"), WIDTH),
     **dict.fromkeys(("depth", "encoder_depth", "decoder_depth", "denoiser_depth"), DEPTH),
     **dict.fromkeys(("heads", "encoder_heads", "decoder_heads", "expert_every"), DEPTH),
-    **dict.fromkeys(("k", "slots", "patch"), integer(1, 4096)),
+    **dict.fromkeys(("k", "slots", "patch", "draws"), integer(1, 4096)),
     "lora_rank": integer(0, 4096),
     "features": integer(2, 65_536),
     "blocks": integer(1, 64),

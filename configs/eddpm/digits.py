@@ -16,7 +16,7 @@ def get_config() -> Config:
         systems=("eddpm", "two_stage", "vae", "ddpm"),
         data=base.section(
             kind="images",
-            source="digits",  # digits, folder, tfds, hf
+            source="digits",  # digits, idx, folder, tfds, hf
             name="",
             path="",
             size=8,
@@ -51,6 +51,7 @@ def get_config() -> Config:
             learning_rate=1e-3,
             noise=0.1,  # std, added to its training images
             label_smoothing=0.1,
+            probe_rows=10_000,  # train images at most, that linear probe and neighbours see
         ),
         sample=base.sample(count=1536),
     )

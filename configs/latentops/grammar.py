@@ -55,6 +55,11 @@ def get_config() -> Config:
             edit_steps=20,
             t_edit=0.1,  # edits start here, so that they keep something
         ),
+        guided=base.section(  # EDDPM's own reverse process, steered at each step of DDIM
+            steps=100,
+            eta=0.0,
+            draws=4,  # of z_0 at each step, on which the operators' energy is averaged
+        ),
         evaluate=base.section(
             count=400,  # test sentences, and as many generated ones
             tune_count=400,  # valid sentences, on which each guidance_strength is chosen

@@ -6,6 +6,8 @@ from jaxgen.config import Config
 from jaxgen.data import images
 from jaxgen.errors import ConfigError
 
+SOURCES = (*images.SOURCES, "idx")
+SIDES = {"digits": 8, "idx": 28}  # of sources whose images have one size, and one channel
 ImageShape = tuple[int, int, int]
 SYSTEMS = ("eddpm", "two_stage", "vae", "ddpm")
 
@@ -19,7 +21,7 @@ NAMES = {
     "vae": "betas anneal_steps free_bits",
     "two_stage": "beta",
     "ddpm": "multipliers",
-    "classifier": "width features steps learning_rate noise label_smoothing",
+    "classifier": "width features steps learning_rate noise label_smoothing probe_rows",
 }
 
 
@@ -28,16 +30,18 @@ def check(config: Config) -> None:
     c = config_lib
     rules = {
         "data.kind": c.one_of("images"),
-        "data.source": c.one_of(*images.SOURCES),
+        "data.source": c.one_of(*SOURCES),
         "systems": c.some_of(*SYSTEMS),
         "model.decoder": c.one_of("gaussian", "bernoulli", "diffusion"),
     }
     c.check_fields(config, NAMES, rules)
     d, m = config.data, config.model
     fields.check_fractions(config)
-    if d.source == "digits":
-        allowed = {"data.size": c.one_of(0, 8), "data.channels": c.one_of(0, 1)}
-        c.check(config, {k: (rule, f"{words}, of digits") for k, (rule, words) in allowed.items()})
+    if d.source in SIDES:
+        side = SIDES[d.source]
+        allowed = {"data.size": c.one_of(0, side), "data.channels": c.one_of(0, 1)}
+        words = {k: (rule, f"{text}, of {d.source}") for k, (rule, text) in allowed.items()}
+        c.check(config, words)
     else:
         c.check(config, {"data.size": c.integer(1, 4096)})
     if d.source in ("hf", "tfds") and not d.name:
@@ -55,6 +59,6 @@ def check(config: Config) -> None:
 
 def shape_in(config: Config) -> ImageShape:
     """Of one image, from the config alone."""
-    d, digits = config.data, config.data.source == "digits"
-    size = 8 if digits else d.size
-    return (size, size, d.channels or (1 if digits else 3))
+    d = config.data
+    size = SIDES.get(d.source, d.size)
+    return (size, size, d.channels or (1 if d.source in SIDES else 3))

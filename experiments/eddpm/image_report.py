@@ -189,12 +189,15 @@ def eddpm_pictures(
         from sklearn.decomposition import PCA
         from sklearn.manifold import TSNE
 
-        keep = min(1000, len(train))
+        keep = min(1000, len(artefacts["z_train"]))
         points = TSNE(random_state=0, init="pca", perplexity=min(30, keep // 4)).fit_transform(
             PCA(min(30, z.shape[-1])).fit_transform(artefacts["z_train"][:keep])
         )
         plots.plot_scatter(
-            pictures / "EDDPM-latents.png", points, train.label[:keep], title="t-SNE of mu(x)"
+            pictures / "EDDPM-latents.png",
+            points,
+            artefacts["y_train"][:keep],
+            title="t-SNE of mu(x)",
         )
         page.section("EDDPM: latents")
         page.text("t-SNE of train latents, coloured by class (which training never saw).\n")

@@ -17,7 +17,7 @@ from experiments.common.runs import open_study
 from experiments.eddpm import image_fields, image_report
 from experiments.eddpm.systems import Networks, Shown, Trained, eddpm_task, generate
 from jaxgen.config import Config
-from jaxgen.data import images
+from jaxgen.data import idx, images, splits
 from jaxgen.diffusion import gaussian
 from jaxgen.errors import ConfigError
 from jaxgen.evaluators.common import batched_apply, decode, encode
@@ -77,19 +77,25 @@ class ImageNetworks:
 def load(config: Config, _: pathlib.Path) -> Data:
     """Train, valid and test images of `config.data`."""
     d = config.data
-    data = images.load(
-        d.source,
-        name=d.name,
-        path=d.path,
-        size=d.size,
-        channels=d.channels,
-        valid_fraction=d.valid_fraction,
-        test_fraction=d.test_fraction,
-        limit=d.limit,
-    )
+    if d.source == "idx":
+        data = idx.load_splits(d.path, valid_fraction=d.valid_fraction, limit=d.limit)
+    else:
+        data = images.load(
+            d.source,
+            name=d.name,
+            path=d.path,
+            size=d.size,
+            channels=d.channels,
+            valid_fraction=d.valid_fraction,
+            test_fraction=d.test_fraction,
+            limit=d.limit,
+        )
     for split, part in data.items():
         if split != "valid" and len(part) < 10:
             raise ConfigError("data", len(part), f"at least 10 images in the {split} split")
+    shape, wanted = data["train"].image.shape[1:], image_fields.shape_in(config)
+    if shape != wanted:
+        raise ConfigError("data.source", shape, f"images of {wanted}, of source {d.source}")
     label = data["train"].label
     if label is None or len(np.unique(label)) < 2:
         raise ConfigError("data.source", d.source, "data with labels of two classes or more")
@@ -215,14 +221,15 @@ class ImageProblem:
     def evaluate(self, trained: Trained, seed: int) -> tuple[Row, Mapping[str, Any]]:
         """Reconstruction, samples, and probes of the representation."""
         system, train, test = trained.system, self.data["train"], self.data["test"]
-        z_train = batched_apply(encode, system, train.image)
+        probed = splits.balanced(len(train), self.config.classifier.probe_rows, train.label)
+        z_train = batched_apply(encode, system, train.image[probed])
         z_test = batched_apply(encode, system, test.image)
         restored = batched_apply(decode, system, z_test)
         key = run_key(f"samples-{trained.label}-{seed}")
         samples = generate(system, key, self.config.sample.count)
         features = self.judge.features(samples)
-        flat_train, flat_test = z_train.reshape(len(train), -1), z_test.reshape(len(test), -1)
-        labels = (np.asarray(train.label), np.asarray(test.label))
+        flat_train, flat_test = z_train.reshape(len(probed), -1), z_test.reshape(len(test), -1)
+        labels = (np.asarray(train.label)[probed], np.asarray(test.label))
         accuracy, probe = probes.linear_probe(flat_train, labels[0], flat_test, labels[1])
         row = {
             "parameters": trained.parameters,
@@ -235,6 +242,7 @@ class ImageProblem:
             "latent_std": float(flat_train.std(0).mean()),
         }
         shown = {"samples": samples, "restored": restored, "z_train": flat_train, "probe": probe}
+        shown["y_train"] = labels[0]
         return row, shown
 
     def real_numbers(self) -> dict[str, float]:
@@ -243,7 +251,7 @@ class ImageProblem:
         guess = np.asarray(self.judge.classifier(jnp.asarray(test.image))).argmax(-1)
         return {
             "frechet_floor": self.judge.floor,
-            "nearest_train_mse": nearest_mse(test.image, train.image),
+            "nearest_train_mse": nearest_mse(test.image[:500], train.image),
             "classifier_accuracy": float((guess == test.label).mean()),
         }
 
@@ -261,8 +269,12 @@ class ImageProblem:
         return stem.with_suffix(".png")
 
 
-def nearest_mse(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean over a of the mean squared pixel difference to its nearest image in b."""
+def nearest_mse(a: np.ndarray, b: np.ndarray, *, rows: int = 500) -> float:
+    """Mean over a of the mean squared pixel difference to its nearest image in b; `rows` of a at a time."""
     a, b = a.reshape(len(a), -1).astype(np.float64), b.reshape(len(b), -1).astype(np.float64)
-    squared = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2.0 * a @ b.T
-    return float(np.maximum(squared.min(1), 0.0).mean() / a.shape[1])
+    norms, nearest = (b**2).sum(1), []
+    for start in range(0, len(a), rows):
+        some = a[start : start + rows]
+        squared = (some**2).sum(1)[:, None] + norms - 2.0 * some @ b.T
+        nearest.append(np.maximum(squared.min(1), 0.0))
+    return float(np.concatenate(nearest).mean() / a.shape[1])

@@ -24,8 +24,11 @@ COLUMNS = {
     "sample_ppl": "sample PPL ↓",
     "reverse_ppl": "reverse PPL ↓",
     "pretrained_ppl": "PPL of a pretrained LM ↓",
+    "mauve": "MAUVE ↑",
     "self_bleu": "self-BLEU ↓",
     "distinct_2": "distinct-2 ↑",
+    "diversity": "diversity ↑",
+    "memorised": "memorised 4-grams",
     "grammatical": "grammatical ↑",
     "valid": "valid ↑",
     "novel": "novel",
@@ -44,7 +47,12 @@ FLOORS = (
     "The last rows are no systems. *Constant consensus*: the most frequent token of each position in the "
     "train split, for every test sequence; *copy of the input*: the test sequence itself; *unigram*: a model of "
     "the train split's token frequencies, in place of one of samples; *data*: real train sequences in place of "
-    "samples; *majority class*: the train split's most frequent label.\n"
+    "samples (memorised 4-grams: of test sequences); *majority class*: the train split's most frequent label.\n"
+)
+MEASURES = (
+    "MAUVE (Pillutla et al., 2021) compares samples with real test sequences in the features of a language model of "
+    "{reader}; diversity is the product of distinct-2, -3 and -4; memorised is the share of 4-grams that stand in a "
+    "train sequence.\n\n"
 )
 R2_FLOOR = "\nA constant prediction of values has R² 0.\n"
 
@@ -72,6 +80,8 @@ def write(
         f"stages), {config.seeds} seed(s); ± is the standard deviation over seeds.\n\n"
         + about_cuts(data)
     )
+    reader = "other text, pretrained" if config.judge.lm_path else "the train split"
+    measures = MEASURES.format(reader=reader) if kind == "text" else ""
     page.section("Results")
     ranks = page.comparison(rows, COLUMNS, ranked=RANKED[kind], rules=floors)
     page.text(
@@ -80,7 +90,7 @@ def write(
         "under a language model of real sequences, reverse PPL that of real test sequences under a "
         "language model of the samples. The mean rank is over the first three columns, among systems "
         "that have all three.\n\n"
-        f"{FLOORS if kind == 'text' else FLOORS + R2_FLOOR}\n"
+        f"{measures}{FLOORS if kind == 'text' else FLOORS + R2_FLOOR}\n"
         f"**Real sequences in place of samples**: {measured}.\n"
     )
     made = {label: artefacts for label, (_, artefacts) in shown.items()}

@@ -21,8 +21,8 @@ from jaxtyping import Array, Float, Int, Key
 from experiments.common import text, text_model
 from experiments.common.attributes import language_model, pretrained_lm
 from experiments.common.runs import open_study
-from experiments.eddpm import protein_ascent, sequence_fields, sequence_report
-from experiments.eddpm.systems import Networks, Shown, System, Trained, generate
+from experiments.eddpm import protein_ascent, sequence_fields, sequence_report, sequence_scores
+from experiments.eddpm.systems import Networks, Shown, Trained, generate
 from jaxgen.config import Config
 from jaxgen.data import corpora
 from jaxgen.data.tokens import TextSplit, TokenIds, TokenShape
@@ -30,7 +30,7 @@ from jaxgen.evaluators.common import batched_apply, decode, encode
 from jaxgen.evaluators.language_model import LanguageModel, lm_task, real_tokens
 from jaxgen.evaluators.pretrained_lm import PretrainedLM
 from jaxgen.evaluators.protein_regressor import ProteinRegressor
-from jaxgen.metrics import floors, probes
+from jaxgen.metrics import floors, mauve
 from jaxgen.metrics import text as text_metrics
 from jaxgen.models import bert, gpt2, hf
 from jaxgen.models.text_autoencoder import TextAutoencoder
@@ -183,16 +183,16 @@ class SequenceProblem:
         samples = generate(system, run_key(f"samples-{label}-{seed}"), config.sample.count)
         row = {"parameters": float(trained.parameters)}
         row |= self.generation(label, samples, seed)
-        row |= representation(z_train, train, z_test, test)
+        row |= sequence_scores.representation(z_train, train, z_test, test)
         shown: dict[str, Any] = {"samples": v.decode(samples)}
         if not hasattr(system, "decode"):
             return row, shown
         if config.model.regressor_weight:
-            row |= regression(system, test)
+            row |= sequence_scores.regression(system, test)
         restored = batched_apply(decode, system, z_test)
         shown["originals"], shown["restored"] = test.text, v.decode(restored)
         row |= self.reconstruction(test, restored)
-        shown["paths"] = interpolate(system, test, z_test[:5], z_test[5:10])
+        shown["paths"] = sequence_scores.interpolate(system, test, z_test[:5], z_test[5:10])
         if self.regressor is not None and label == "EDDPM":
             shown["ascent"], numbers = protein_ascent.ascend(
                 config.ascent, self.runs, self.regressor, system, self.data, seed
@@ -232,18 +232,29 @@ class SequenceProblem:
         if self.regressor is None:
             if self.pretrained_lm is not None:
                 out["pretrained_ppl"] = self.pretrained_lm.perplexity(texts)
+            out["mauve"] = mauve.mauve(self.features(test.x["target"]), self.features(samples))
             out["self_bleu"] = text_metrics.self_bleu(texts)
             out["distinct_2"] = text_metrics.distinct_n(texts, 2)
+            out["diversity"] = text_metrics.diversity(texts)
+            # Real sequences' own value is of those that nothing was trained on.
+            read = test.text if label == "real" else texts
+            out["memorised"] = text_metrics.memorised(read, self.data["train"].text)
             if config.data.source == "grammar":
                 out["grammatical"] = float(np.mean([corpora.parse(t) is not None for t in texts]))
             return out
         lengths = [len(s.strip("J-.")) for s in self.data["train"].text]
         low, high = min(lengths), max(lengths)
         ends = (np.diff((samples == v.end).astype(int), axis=1) >= 0).all(1)  # padding comes last
-        good = [valid_protein(t, low, high) for t in texts]
+        good = [sequence_scores.valid_protein(t, low, high) for t in texts]
         out["valid"] = float(np.mean(ends & np.array(good)))
         out["predicted_value"] = float(self.regressor.predict(samples).mean())
         return out
+
+    def features(self, targets: TokenIds) -> np.ndarray:
+        """Of sequences [N, T] -> [N, D], by the pretrained language model where there is one."""
+        if self.pretrained_lm is None:
+            return self.judge.features(targets)
+        return self.pretrained_lm.features(self.data["train"].vocabulary.decode(targets))
 
     def real_numbers(self) -> dict[str, float]:
         """What the measures give on real sequences, as many as there are samples."""
@@ -297,50 +308,3 @@ class SequenceProblem:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(self.data["train"].vocabulary.decode(x)) + "\n")
         return path
-
-
-@jax.jit
-def _predict(system: System, x: Batch) -> Array:
-    return system.predict(x)
-
-
-def regression(system: System, test: TextSplit) -> dict[str, float]:
-    """How well the joint regressor predicts the test split's values."""
-    from scipy.stats import spearmanr
-
-    guess, value = batched_apply(_predict, system, test.x), np.asarray(test.value)
-    return {
-        "regressor_r2": 1.0 - float(((guess - value) ** 2).mean() / value.var()),
-        "regressor_spearman": float(spearmanr(guess, value).statistic),
-    }
-
-
-def valid_protein(sequence: str, low: int, high: int) -> bool:
-    """Whether gaps stand at the ends only and the length is one that training data have."""
-    inner = sequence.strip("J-.")
-    return low <= len(inner) <= high and not set(inner) & set("J-.")
-
-
-def representation(
-    z_train: np.ndarray, train: TextSplit, z_test: np.ndarray, test: TextSplit
-) -> dict[str, float]:
-    """Linear probes of what the data have: labels, values, or both."""
-    out = {"latent_std": float(z_train.std(0).mean())}
-    if train.value is not None:
-        out["probe_r2"], out["probe_spearman"], _ = probes.ridge_probe(
-            z_train, train.value, z_test, np.asarray(test.value)
-        )
-    if train.label is not None:
-        out["probe_accuracy"], _ = probes.linear_probe(
-            z_train, train.label, z_test, np.asarray(test.label)
-        )
-    return out
-
-
-def interpolate(system: System, part: TextSplit, a: np.ndarray, b: np.ndarray) -> list[list[str]]:
-    """Texts along the straight line from each row of a to that of b, ends included."""
-    weights = np.linspace(0.0, 1.0, 6)[:, None, None]
-    z = (1 - weights) * a + weights * b
-    flat = batched_apply(decode, system, z.reshape(-1, a.shape[-1]))
-    texts = part.vocabulary.decode(flat)
-    return [texts[i :: len(a)] for i in range(len(a))]

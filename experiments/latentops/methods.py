@@ -7,6 +7,7 @@ language model.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,14 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import attributes as attribute_fields
+from experiments.latentops import guided
 from experiments.latentops.space import Space
 from jaxgen.config import Config
 from jaxgen.data.tokens import TextSplit
+from jaxgen.diffusion.schedule import Schedule
 from jaxgen.evaluators.attributes import LABELS
 from jaxgen.evaluators.common import batched_apply, encode
 from jaxgen.evaluators.controlled_text import ControlledText, self_bleu
 from jaxgen.latent_ode import baselines, energy
-from jaxgen.metrics import floors
+from jaxgen.metrics import floors, mauve
 from jaxgen.metrics import text as text_metrics
 from jaxgen.models.attribute_heads import UNKNOWN, Operators
 from jaxgen.train.runs import Row
@@ -219,20 +222,38 @@ def judge(
     return numbers, texts
 
 
+def generation(judges: ControlledText, texts: Sequence[str], data: Mapping[str, TextSplit]) -> Row:
+    """How near new sentences are to real ones, how varied, and how many of their phrases are known.
+
+    Args:
+      data: MAUVE compares with as many valid sentences as there are, phrases are looked up in train's.
+    """
+    out: Row = {
+        "diversity": text_metrics.diversity(texts),
+        "memorised": text_metrics.memorised(texts, data["train"].text),
+    }
+    if len(texts) > 1:
+        real = data["valid"].take(len(texts)).text
+        out["mauve"] = mauve.mauve(judges.features(real), judges.features(texts))
+    return out
+
+
 def floor_rows(
-    judges: ControlledText, task: Task, texts: Sequence[str]
-) -> dict[str, dict[str, float]]:
+    judges: ControlledText, task: Task, texts: Sequence[str], data: Mapping[str, TextSplit]
+) -> dict[str, Row]:
     """What rules score: the input as it is (of edits), real sentences (of generation), one target for all.
 
     Args:
       texts: real test sentences.
+      data: see `generation`.
     """
     joint = np.stack([task.targets[n] for n in task.names], 1)
     codes = np.unique(joint, axis=0, return_inverse=True)[1].ravel()
-    rows = {"majority class": {"accuracy": floors.majority_accuracy(codes, codes)}}
+    rows: dict[str, Row] = {"majority class": {"accuracy": floors.majority_accuracy(codes, codes)}}
     if task.sources is None:
         distinct = text_metrics.distinct_n(texts, 2)
-        real = {"ppl": judges.real_ppl, "self_bleu": judges.real_self_bleu, "distinct_2": distinct}
+        real: Row = {"ppl": judges.real_ppl, "self_bleu": judges.real_self_bleu}
+        real |= {"distinct_2": distinct, **generation(judges, texts, data)}
         return rows | {"data": real | judges.further(texts, {})}
     targets = {n: task.targets[n] for n in task.names}
     copy = {
@@ -250,6 +271,7 @@ def evaluate(
     data: Mapping[str, TextSplit],
     judges: ControlledText,
     moves: Mapping[tuple[str, str], Move],
+    guide: Callable[..., tuple[Any, Any, Any]],
     space: Space,
     operators: Operators,
     seed: int,
@@ -258,6 +280,7 @@ def evaluate(
 
     Args:
       moves: by (task, method); see `make_moves`.
+      guide: see `guided.make`.
     """
     train, e = data["train"], config.evaluate
     valid = make_tasks(config, space, data["valid"], e.tune_count, seed)
@@ -272,10 +295,14 @@ def evaluate(
             "attributes": " + ".join(task.names),
             "seed": seed,
         }
-        for rule, numbers in floor_rows(judges, task, real).items():
+        for rule, numbers in floor_rows(judges, task, real, data).items():
             rows.append({"system": rule, **cell, "floor": True, **numbers})
-        for name, grid in GRIDS[task.name].items():
-            move = moves[task.name, name]
+        grids = dict(GRIDS[task.name])
+        if task.name == "generate" and isinstance(space.prior, Schedule):
+            grids[guided.NAME] = guided.GRID
+        for name, grid in grids.items():
+            own = functools.partial(guide, space)
+            move = own if name == guided.NAME else moves[task.name, name]
 
             def score(guidance_strength: float, move: Move = move, tune: Task = tune) -> float:
                 moved = apply(move, operators, tune, seed, guidance_strength)
@@ -287,6 +314,8 @@ def evaluate(
             solved = np.flatnonzero(~moved["failed"])
             asked = {n: task.targets[n][solved] for n in task.names}
             numbers |= judges.further(texts, asked)
+            if task.sources is None:
+                numbers |= generation(judges, texts, data)
             rows.append({"system": name, **cell, "guidance_strength": guidance_strength, **numbers})
             shown[task.name, cell["attributes"], name] = (
                 task,

@@ -12,6 +12,7 @@ import numpy as np
 
 from experiments.common import attributes as attribute_fields
 from experiments.common.runs import Study
+from experiments.latentops import guided
 from experiments.latentops.methods import GRIDS
 from experiments.latentops.space import Space
 from jaxgen.data.tokens import TextSplit, about_cuts
@@ -44,8 +45,11 @@ GENERATE = {
     "accuracy": "accuracy ↑",
     "ppl": "PPL ↓",
     **FURTHER,
+    "mauve": "MAUVE ↑",
     "self_bleu": "self-BLEU ↓",
     "distinct_2": "distinct-2 ↑",
+    "diversity": "diversity ↑",
+    "memorised": "memorised 4-grams",
     "mean": "geometric mean ↑",
     "milliseconds": "ms a sentence ↓",
     "nfe": "NFE",
@@ -120,9 +124,11 @@ def _about(study: Study, judges: ControlledText) -> str:
         f"sentences: {judges.real_self_bleu:.1f}. Each method has one guidance strength, its operators' weight (for "
         f"the shift its length), chosen on the valid split by the geometric mean, out of "
         f"{values('edit', 'ODE')} in editing, {values('generate', 'ODE')} in generation (shift: "
-        f"{values('edit', 'linear shift')}). That mean is, of "
+        f"{values('edit', 'linear shift')}; guided diffusion: {', '.join(f'{k:g}' for k in guided.GRID)}). That mean is, of "
         "edits, over accuracy, input-BLEU / 100 and min(1, PPL of real / PPL); of generation, over "
         "accuracy, min(1, PPL of real / PPL) and min(1, (100 - self-BLEU) / (100 - real self-BLEU)). "
+        "MAUVE compares with as many valid sentences, in the features of a language model; diversity is the product of "
+        "distinct-2, -3 and -4; memorised, the share of 4-grams that stand in a train sentence. "
         "Time: the movement of latents alone, all rows in one call, median of three. The last rows of a table "
         "are no methods: *copy of the input* leaves sentences as they are, *majority class* always writes what "
         "is asked most often, *data* are real test sentences, which nothing was asked of.\n"

@@ -12,7 +12,7 @@ from experiments.common import attributes as attribute_fields
 from experiments.common import fields, text_fields
 from experiments.common.latent import chain_of
 from experiments.common.runs import Study, open_study, seeds_of
-from experiments.latentops import methods, report
+from experiments.latentops import guided, methods, report
 from experiments.latentops.space import KINDS, Space, train_space
 from experiments.latentops.space import train_operators as fit_operators
 from jaxgen import config as config_lib
@@ -28,7 +28,7 @@ from jaxgen.models.attribute_heads import Operators
 from jaxgen.train.runs import Row
 
 LatentOps = Study[dict[str, TextSplit]]
-RUNTIME = (*fields.RUNTIME, "sample.", "edit.", "evaluate.")
+RUNTIME = (*fields.RUNTIME, "sample.", "edit.", "evaluate.", "guided.")
 NAMES = {
     **text_fields.NAMES,
     "": "seed seeds spaces",
@@ -39,6 +39,7 @@ NAMES = {
     "ode": "rtol atol max_steps",
     "sgld": "steps rate noise edit_steps edit_noise",
     "predictor_corrector": "steps snr edit_steps t_edit",
+    "guided": "steps eta draws",
     "evaluate": "count tune_count combinations",
     "edit": "text sentiment tense formality person keywords strength count",
 }
@@ -123,10 +124,13 @@ def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
         for task in ("edit", "generate")
         for name, move in methods.make_moves(config, editing=task == "edit").items()
     }
+    guide = guided.make(config)
     rows: list[Row] = []
     shown: dict[str, Any] = {}
     for seed, space, operators in trained:
-        done, artefacts = methods.evaluate(config, data, judges, moves, space, operators, seed)
+        done, artefacts = methods.evaluate(
+            config, data, judges, moves, guide, space, operators, seed
+        )
         rows += done
         if seed == config.seed:
             shown[space.name] = artefacts

@@ -8,7 +8,8 @@ import zlib
 import numpy as np
 from numpy import ndarray
 
-from jaxgen.data.images import Images
+from jaxgen.data import splits
+from jaxgen.data.images import Images, take
 from jaxgen.data.root import expand
 from jaxgen.errors import ConfigError
 
@@ -61,3 +62,28 @@ def load(folder: str) -> dict[str, Images]:
             raise ConfigError("data.path", str(root), f"a label for each of {len(image)} images")
         out[name] = Images((image / np.float32(255))[..., None], label.astype(np.int32))
     return out
+
+
+def load_splits(folder: str, *, valid_fraction: float = 0.1, limit: int = 0) -> dict[str, Images]:
+    """{"train", "valid", "test"}: the test files as they are, the train files split by `splits.spread`.
+
+    Args:
+      folder: see `load`.
+      valid_fraction: share of the train files' images, of each label alike, that is held out.
+      limit: at most this many of the train files' images, and as many of the test files', balanced; 0 keeps all.
+
+    Raises:
+      ConfigError: as `load`; a share that is not at least 0 and below 1; a limit below 0.
+    """
+    if not 0 <= valid_fraction < 1:
+        raise ConfigError("data.valid_fraction", valid_fraction, "at least 0 and below 1")
+    splits.check_limit(limit)
+    parts = {
+        name: take(part, splits.balanced(len(part), limit, part.label))
+        for name, part in load(folder).items()
+    }
+    train = parts["train"]
+    held = round(len(train) * valid_fraction)
+    valid = splits.spread(len(train), held, train.label) if held else np.arange(0)
+    rest = np.setdiff1d(np.arange(len(train)), valid)
+    return {"train": take(train, rest), "valid": take(train, valid), "test": parts["test"]}

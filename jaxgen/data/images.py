@@ -85,7 +85,7 @@ def load(
         if size not in (0, 8) or channels == 3:
             raise ConfigError("data.size", (size, channels), "8x8 with 1 channel for digits")
         everything = _digits()
-        everything = _take(everything, splits.balanced(len(everything), limit, everything.label))
+        everything = take(everything, splits.balanced(len(everything), limit, everything.label))
     else:
         if size <= 0:
             raise ConfigError("data.size", size, f"at least 1 for source {source!r}")
@@ -99,10 +99,11 @@ def split(images: Images, *, valid_fraction: float, test_fraction: float) -> dic
     index = splits.split_by_hash(
         (p.tobytes() for p in pixels), valid_fraction=valid_fraction, test_fraction=test_fraction
     )
-    return {name: _take(images, rows) for name, rows in index.items()}
+    return {name: take(images, rows) for name, rows in index.items()}
 
 
-def _take(images: Images, index: Int[ndarray, " M"]) -> Images:
+def take(images: Images, index: Int[ndarray, " M"]) -> Images:
+    """Some rows, in the order of the index."""
     label = None if images.label is None else images.label[index]
     return Images(images.image[index], label)
 

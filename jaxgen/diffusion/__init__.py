@@ -8,10 +8,12 @@ if TYPE_CHECKING:
     from jaxgen.diffusion import (
         eddpm,
         gaussian,
+        guidance,
         samplers,
         schedule,
         timestep_sampling,
     )
+    from jaxgen.diffusion.guidance import guided
     from jaxgen.diffusion.samplers import ancestral, ddim, ddim_encode, flow_ode
     from jaxgen.diffusion.schedule import VPSDE, Schedule
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxgen.data.tokens import TextSplit, TokenIds
 from jaxgen.evaluators import vader
@@ -62,6 +62,12 @@ class ControlledText:
     def perplexity(self, texts: Sequence[str]) -> float:
         """Of a token, under the language model of real sentences."""
         return self.language_model.perplexity(self.encode(texts)["target"])
+
+    def features(self, texts: Sequence[str]) -> Float[np.ndarray, "N F"]:
+        """For `metrics.mauve`: of the pretrained language model, or else of that of the train split."""
+        if self.pretrained_lm is not None:
+            return self.pretrained_lm.features(texts)
+        return self.language_model.features(self.encode(texts)["target"])
 
     def further(
         self, texts: Sequence[str], targets: Mapping[str, Int[np.ndarray, " N"]]

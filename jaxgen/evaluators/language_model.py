@@ -5,6 +5,7 @@ that is trained on samples reads real test sequences (reverse perplexity punishe
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from jaxgen.data.tokens import TokenIds, TokenShape
+from jaxgen.evaluators.common import batched_apply
 from jaxgen.losses.cross_entropy import sum_cross_entropy
 from jaxgen.metrics import text as text_metrics
 from jaxgen.models import gpt2
@@ -47,6 +49,21 @@ def lm_nll(
 
 
 _lm_nll = jax.jit(lm_nll, static_argnums=(2, 3))
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _lm_features(
+    model: gpt2.GPT, targets: Int[Array, "B T"], begin: int, end: int
+) -> Float[Array, "B D"]:
+    hidden, _, _ = model.hidden(shift_right(targets, begin))
+    return masked_mean(hidden, eos_mask(targets, end))
+
+
+def masked_mean(hidden: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
+    """Mean state over the positions that count, float32; 0 where none does."""
+    weight = mask.astype(jnp.float32)[..., None]
+    total = (hidden.astype(jnp.float32) * weight).sum(1)
+    return total / jnp.maximum(weight.sum(1), 1.0)
 
 
 def real_tokens(targets: TokenIds, shape: TokenShape) -> Bool[np.ndarray, "N T"]:
@@ -90,6 +107,15 @@ class LanguageModel:
     def perplexity(self, targets: TokenIds) -> float:
         """Of a token of these sequences, the end token included."""
         return perplexity(self.model, targets, self.shape)
+
+    def features(self, targets: TokenIds) -> Float[np.ndarray, "N D"]:
+        """What `metrics.mauve` compares: the mean of the last block's states over a sequence's tokens.
+
+        Of the model of real sequences. (The authors take the last token's state, of GPT-2 large.)
+        """
+        v = self.shape
+        apply = lambda model, rows: _lm_features(model, rows, v.begin, v.end)  # noqa: E731
+        return batched_apply(apply, self.model, targets)
 
     def reverse_perplexity(
         self, name: str, seed: int, samples: TokenIds, real: Int[np.ndarray, "M T"]

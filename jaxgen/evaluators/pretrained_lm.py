@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxgen.evaluators.common import batched_apply
+from jaxgen.evaluators.language_model import masked_mean
 from jaxgen.losses.cross_entropy import sum_cross_entropy
 from jaxgen.models import gpt2, hf
 from jaxgen.text import tokenizers
@@ -48,6 +49,16 @@ class PretrainedLM:
 
     def nll(self, texts: Sequence[str]) -> tuple[Float[np.ndarray, " N"], Int[np.ndarray, " N"]]:
         """Nats and tokens of each text; texts longer than the model's positions are cut."""
+        inputs = self._inputs(texts)
+        return batched_apply(_nll, self._model, inputs, batch=self.batch), inputs["count"]
+
+    def features(self, texts: Sequence[str]) -> Float[np.ndarray, "N D"]:
+        """Mean of the last block's states over each text's tokens; see `LanguageModel.features`."""
+        inputs = self._inputs(texts)
+        return batched_apply(_features, self._model, inputs, batch=self.batch)
+
+    def _inputs(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Padded ids after the token that begins a text, and their counts; loads the model."""
         begin = _document_begin(self.tokenizer)
         ids = [i[: self.config.max_positions - 1] for i in tokenizers.tokens(self.tokenizer, texts)]
         counts = np.array([len(i) for i in ids], np.int32)
@@ -58,8 +69,7 @@ class PretrainedLM:
             row[1 : len(i) + 1] = i
         if self._model is None:
             self._model = hf.load(self.path)
-        inputs = {"tokens": rows, "count": counts}
-        return batched_apply(_nll, self._model, inputs, batch=self.batch), counts
+        return {"tokens": rows, "count": counts}
 
     def perplexity(self, texts: Sequence[str]) -> float:
         """Of a token; NaN without any."""
@@ -91,3 +101,11 @@ def _nll(model: gpt2.GPT, rows: dict[str, Array]) -> Float[Array, " B"]:
     real = jnp.arange(tokens.shape[1] - 1) < rows["count"][:, None]
     logits, _ = model(tokens[:, :-1])
     return sum_cross_entropy(logits, tokens[:, 1:], real)[0]
+
+
+@jax.jit
+def _features(model: gpt2.GPT, rows: dict[str, Array]) -> Float[Array, "B D"]:
+    tokens = rows["tokens"]
+    hidden, _, _ = model.hidden(tokens)
+    places = jnp.arange(tokens.shape[1])
+    return masked_mean(hidden, (places >= 1) & (places <= rows["count"][:, None]))

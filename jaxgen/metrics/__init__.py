@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         floors,
         frechet,
         images,
+        mauve,
         probes,
         records,
         rouge,

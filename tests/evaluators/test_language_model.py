@@ -15,6 +15,7 @@ from jaxgen.evaluators.language_model import (
     LanguageModelOptions,
     lm_nll,
     lm_task,
+    masked_mean,
     real_tokens,
 )
 from jaxgen.models import gpt2
@@ -84,3 +85,18 @@ def test_reverse_perplexity_is_of_a_model_of_the_samples(judge):
         "reverse-good-3",
         "reverse-bad-3",
     }
+
+
+def test_features_are_the_mean_state_up_to_the_end_token(judge):
+    ids = np.array([[4, 5, 2, 2, 2], [4, 4, 5, 4, 5]], np.int32)
+    got = judge.features(ids)
+    assert got.shape == (2, 16)
+    states = judge.model.hidden(jnp.asarray([[1, 4, 5]], jnp.int32))[0][0]
+    np.testing.assert_allclose(got[0], states.mean(0), atol=1e-5)
+    other = ids.copy()
+    other[0, 3:] = 7  # what follows the end token does not matter
+    np.testing.assert_allclose(judge.features(other), got, atol=1e-6)
+
+
+def test_mean_of_no_state_is_zero():
+    assert masked_mean(jnp.ones((1, 2, 3)), jnp.zeros((1, 2), bool)).tolist() == [[0.0] * 3]

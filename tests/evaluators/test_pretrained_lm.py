@@ -44,6 +44,20 @@ def test_nats_of_each_text_are_those_of_its_tokens_alone(folder):
     assert value == pytest.approx(float(np.exp(nats.sum() / counts.sum())), rel=1e-6)
 
 
+def test_features_are_the_mean_state_over_the_tokens_of_a_text(folder):
+    import jax
+
+    lm = PretrainedLM(str(folder), batch=3)
+    found = lm.features(TEXTS)
+    model, tokenizer = hf.load(folder), tokenizers.load(folder)
+    begin = tokenizers.special_ids(tokenizer)[0]
+    for text, row in zip(TEXTS, found, strict=True):
+        ids = tokenizers.tokens(tokenizer, [text])[0]
+        states = model.hidden(jax.numpy.array([[begin, *ids]]))[0][0]
+        want = states[1:].mean(0) if ids else np.zeros(found.shape[1])
+        np.testing.assert_allclose(row, want, atol=1e-4)
+
+
 def test_what_it_said_is_kept_for_these_texts_alone(folder, tmp_path):
     lm = PretrainedLM(str(folder), kept=tmp_path)
     value = lm.perplexity(TEXTS)

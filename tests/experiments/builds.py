@@ -42,6 +42,7 @@ from jaxgen.train.runs import Runs
 
 STUDIES = {
     "configs/eddpm/digits.py": eddpm,
+    "configs/eddpm/mnist.py": eddpm,
     "configs/eddpm/celeba64.py": eddpm,
     "configs/eddpm/grammar.py": eddpm,
     "configs/eddpm/yelp.py": eddpm,

@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs.eddpm import celeba64, digits
+from configs.eddpm import celeba64, digits, mnist
 from experiments.common.latent import chain_of
 from experiments.eddpm import image_report, images, study, systems
 from jaxgen.errors import ConfigError
 from jaxgen.nn import batch_renorm
 from jaxgen.train import tables
 from jaxgen.train.state import parameter_count
+from tests.data.test_posed import write_idx
 
 SHAPE = (8, 8, 1)
 
@@ -36,7 +37,7 @@ def test_all_systems_have_about_the_same_number_of_parameters():
 
 
 def test_shipped_configs_are_valid():
-    for module in (digits, celeba64):
+    for module in (digits, mnist, celeba64):
         study.validate(module.get_config())
 
 
@@ -87,7 +88,65 @@ def test_nearest_mse_against_brute_force():
     rng = np.random.default_rng(0)
     a, b = rng.random((7, 3, 3, 1)), rng.random((9, 3, 3, 1))
     want = np.mean([min(((x - y) ** 2).mean() for y in b) for x in a])
-    assert images.nearest_mse(a, b) == pytest.approx(want)
+    for rows in (1, 3, 500):
+        assert images.nearest_mse(a, b, rows=rows) == pytest.approx(want)
+
+
+def idx_folder(path, side, count=40):
+    """The four files of a set whose two labels are dark and bright images."""
+    rng = np.random.default_rng(0)
+    for stem in ("train", "t10k"):
+        label = np.arange(count) % 2
+        image = rng.integers(0, 100, (count, side, side)) + 150 * label[:, None, None]
+        write_idx(path / f"{stem}-images-idx3-ubyte", image)
+        write_idx(path / f"{stem}-labels-idx1-ubyte", label)
+    return str(path)
+
+
+@pytest.mark.slow
+def test_idx_files_are_a_source_and_probes_see_a_share_of_them(tmp_path, one_device):
+    config = mnist.get_config()
+    config.update_from_flattened_dict(
+        {
+            "systems": ("eddpm",),
+            "data.path": idx_folder(tmp_path, 28),
+            "data.valid_fraction": 0.25,
+            "model.width": 4,
+            "model.denoiser_width": 16,
+            "model.latent_dim": 4,
+            "train.steps": 3,
+            "train.batch_size": 8,
+            "classifier.steps": 3,
+            "classifier.width": 4,
+            "classifier.probe_rows": 20,
+            "sample.count": 12,
+            "sample.steps": 3,
+        }
+    )
+    study.validate(config)
+    problem = images.ImageProblem.open(config, tmp_path / "w", may_train=True)
+    assert {n: len(p) for n, p in problem.data.items()} == {"train": 30, "valid": 10, "test": 40}
+    problem.train_judges()
+    (trained,) = systems.train(problem, "eddpm", 0)
+    row, shown = problem.evaluate(trained, 0)
+    assert shown["z_train"].shape == (20, 4)
+    assert np.bincount(shown["y_train"]).tolist() == [10, 10]
+    assert shown["restored"].shape == (40, 28, 28, 1)
+    # The mean image is what an untrained decoder can do no better than by far.
+    assert row["reconstruction_mse"] < 1.0
+    assert np.isfinite(list(row.values())).all()
+
+
+def test_idx_files_of_another_size_are_named(tmp_path):
+    config = mnist.get_config()
+    config.data.path = idx_folder(tmp_path, 20)
+    with pytest.raises(
+        ConfigError, match=r"data\.source is \(20, 20, 1\), allowed: images of \(28"
+    ):
+        images.load(config, tmp_path)
+    config.data.size = 20
+    with pytest.raises(ConfigError, match=r"data\.size is 20, allowed: one of 0, 28, of idx"):
+        study.validate(config)
 
 
 def test_impossible_schedule_is_a_config_error():

@@ -11,7 +11,7 @@ from flax import nnx
 
 from configs.eddpm import antibody, grammar, peptides, yelp, yelp_paper
 from experiments.common import text, text_model
-from experiments.eddpm import protein_ascent, sequences, study, systems
+from experiments.eddpm import protein_ascent, sequence_scores, sequences, study, systems
 from jaxgen.data import corpora
 from jaxgen.data.tokens import TokenShape, about_cuts
 from jaxgen.errors import ConfigError
@@ -54,6 +54,17 @@ TINY = {
 }
 
 
+MEASURES = (
+    "generation",
+    "self_bleu",
+    "distinct_2",
+    "grammatical",
+    "mauve",
+    "diversity",
+    "memorised",
+)
+
+
 def tiny(module, **changes):
     config = module.get_config()
     config.update_from_flattened_dict(TINY | changes)
@@ -90,12 +101,14 @@ def test_text_run_reports_all_three_capabilities_and_resumes(tmp_path, capsys, o
     rows = {r["system"]: r for r in results["systems"]}
     assert list(rows) == ["EDDPM", "LM"]
     for name, row in rows.items():
-        for metric in ("generation", "probe_accuracy", "self_bleu", "distinct_2", "grammatical"):
+        for metric in (*MEASURES, "probe_accuracy"):
             assert np.isfinite(row[metric]), (name, metric)
         assert row["generation"] ** 2 == pytest.approx(row["sample_ppl"] * row["reverse_ppl"])
         assert ("bleu" in row) == (name != "LM")
     assert set(results["mean_rank"]) == {"EDDPM"}
     assert results["real"]["grammatical"] == 1.0
+    assert 0.5 < results["real"]["mauve"] <= 1.0  # untrained systems are far below
+    assert 0.0 < results["real"]["memorised"] < 1.0  # of test sentences, not of train's own
     floors = results["floors"]
     assert floors["copy of the input"]["bleu"] == pytest.approx(100)
     assert 0 < floors["constant consensus"]["token_accuracy"] < 1
@@ -213,10 +226,10 @@ def test_pretrained_folders_fill_encoder_and_decoder(tmp_path):
 
 
 def test_valid_proteins_have_gaps_at_the_ends_only():
-    assert sequences.valid_protein("JJACDEJ", 3, 5)
-    assert not sequences.valid_protein("JACJDEJ", 3, 6)
-    assert not sequences.valid_protein("JACJ", 3, 6)
-    assert not sequences.valid_protein("ACDEFGH", 3, 6)
+    assert sequence_scores.valid_protein("JJACDEJ", 3, 5)
+    assert not sequence_scores.valid_protein("JACJDEJ", 3, 6)
+    assert not sequence_scores.valid_protein("JACJ", 3, 6)
+    assert not sequence_scores.valid_protein("ACDEFGH", 3, 6)
 
 
 def test_nearest_distance_against_brute_force():

@@ -98,21 +98,33 @@ def test_edits_have_a_copy_and_generation_has_real_sentences():
         "perplexity": lambda texts: 4.0,
         "real_ppl": 2.0,
         "real_self_bleu": 30.0,
+        "features": lambda texts: np.array([[len(t), 1.0] for t in texts]),
     }.items():
         object.__setattr__(judges, name, value)
     targets = {"sentiment": np.array([1, 1, 0, 1]), "tense": np.array([0, 0, 2, 1])}
     texts = ["a b c d e"] * 4
     edit = methods.Task("edit", ("sentiment",), np.zeros((4, 2)), targets, texts)
-    rows = methods.floor_rows(judges, edit, texts)
+    data = {
+        "train": SimpleNamespace(text=["a b c d"]),
+        "valid": SimpleNamespace(take=lambda count: SimpleNamespace(text=texts[:count])),
+    }
+    rows = methods.floor_rows(judges, edit, texts, data)
     assert rows["majority class"] == {"accuracy": 0.75}
     copy = rows["copy of the input"]
     assert (copy["accuracy"], copy["ppl"]) == (0.25, 4.0)
     assert copy["bleu"] == pytest.approx(100.0)
     assert copy["mean"] == pytest.approx((0.25 * 0.5 * 1.0) ** (1 / 3))
     both = methods.Task("generate", ("sentiment", "tense"), edit.u, targets, None)
-    rows = methods.floor_rows(judges, both, texts)
+    rows = methods.floor_rows(judges, both, texts, data)
     assert rows["majority class"] == {"accuracy": 0.5}  # two of four are (1, 0)
-    assert rows["data"] == {"ppl": 2.0, "self_bleu": 30.0, "distinct_2": pytest.approx(4 / 16)}
+    assert rows["data"] == {
+        "ppl": 2.0,
+        "self_bleu": 30.0,
+        "distinct_2": pytest.approx(4 / 16),
+        "diversity": pytest.approx(1 / 64),
+        "memorised": pytest.approx(1 / 2),  # a b c d, not b c d e
+        "mauve": pytest.approx(1.0),
+    }
 
 
 def test_language_models_have_token_frequencies():

@@ -1,17 +1,25 @@
 """LatentOps: a small whole run in this process, the command line's edits, and the parts."""
 
+import dataclasses
+import functools
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 from configs.latentops import grammar, yelp, yelp_paper
-from experiments.latentops import methods, study
+from experiments.latentops import guided, methods, study
+from experiments.latentops.space import Space
+from jaxgen.diffusion import schedule
 from jaxgen.errors import ConfigError
 from jaxgen.evaluators.attributes import LABELS
+from jaxgen.latent_ode import priors
 from jaxgen.models.attribute_heads import AttributeHeads, Operators
 
+CHAIN = schedule.linear(200, beta_min=1e-4, beta_max=0.1)
 TINY = {
     "spaces": ("vae",),
     "train.steps": 6,
@@ -38,6 +46,7 @@ TINY = {
     "sgld.edit_steps": 20,
     "predictor_corrector.steps": 3,
     "predictor_corrector.edit_steps": 3,
+    "guided.steps": 4,
     "evaluate.count": 30,
     "evaluate.tune_count": 30,
     "evaluate.combinations": (("sentiment", "tense"),),
@@ -103,9 +112,8 @@ def test_a_run_judges_every_method_and_edits_sentences(tmp_path, capsys, monkeyp
     assert capsys.readouterr().out.splitlines() == ["(not solved)"] * 2
 
 
-def test_methods_on_a_space_that_is_known():
-    """Labels are signs of coordinates: the ODE and the shift reach them, no control does not."""
-    config = tiny(**{"operators.attributes": ("sentiment", "tense")})
+def signs(config):
+    """Operators whose logits are coordinates of the latent: 0 and 1 of sentiment, 2 to 4 of tense."""
     heads = AttributeHeads(8, {}, width=8, depth=1, rngs=nnx.Rngs(0))
 
     class Sign(nnx.Module):
@@ -118,7 +126,13 @@ def test_methods_on_a_space_that_is_known():
     heads.nets = nnx.Dict({"sentiment": Sign(0, 2), "tense": Sign(2, 3)})
     eye = np.eye(8, dtype=np.float32)
     directions = {"sentiment": eye[:2], "tense": eye[2:5]}
-    operators = Operators(heads, directions, tuple((n, LABELS[n]) for n in directions))
+    return Operators(heads, directions, tuple((n, LABELS[n]) for n in directions))
+
+
+def test_methods_on_a_space_that_is_known():
+    """Labels are signs of coordinates: the ODE and the shift reach them, no control does not."""
+    config = tiny(**{"operators.attributes": ("sentiment", "tense")})
+    operators = signs(config)
     rng = np.random.default_rng(0)
     u = rng.normal(size=(50, 8)).astype(np.float32)
     targets = {"sentiment": rng.integers(0, 2, 50), "tense": rng.integers(0, 3, 50)}
@@ -142,6 +156,39 @@ def test_methods_on_a_space_that_is_known():
     one = methods.Task("edit", ("tense",), u, targets, None)
     moved = methods.apply(moves["ODE"], operators, one, 0, 2.0)
     assert np.array_equal(moved["u"][:, :2], u[:, :2])
+
+
+def test_a_guided_process_draws_what_operators_ask_for():
+    """Of a standard normal, whose noise predictor is known; labels are signs of coordinates."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Unit:
+        latent_dim: int = 8
+
+        def denoise(self, z, t):
+            return jnp.sqrt(CHAIN.one_minus_alpha_bar[t])[:, None] * z
+
+    jax.tree_util.register_dataclass(Unit, data_fields=(), meta_fields=("latent_dim",))
+    config = tiny(**{"operators.attributes": ("sentiment", "tense"), "guided.steps": 100})
+    operators = signs(config)
+    unit = Space("eddpm", Unit(), priors.Gaussian(jnp.zeros(8), jnp.eye(8)), CHAIN)
+    rng = np.random.default_rng(0)
+    targets = {"sentiment": rng.integers(0, 2, 200), "tense": rng.integers(0, 3, 200)}
+    task = methods.Task("generate", ("sentiment",), np.zeros((200, 8), np.float32), targets, None)
+    move = functools.partial(guided.make(config), unit)
+    share, spread = {}, {}
+    for weight in (0.0, 2.0):
+        moved = methods.apply(move, operators, task, 0, weight)
+        end = moved["u"]
+        share[weight] = (end[:, :2].argmax(1) == targets["sentiment"]).mean()
+        spread[weight] = end[:, 2:].std(0)
+        assert not moved["failed"].any()
+        assert (moved["nfe"] == 100).all()
+    assert abs(share[0.0] - 0.5) < 0.12  # three standard deviations of 200 coins
+    assert share[2.0] > 0.95
+    # What is not asked for stays standard normal; tense, which is off, too. 3 / sqrt(400).
+    for value in spread.values():
+        np.testing.assert_allclose(value, 1.0, atol=0.2)
 
 
 def test_targets_differ_from_what_is_there():

@@ -27,6 +27,21 @@ def test_self_bleu_and_distinct():
     assert text.distinct_n([], 2) == 0.0
 
 
+def test_diversity_and_memorised_phrases():
+    same = ["one two three four five"] * 5
+    assert text.diversity(same) == pytest.approx((1 / 5) ** 3)
+    mixed = ["a b c d", "a b c e"]
+    assert text.diversity(mixed) == pytest.approx(4 / 6 * 3 / 4 * 1.0)
+    assert text.diversity([]) == 0.0
+    train = ["x a b c d", "b c e f"]
+    assert text.memorised(mixed, train) == pytest.approx(1 / 2)  # a b c d, but not a b c e
+    assert text.memorised(mixed, train, 3) == pytest.approx(1.0)  # a b c twice, b c d, b c e
+    assert text.memorised(train, train) == 1.0
+    assert np.isnan(text.memorised(["a b"], train))
+    with pytest.raises(ValueError, match="n is 0, allowed: at least 1"):
+        text.memorised(mixed, train, 0)
+
+
 def test_options_that_leave_nothing_to_compare():
     for options in ({"count": 0}, {"references": 0}):
         with pytest.raises(ValueError, match=rf"{next(iter(options))} is 0, allowed: at least 1"):
