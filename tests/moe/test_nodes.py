@@ -59,14 +59,18 @@ def by_events(layers, shape, device):
 
     dense = np.full(devices, shape.tokens * shape.dense)
     start = line.add(-1, 0.0)
-    state, arrived = [start] * devices, []
-    for w in layers:
+    state = [start] * devices
+
+    def fetch(after, w):
         gets = [a.fetched + (0 if a.moving is None else a.moving) for a in (w, w.near) if a]
-        some = any(g.any() for g in gets)
-        arrived.append(link([start] * devices, *[*gets, None][:2]) if some else [start] * devices)
-    for w, weights in zip(layers, arrived, strict=True):
+        return link(after, *[*gets, None][:2]) if any(g.any() for g in gets) else [start] * devices
+
+    weights = fetch(state, layers[0])
+    for w, after in zip(layers, [*layers[1:], None], strict=True):
         state = exchange(compute(state, dense), w)
+        coming = None if after is None else fetch(state, after)
         state = compute(both(state, weights), w.tokens * 2 * shape.weights)
+        weights = coming
         state = exchange(state, w)
     for w in reversed(layers):
         state = compute(exchange(state, w), w.tokens * 4 * shape.weights)
@@ -81,7 +85,7 @@ def by_events(layers, shape, device):
 @given(seed=st.integers(0, 999), device=st.sampled_from([FLAT, NODES]), sharded=st.booleans())
 def test_a_step_takes_what_its_events_take(seed, device, sharded):
     layers = []
-    for i in range(2):
+    for i in range(3):
         slots, counts = random_slots(seed + i), random_counts(seed + i)
         if sharded:
             layers.append(work.of_sharded(slots, counts, SHAPE, "even", device.node))

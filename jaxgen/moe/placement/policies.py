@@ -4,17 +4,19 @@
     static     one copy of each expert, nothing is dropped
     shadowing  one copy, and the most popular experts on every device besides (He et al., 2022, FasterMoE)
     eplb       every so many steps a placement from nothing, for the load since the last one (DeepSeek)
-    eplb_nodes the same, hierarchical: each expert's replicas in one node (`jaxgen.moe.placement.hierarchical`)
+    eplb_nodes the same, hierarchical: groups of experts in one node each (`jaxgen.moe.placement.hierarchical`)
     flexmoe    when the balance ratio is too high and a change pays off (Nie et al., 2023)
     symi       a placement from nothing every step, for the last counts: weights and optimiser state of all experts lie cut
                over all devices, and slots get fresh weights each step, whatever the placement (2025, arXiv 2504.19925)
     laer       the same layer by layer, forward and again backward, placed by `jaxgen.moe.placement.laer` (2026, arXiv
                2602.11686)
+    sharded    the same, dealt out once as symi does: weights are kept for the backward pass
 
 All decide on counts of steps that are over, or on a moving average of them. `replay` runs a policy over traffic, for the simulator.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,10 +31,24 @@ from jaxgen.moe.placement.planner import Policy
 from jaxgen.moe.placement.traffic import Traffic
 from jaxgen.moe.placement.work import Device, Shape, Work
 
-POLICIES = ("capacity", "static", "shadowing", "eplb", "eplb_nodes", "flexmoe", "symi", "laer")
+POLICIES = (
+    "capacity",
+    "static",
+    "shadowing",
+    "eplb",
+    "eplb_nodes",
+    "flexmoe",
+    "symi",
+    "laer",
+    "sharded",
+)
 SPARE = POLICIES[2:]  # use slots beyond one an expert
 PERIODIC = ("eplb", "eplb_nodes")  # every so many steps
-SHARDED = ("symi", "laer")  # slots are filled anew in each step: see `jaxgen.moe.expert_parallel`
+SHARDED = (
+    "symi",
+    "laer",
+    "sharded",
+)  # slots are filled anew in each step: see `jaxgen.moe.expert_parallel`
 
 Placements = Int[np.ndarray, "L G S"]
 
@@ -48,6 +64,8 @@ class Rules:
       split: of an expert's tokens over its replicas, of policies that have some (`jaxgen.moe.placement.split`).
       average: what each step keeps of the moving average of counts before it, which all policies decide
         on; at 0 the last step's counts, of EPLB the sum since its last placement.
+      groups: of experts that hierarchical EPLB keeps in one node each, as many as divide the experts; where
+        nodes do not divide them it takes all devices for one node.
 
     Raises:
       ValueError: an average below 0, or of 1 and more.
@@ -58,6 +76,7 @@ class Rules:
     every: int = 10
     split: str = "even"
     average: float = 0.0
+    groups: int = 8
 
     def __post_init__(self) -> None:
         require("average", 0 <= self.average < 1, self.average, "0 or more, below 1")
@@ -90,12 +109,13 @@ def following(
             rows.append(planner.next_placement(here, tokens, rules.costs, rules.policy))
         elif name == "shadowing":
             rows.append(shadows(tokens, devices, per_device))
-        elif name == "laer":
+        elif name in ("laer", "sharded"):
             rows.append(laer.place(tokens + 1, devices, per_device, rules.costs))
         elif name == "eplb_nodes":
             nodes = devices // (rules.costs.node or devices)
+            groups = math.gcd(rules.groups, len(tokens))
             rows.append(
-                hierarchical.place(tokens + 1, devices, per_device, groups=len(tokens), nodes=nodes)
+                hierarchical.place(tokens + 1, devices, per_device, groups=groups, nodes=nodes)
             )
         else:
             rows.append(planner.eplb(tokens + 1, devices, per_device))

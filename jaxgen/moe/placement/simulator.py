@@ -3,8 +3,8 @@
 Each device has two resources, its compute and its link, in nodes a third, its link inside of the node, and each
 works on one task at a time, in the order in which a program issues them. A layer is, forward, attention and other
 dense work, the exchange to experts, the experts, the exchange back; backward the same in reverse with twice the
-compute. An exchange begins when all devices are ready and ends on each after its own bytes. Gradients of
-replicas are summed on the links while the backward pass goes on; the step ends when all is done.
+compute. An exchange begins when all devices are ready and ends on each after its own bytes. Weights that come (for a new
+placement, shadows, from sharded masters) come while the layer before has its experts compute. Gradients of replicas are summed on the links while the backward pass goes on; the step ends when all is done.
 
 With `pieces` above 1, rows pass in so many parts, and experts compute one while the next is on the link; sums of
 gradients then wait until a layer's exchanges are over, and pass under the dense work of the backward pass.
@@ -115,37 +115,28 @@ def step_seconds(layers: Sequence[Work], shape: Shape, device: Device, *, pieces
         return clocks.link(ready, far, near) if some else ready
 
     def mixture(
-        state: Times, work: Work, there: Times, flops: float, under: Sequence[Work]
-    ) -> tuple[list[Times], list[Times]]:
-        """To the experts, computation, and back; what comes in `under` it; and when the experts are done."""
+        state: Times, work: Work, there: Times, flops: float, after: Work | None
+    ) -> tuple[list[Times], Times | None]:
+        """When each piece is computed, and when the weights of the layer `after` have come meanwhile."""
         arrived = [exchange(state, work) for _ in range(pieces)]
-        fetched = [fetch(arrived[-1], other) for other in under]
-        done, share = [], work.tokens * flops * shape.weights / pieces
-        for at in arrived:
-            done.append(clocks.compute(np.maximum(at, there), share))
-        return done, fetched
+        fetched = None if after is None else fetch(arrived[-1], after)
+        share = work.tokens * flops * shape.weights / pieces
+        return [clocks.compute(np.maximum(at, there), share) for at in arrived], fetched
 
     dense, start = np.full(devices, shape.tokens * shape.dense), np.zeros(devices)
-    state, n = start, len(layers)
-    weights = [start] * n
-    for i, work in enumerate(layers):
-        if not work.twice or i == 0:
-            weights[i] = fetch(start, work)
-    for i, work in enumerate(layers):
+    state, weights = start, fetch(start, layers[0])
+    for work, after in zip(layers, [*layers[1:], None], strict=True):
         state = clocks.compute(state, dense)
-        # Each layer's weights come under the experts of the one before, the last one's once more for backward.
-        after = layers[i + 1] if i + 1 < n else work
-        done, got = mixture(state, work, weights[i], 2.0, [after] if after.twice else [])
-        if got and i + 1 < n:
-            weights[i + 1] = got[0]
-        again = got[0] if got and i + 1 == n else start
+        # The last layer's weights come once more, for the backward pass, where others' do.
+        then = work if after is None and work.twice else after
+        done, got = mixture(state, work, weights, 2.0, then)
+        weights = start if got is None else got
         for at in done:
             state = exchange(at, work)
-    for i, work in reversed(list(enumerate(layers))):
-        before = layers[i - 1] if i else None
-        under = [before] if before is not None and before.twice else []
-        done, got = mixture(state, work, again, 4.0, under)
-        again = got[0] if got else start
+    for work, before in zip(reversed(layers), [*reversed(layers[:-1]), None], strict=True):
+        again = before if before is not None and before.twice else None
+        done, got = mixture(state, work, weights, 4.0, again)
+        weights = start if got is None else got
         if pieces == 1:
             _sums(clocks, done[-1], work)
         for at in done:

@@ -121,7 +121,7 @@ class Work:
       lost: pairs of token and expert that nobody computes, of all devices together.
       moving: bytes of weights and optimiser state that it receives before the step, for a new placement.
       near: the same inside of nodes, where there are some.
-      twice: what is fetched comes under the layer before, and once more for the backward pass.
+      twice: what is fetched comes once more for the backward pass.
     """
 
     tokens: Float[np.ndarray, " G"]
