@@ -76,7 +76,7 @@ class AdaptivePlacement:
         name: of a policy in `policies.POLICIES`.
         slots: places for experts on each device. Policies that keep one copy of each expert (those not in
           `policies.SPARE`) have as many as that takes, whatever is given.
-        costs: what FlexMoE weighs a change by.
+        costs: what FlexMoE weighs a change by, and LAER a placement.
         devices: that experts are spread over, or a mesh with an axis `expert`; all of this program by
           default.
         policy: when FlexMoE changes; `Policy()` by default.
@@ -86,7 +86,7 @@ class AdaptivePlacement:
         average: see `jaxgen.moe.placement.policies.Rules`.
 
         Raises:
-          ValueError: a policy that does not exist, or numbers below 1.
+          ValueError: a policy that does not exist, numbers below 1, or nodes that do not divide the devices.
         """
         require("name", name in policies.POLICIES, name, ", ".join(policies.POLICIES))
         if devices is None:
@@ -94,6 +94,8 @@ class AdaptivePlacement:
         self.devices = devices.shape[AXIS] if isinstance(devices, Mesh) else devices
         for what, value in (("slots", slots), ("devices", self.devices), ("every", every)):
             require(what, value >= 1, value, "at least 1")
+        nodes = not costs.node or self.devices % costs.node == 0
+        require("costs.node", nodes, costs.node, f"0, or a divisor of {self.devices}, the devices")
         self.name, self.slots, self.tokens = name, slots, tokens
         policy = Policy() if policy is None else policy
         self.rules = Rules(costs, policy, every, average=average)
