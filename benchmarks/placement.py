@@ -5,7 +5,8 @@
 64 experts, 256 slots on 32 devices of 8 and on 64 of 4; tokens by Zipf's law with exponents from 0.5 to 1.5,
 and recorded from a router in training (`jaxgen.moe.placement.traffic.recorded`).
 Plans start from the static placement. The bound is what no placement with evenly split experts can pass
-(`jaxgen.moe.placement.bound`).
+(`jaxgen.moe.placement.bound`). Then LAER's planner as its authors time theirs, in C++: 32 experts, counts of each device
+uniform below 1,000, nodes of 8, here 4 slots a device.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import time
 
 import numpy as np
 
-from jaxgen.moe.placement import cost, planner
+from jaxgen.moe.placement import cost, laer, planner, simulator
 from jaxgen.moe.placement import traffic as traffic_lib
 
 EXPERTS, TOKENS = 64, 262_144
@@ -54,6 +55,22 @@ def compare(devices: int, slots: int, name: str, cases: list[np.ndarray]) -> lis
     return excess
 
 
+def laer_times(devices: int, cases: int) -> None:
+    """Prints a line."""
+    costs = simulator.Shape(4096, 14_336, 4096).costs(simulator.DEVICES["laer"])
+    rng, times, ratios = np.random.default_rng(0), [], []
+    for _ in range(cases):
+        tokens = rng.integers(0, 1000, (devices, 32)).sum(0)
+        begin = time.process_time()
+        slots = laer.place(tokens, devices, 4, costs)
+        times.append((time.process_time() - begin) * 1e3)
+        ratios.append(cost.balance_ratio(slots, tokens))
+    print(
+        f"LAER, {devices} x 4: balance {statistics.median(ratios):.3f}, planning "
+        f"{statistics.median(times):.1f} ms of a core"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", type=int, default=40)
@@ -66,6 +83,8 @@ def main() -> None:
             excess += compare(devices, slots, f"Zipf {exponent}", cases)
         seen = traffic_lib.scaled(traffic_lib.recorded(), TOKENS)
         excess += compare(devices, slots, "recorded", [c for step in seen for c in step])
+    for devices in (64, 256, 1024):
+        laer_times(devices, min(args.cases, 10))
     print(f"over the bound, all: median {statistics.median(excess):.1%}, worst {max(excess):.1%}")
 
 

@@ -144,6 +144,7 @@ FIELDS: dict[str, Rule] = {
     "operators.depth": SOME_DEPTH,
     "placement.tokens": STEPS,
     "placement.threshold": number(1.0, 1e9),
+    "placement.average": FRACTION,
     "dts.threshold": number(0.0, 1.0),
     "prior.gan_steps": integer(1, 10**7),
     "schedule.num_steps": integer(1, 10**6),

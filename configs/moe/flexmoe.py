@@ -14,6 +14,7 @@ from jaxgen.config import Config
 def get_config() -> Config:
     config = base.config(
         task="text",  # text, images
+        # And eplb_nodes, laer and sharded, for modelled devices with nodes.
         policies=("capacity", "static", "shadowing", "eplb", "flexmoe", "symi"),
         capacity_factor=1.25,  # of the policy `capacity`
         data=base.section(
@@ -49,9 +50,10 @@ def get_config() -> Config:
             horizon=3,  # steps in which a change must pay off
             slack=0.005,
             every=5,  # steps, of EPLB
+            average=0.0,  # what each step keeps of the moving average of counts; 0: the last step's
             split="even",  # even, scheduled: of an expert's tokens over its replicas
             # The machine and the model whose step time is modelled, on this traffic.
-            device="a100",  # v5e, v5p, a100, h100
+            device="a100",  # v5e, v5p, a100, h100; with nodes of 8: a100_nodes, h100_nodes, laer
             width=1024,
             hidden=4096,
             tokens=8192,  # of a device

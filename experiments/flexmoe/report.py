@@ -17,8 +17,11 @@ TITLES = {
     "static": "static, dropless",
     "shadowing": "shadowing (FasterMoE)",
     "eplb": "EPLB-like",
+    "eplb_nodes": "EPLB, hierarchical",
     "flexmoe": "FlexMoE",
     "symi": "Symi-like",
+    "laer": "LAER-like",
+    "sharded": "LAER's placement, dealt out once",
 }
 COLUMNS = {
     "loss": "loss ↓",
@@ -95,7 +98,7 @@ def write(study: Study, shape: simulator.Shape, tokens: int) -> pathlib.Path:
         "the largest over the logged steps, against one copy of each expert. The last row is no policy: "
         f"{rule} of the train split, the same for every prediction. Milliseconds are modelled, not "
         f"measured: {markup.literal(p.device)} ({device.flops:.3g} FLOP/s at {device.utilisation:.0%}, "
-        f"{device.bandwidth:.3g} B/s, {device.latency:.1g} s), width {p.width}, hidden {p.hidden}, "
+        f"{device.bandwidth:.3g} B/s, {device.latency:.1g} s{_inside(device)}), width {p.width}, hidden {p.hidden}, "
         f"{p.tokens:,} tokens a device.\n"
     )
     if config.task == "text":
@@ -219,6 +222,10 @@ def picture(path: pathlib.Path, counts: np.ndarray, places: np.ndarray, title: s
     figure.colorbar(right, ax=axes[:, 1])
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
+
+
+def _inside(device: simulator.Device) -> str:
+    return f"; in nodes of {device.node} {device.near:.3g} B/s" if device.node else ""
 
 
 def _losses(logged: list[dict[str, Any]], run: str) -> dict[int, float]:

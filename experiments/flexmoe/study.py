@@ -35,7 +35,7 @@ NAMES = {
     **moe.NAMES,
     "": "seed seeds task policies capacity_factor",
     "model": moe.NAMES["model"] + " k patch",
-    "placement": "slots threshold horizon slack every split device width hidden tokens",
+    "placement": "slots threshold horizon slack every average split device width hidden tokens",
 }
 
 
@@ -69,6 +69,10 @@ def check_devices(config: Config, devices: int) -> None:
         raise ConfigError(
             "placement.slots", config.placement.slots, f"at least {-(-experts // devices)}"
         )
+    node = simulator.DEVICES[config.placement.device].node
+    if node and devices % node:
+        allowed = f"one with nodes that divide {devices}, the expert axis, or without"
+        raise ConfigError("placement.device", config.placement.device, allowed)
 
 
 def load(config: Config, workdir: pathlib.Path) -> Any:
@@ -201,6 +205,7 @@ def make_placement(study: Study, policy: str) -> AdaptivePlacement:
         policy=rules.policy,
         every=rules.every,
         tokens=p.tokens * devices * config.model.k,
+        average=rules.average,
     )
 
 
@@ -229,6 +234,7 @@ def rules_of(config: Config) -> policies.Rules:
         planner.Policy(p.threshold, p.horizon, p.slack),
         p.every,
         p.split,
+        p.average,
     )
 
 

@@ -1,5 +1,6 @@
 """FlexMoE in a train loop that knows nothing of it."""
 
+import dataclasses
 import functools
 
 import jax
@@ -115,15 +116,16 @@ def test_flexmoe_trains_the_model_of_single_copies_in_a_plain_loop():
                 assert all(np.array_equal(first, o) for o in others)
 
 
-def test_sharded_experts_train_as_single_copies_while_placements_change_every_step():
+@pytest.mark.parametrize("name", ["symi", "laer"])
+def test_sharded_experts_train_as_single_copies_while_placements_change_every_step(name):
     """Losses of one copy; a new placement in most steps; no program but the first, and no weight moved."""
     _, want = train("static", placer("static"))
-    place = placer("symi")
-    final, got = train("symi", place)
+    place = placer(name)
+    final, got = train(name, place)
     np.testing.assert_allclose(got, want, atol=1e-4)
     places = place.history()["placements"]
     assert len({p.tobytes() for p in places}) >= 3
-    assert programs("symi")[1]._cache_size() == programs("static")[1]._cache_size()
+    assert programs(name)[1]._cache_size() == programs("static")[1]._cache_size()
     assert place._move is None
     assert final.model.stack.blocks[1].moe.masters.up[...].shape[0] == E
 
@@ -197,6 +199,11 @@ def test_what_it_weighs_may_be_a_larger_run():
         ({"name": "best"}, "name is 'best', allowed: capacity, static"),
         ({"slots": 0}, "slots is 0"),
         ({"devices": 0}, "devices is 0"),
+        (
+            {"costs": dataclasses.replace(COSTS, node=3, near=1e9), "devices": 8},
+            "costs.node is 3, allowed: 0, or a divisor of 8",
+        ),
+        ({"average": 1.0}, "average is 1.0"),
         ({"every": 0}, "every is 0"),
     ],
 )

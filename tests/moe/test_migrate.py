@@ -22,7 +22,7 @@ from jaxgen.train.writers import read_jsonl
 E, LAYERS, SLOTS, VOCAB, LENGTH = 8, 2, 16, 11, 8
 
 
-def build(slots, key):
+def build(slots, key, sharded=False):
     spec = gpt2.config(
         VOCAB,
         width=8,
@@ -33,6 +33,7 @@ def build(slots, key):
         mlp_bias=False,
         experts=E,
         expert_slots=slots,
+        expert_sharded=sharded,
     )
     return gpt2.GPT(spec, rngs=nnx.Rngs(key))
 
@@ -51,15 +52,16 @@ def start(slots):
 
 
 class Shuffler:
-    """A random placement after every fifth step; counts what jax compiles after the first of them."""
+    """A random placement after every step; counts what jax compiles after the first of them."""
 
-    def __init__(self, devices, until=50):
-        self.devices, self.until, self.moved, self.late = devices, until, 0, 0
-        self.move = None
+    def __init__(self, devices, sharded, until=50):
+        self.devices, self.sharded, self.until = devices, sharded, until
+        self.moved, self.late, self.move = 0, 0, None
         jax.monitoring.register_event_duration_secs_listener(self._compiled)
 
     def _compiled(self, event, seconds, **_):
-        watching = 1 < self.moved < 10  # the last save, after the tenth, compiles copies of its own
+        # The last save, after the last of them, compiles copies of its own.
+        watching = 1 < self.moved < self.until
         self.late += watching and event == "/jax/core/compile/backend_compile_duration"
 
     def history(self):
@@ -69,7 +71,7 @@ class Shuffler:
         pass
 
     def __call__(self, at, state):
-        if at % 5 or at > self.until:
+        if at > self.until:
             return state
         rng = np.random.default_rng(at)
         new = np.stack(
@@ -81,7 +83,8 @@ class Shuffler:
         old = np.asarray(state.extra["placement"]).reshape(new.shape)
         if self.move is None:
             self.move = migrate.make_move(jax.tree.map(lambda a: a.sharding, state))
-        state = self.move(state, migrate.sources(old, new))
+        if not self.sharded:  # whose weights lie in no slots
+            state = self.move(state, migrate.sources(old, new))
         placed = jax.device_put(
             new.reshape(LAYERS, -1).astype(np.int32), state.extra["placement"].sharding
         )
@@ -89,13 +92,13 @@ class Shuffler:
         return dataclasses.replace(state, extra={"placement": placed})
 
 
-def fit(workdir, shape, slots, steps, adapt=None, devices=8, save_every=25):
+def fit(workdir, shape, slots, steps, adapt=None, devices=8, save_every=25, sharded=False):
     mesh = mesh_lib.make_mesh(shape, jax.devices()[:devices])
     first = np.random.default_rng(0).integers(0, VOCAB, (96, 1))
     rows = ((first + 3 * np.arange(LENGTH + 1)) % VOCAB).astype(np.int32)
     final = loop.fit(
         "run",
-        functools.partial(build, slots),
+        functools.partial(build, slots, sharded=sharded),
         functools.partial(loss, mesh),
         step.optimizer(optax.constant_schedule(3e-3), clip=0.0),
         pipeline.batches({"tokens": rows}, 16, seed=0),
@@ -125,21 +128,37 @@ def replicas_are_identical(state):
 
 
 @pytest.mark.slow
-def test_ten_placements_in_fifty_steps(tmp_path):
-    """The loss curve is that of single copies, replicas are bit-identical, nothing is compiled anew;
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_new_placement_in_each_of_fifty_steps(tmp_path, sharded):
+    """Copies that move, and sharded masters: the loss curve is that of single copies, nothing is compiled anew;
     a run that goes on, in the middle, on half the devices has the same curve."""
     _, want = fit(tmp_path / "single", {"data": 1}, 0, 50, devices=1)
-    adapt = Shuffler(8)
-    final, got = fit(tmp_path / "moved", {"expert": 8}, SLOTS, 50, adapt, save_every=50)
-    assert adapt.moved == 10
+    run = functools.partial(fit, slots=SLOTS, sharded=sharded)
+    adapt = Shuffler(8, sharded)
+    final, got = run(tmp_path / "moved", {"expert": 8}, steps=50, adapt=adapt, save_every=50)
+    assert adapt.moved == 50
     assert adapt.late == 0
     assert np.abs(got - want).max() < 1e-4
     assert want[-1] < want[0] - 0.1
-    replicas_are_identical(final)
-    fit(tmp_path / "half", {"expert": 8}, SLOTS, 25, Shuffler(8))
-    final, got = fit(tmp_path / "half", {"data": 2, "expert": 2}, SLOTS, 50, Shuffler(2), devices=4)
-    assert np.abs(got - want).max() < 1e-4
-    replicas_are_identical(final)
+    run(tmp_path / "half", {"expert": 8}, steps=25, adapt=Shuffler(8, sharded))
+    half, rest = run(
+        tmp_path / "half",
+        {"data": 2, "expert": 2},
+        steps=50,
+        adapt=Shuffler(2, sharded),
+        devices=4,
+    )
+    assert len(rest) == 50
+    assert np.abs(rest - want).max() < 1e-4
+    for state in (final, half):
+        if not sharded:
+            replicas_are_identical(state)
+            continue
+        for tree in (state.model, state.opt_state[0].mu, state.ema):
+            up = tree.stack.blocks[1].moe.masters.up[...]
+            assert up.shape[0] == E
+            assert up.sharding.spec[1] == "expert"
+            assert not up.sharding.is_fully_replicated
 
 
 def test_sources_prefer_the_slot_then_the_device():

@@ -8,12 +8,17 @@ if TYPE_CHECKING:
     from jaxgen.moe.placement import (
         adaptive,
         cost,
+        events,
+        hierarchical,
+        laer,
         migrate,
+        modes,
         planner,
         policies,
         simulator,
         split,
         traffic,
+        work,
     )
     from jaxgen.moe.placement.adaptive import AdaptivePlacement
     from jaxgen.moe.placement.cost import Costs

@@ -50,6 +50,8 @@ class State(Protocol):
 
 S = TypeVar("S", bound=State)
 
+_WINDOW = 100  # steps that a moving average looks back, at most
+
 
 class AdaptivePlacement:
     """Watches counts, places experts, moves weights; an `adapt` of `jaxgen.train.loop.fit`.
@@ -68,21 +70,23 @@ class AdaptivePlacement:
         policy: Policy | None = None,
         every: int = 10,
         tokens: int | None = None,
+        average: float = 0.0,
     ):
         """Args:
         name: of a policy in `policies.POLICIES`.
         slots: places for experts on each device. Policies that keep one copy of each expert (those not in
           `policies.SPARE`) have as many as that takes, whatever is given.
-        costs: what FlexMoE weighs a change by.
+        costs: what FlexMoE weighs a change by, and LAER a placement.
         devices: that experts are spread over, or a mesh with an axis `expert`; all of this program by
           default.
         policy: when FlexMoE changes; `Policy()` by default.
         every: steps from one placement of EPLB to the next.
         tokens: pairs of token and expert in a layer and step that costs are weighed for, where the
           training run stands for a larger one; by default as many as there are.
+        average: see `jaxgen.moe.placement.policies.Rules`.
 
         Raises:
-          ValueError: a policy that does not exist, or numbers below 1.
+          ValueError: a policy that does not exist, numbers below 1, or nodes that do not divide the devices.
         """
         require("name", name in policies.POLICIES, name, ", ".join(policies.POLICIES))
         if devices is None:
@@ -90,8 +94,11 @@ class AdaptivePlacement:
         self.devices = devices.shape[AXIS] if isinstance(devices, Mesh) else devices
         for what, value in (("slots", slots), ("devices", self.devices), ("every", every)):
             require(what, value >= 1, value, "at least 1")
+        nodes = not costs.node or self.devices % costs.node == 0
+        require("costs.node", nodes, costs.node, f"0, or a divisor of {self.devices}, the devices")
         self.name, self.slots, self.tokens = name, slots, tokens
-        self.rules = Rules(costs, Policy() if policy is None else policy, every)
+        policy = Policy() if policy is None else policy
+        self.rules = Rules(costs, policy, every, average=average)
         self._counts: list[Int[np.ndarray, "L E"]] = []
         self._placements: list[Placements] = []
         self._now: Placements | None = None
@@ -139,7 +146,7 @@ class AdaptivePlacement:
         self._placements.append(now)
         if self.name not in policies.SPARE:
             return state
-        recent = np.stack(self._counts[-self.rules.every :])
+        recent = np.stack(self._counts[-max(self.rules.every, _WINDOW) :])
         if self.tokens is not None:
             recent = traffic.scaled(recent, self.tokens)
         new = policies.following(self.name, step, now, list(recent), self.rules)

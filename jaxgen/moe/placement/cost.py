@@ -32,6 +32,10 @@ class Costs:
       state_bytes: of one expert's weights and optimiser state, what a re-placement moves.
       bandwidth: bytes a second, in each direction.
       latency: seconds, of one collective.
+      node: devices of a node; 0 where all links are alike.
+      near: bytes a second between devices of a node; 0 without nodes.
+
+    Of the last two, the times below know nothing: FlexMoE's planner takes all links for the slower ones.
     """
 
     seconds_per_token: float
@@ -40,12 +44,14 @@ class Costs:
     state_bytes: float
     bandwidth: float
     latency: float = 0.0
+    node: int = 0
+    near: float = 0.0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            least = "0 or more" if field.name == "latency" else "above 0"
-            if value < 0 or (value == 0 and field.name != "latency"):
+            value, may_be_0 = getattr(self, field.name), field.name in ("latency", "node", "near")
+            if value < 0 or (value == 0 and not may_be_0):
+                least = "0 or more" if may_be_0 else "above 0"
                 raise ValueError(f"{field.name} is {value}, allowed: {least}")
 
     def step(self, slots: Slots, tokens: Int[np.ndarray, " E"]) -> float:

@@ -4,28 +4,51 @@
     static     one copy of each expert, nothing is dropped
     shadowing  one copy, and the most popular experts on every device besides (He et al., 2022, FasterMoE)
     eplb       every so many steps a placement from nothing, for the load since the last one (DeepSeek)
+    eplb_nodes the same, hierarchical: groups of experts in one node each (`jaxgen.moe.placement.hierarchical`)
     flexmoe    when the balance ratio is too high and a change pays off (Nie et al., 2023)
     symi       a placement from nothing every step, for the last counts: weights and optimiser state of all experts lie cut
                over all devices, and slots get fresh weights each step, whatever the placement (2025, arXiv 2504.19925)
+    laer       the same layer by layer, forward and again backward, placed by `jaxgen.moe.placement.laer` (2026, arXiv
+               2602.11686)
+    sharded    the same, dealt out once as symi does: weights are kept for the backward pass
 
-All decide on counts of steps that are over. `replay` runs a policy over traffic, for the simulator.
+All decide on counts of steps that are over, or on a moving average of them. `replay` runs a policy over traffic, for the simulator.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int
 
-from jaxgen.moe.placement import planner, simulator
+from jaxgen.errors import require
+from jaxgen.moe.placement import hierarchical, laer, planner
+from jaxgen.moe.placement import traffic as traffic_lib
+from jaxgen.moe.placement import work as work_lib
 from jaxgen.moe.placement.cost import Costs, Slots
 from jaxgen.moe.placement.planner import Policy
-from jaxgen.moe.placement.simulator import Device, Shape, Work
 from jaxgen.moe.placement.traffic import Traffic
+from jaxgen.moe.placement.work import Device, Shape, Work
 
-POLICIES = ("capacity", "static", "shadowing", "eplb", "flexmoe", "symi")
-SPARE = ("shadowing", "eplb", "flexmoe", "symi")  # use slots beyond one an expert
-SHARDED = ("symi",)  # slots are filled anew in each step: see `jaxgen.moe.expert_parallel`
+POLICIES = (
+    "capacity",
+    "static",
+    "shadowing",
+    "eplb",
+    "eplb_nodes",
+    "flexmoe",
+    "symi",
+    "laer",
+    "sharded",
+)
+SPARE = POLICIES[2:]  # use slots beyond one an expert
+PERIODIC = ("eplb", "eplb_nodes")  # every so many steps
+SHARDED = (
+    "symi",
+    "laer",
+    "sharded",
+)  # slots are filled anew in each step: see `jaxgen.moe.expert_parallel`
 
 Placements = Int[np.ndarray, "L G S"]
 
@@ -35,16 +58,28 @@ class Rules:
     """Settings of all policies.
 
     Attributes:
-      costs: what FlexMoE weighs a change by.
+      costs: what FlexMoE weighs a change by, and LAER a placement; their nodes are EPLB's too.
       policy: when FlexMoE changes.
       every: steps from one placement of EPLB to the next.
       split: of an expert's tokens over its replicas, of policies that have some (`jaxgen.moe.placement.split`).
+      average: what each step keeps of the moving average of counts before it, which all policies decide
+        on; at 0 the last step's counts, of EPLB the sum since its last placement.
+      groups: of experts that hierarchical EPLB keeps in one node each, as many as divide the experts; where
+        nodes do not divide them it takes all devices for one node.
+
+    Raises:
+      ValueError: an average below 0, or of 1 and more.
     """
 
     costs: Costs
     policy: Policy = dataclasses.field(default_factory=Policy)
     every: int = 10
     split: str = "even"
+    average: float = 0.0
+    groups: int = 8
+
+    def __post_init__(self) -> None:
+        require("average", 0 <= self.average < 1, self.average, "0 or more, below 1")
 
 
 def following(
@@ -59,20 +94,31 @@ def following(
     Args:
       history: counts of the steps that are over, the newest last.
     """
-    if name == "flexmoe":
-        rows = [
-            planner.next_placement(s, c, rules.costs, rules.policy)
-            for s, c in zip(slots, history[-1], strict=True)
-        ]
-    elif name == "eplb" and step % rules.every == 0:
-        recent = np.sum(np.stack(history[-rules.every :]), 0)
-        rows = [planner.eplb(c + 1, *slots.shape[1:]) for c in recent]
-    elif name == "symi":
-        rows = [planner.eplb(c + 1, *slots.shape[1:]) for c in history[-1]]
-    elif name == "shadowing":
-        rows = [shadows(c, *slots.shape[1:]) for c in history[-1]]
-    else:
+    if name not in SPARE or (name in PERIODIC and step % rules.every):
         return slots
+    devices, per_device = slots.shape[1:]
+    if rules.average:
+        recent = traffic_lib.moving_average(np.stack(history), rules.average)
+    elif name in PERIODIC:
+        recent = np.sum(np.stack(history[-rules.every :]), 0)
+    else:
+        recent = history[-1]
+    rows = []
+    for here, tokens in zip(slots, recent, strict=True):
+        if name == "flexmoe":
+            rows.append(planner.next_placement(here, tokens, rules.costs, rules.policy))
+        elif name == "shadowing":
+            rows.append(shadows(tokens, devices, per_device))
+        elif name in ("laer", "sharded"):
+            rows.append(laer.place(tokens + 1, devices, per_device, rules.costs))
+        elif name == "eplb_nodes":
+            nodes = devices // (rules.costs.node or devices)
+            groups = math.gcd(rules.groups, len(tokens))
+            rows.append(
+                hierarchical.place(tokens + 1, devices, per_device, groups=groups, nodes=nodes)
+            )
+        else:
+            rows.append(planner.eplb(tokens + 1, devices, per_device))
     return np.stack(rows)
 
 
@@ -109,16 +155,15 @@ def work(
     Args:
       before: the placement of the step before; what differs has to be moved.
     """
+    node = device.node
     if name == "capacity":
-        return simulator.of_capacity(slots, tokens, shape, capacity_factor)
+        return work_lib.of_capacity(slots, tokens, shape, capacity_factor, node)
     if name == "shadowing":
-        return simulator.of_shadows(slots, tokens, shape, device)
+        return work_lib.of_shadows(slots, tokens, shape, device)
     if name in SHARDED:
-        return simulator.of_sharded(slots, tokens, shape, split)
-    found = simulator.of_placement(slots, tokens, shape, split)
-    if before is None or np.array_equal(before, slots):
-        return found
-    return dataclasses.replace(found, moving=simulator.moving(before, slots, shape))
+        return work_lib.of_sharded(slots, tokens, shape, split, node, twice=name == "laer")
+    found = work_lib.of_placement(slots, tokens, shape, split, node)
+    return found if before is None else work_lib.with_moving(found, before, slots, shape, node)
 
 
 def replay(

@@ -1,296 +1,162 @@
-"""A discrete-event simulation of expert-parallel training steps on many devices.
+"""What expert-parallel training steps take on many devices, task by task.
 
-Each device has two resources, its compute and its link, that work on one task at a time, in the order in
-which tasks become ready. A layer is, forward, attention and other dense work, the exchange to experts, the
-experts, the exchange back; backward the same in reverse with twice the compute. An exchange begins when
-all devices are ready and ends on each after its own bytes. Gradients of replicas are summed on the links
-while the backward pass goes on; the step ends when all is done.
+Each device has two resources, its compute and its link, in nodes a third, its link inside of the node, and each
+works on one task at a time, in the order in which a program issues them. A layer is, forward, attention and other
+dense work, the exchange to experts, the experts, the exchange back; backward the same in reverse with twice the
+compute. An exchange begins when all devices are ready and ends on each after its own bytes. Weights that come (for a new
+placement, shadows, from sharded masters) come while the layer before has its experts compute. Gradients of replicas are summed on the links while the backward pass goes on; the step ends when all is done.
 
-What a policy (`Work`) makes of recorded or invented router traffic is all that differs between policies.
+With `pieces` above 1, rows pass in so many parts, and experts compute one while the next is on the link; sums of
+gradients then wait until a layer's exchanges are over, and pass under the dense work of the backward pass.
+
+What a policy (`jaxgen.moe.placement.work`) makes of recorded or invented router traffic is all that differs
+between policies. All devices' clocks are arrays; `jaxgen.moe.placement.events` has the same one event at a time,
+which tests compare.
 """
 
-import dataclasses
-import heapq
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Int
 
-from jaxgen.moe.placement import cost
-from jaxgen.moe.placement.cost import Costs, Slots
+from jaxgen.errors import require
+from jaxgen.moe.placement.events import Timeline
+from jaxgen.moe.placement.work import (
+    DEVICES,
+    Device,
+    Near,
+    Shape,
+    Work,
+    check_node,
+    moving,
+    of_capacity,
+    of_placement,
+    of_shadows,
+    of_sharded,
+)
 
+__all__ = [
+    "DEVICES",
+    "Clocks",
+    "Device",
+    "Near",
+    "Shape",
+    "Timeline",
+    "Work",
+    "ideal",
+    "moving",
+    "of_capacity",
+    "of_placement",
+    "of_shadows",
+    "of_sharded",
+    "step_seconds",
+]
 
-@dataclasses.dataclass(frozen=True)
-class Device:
-    """An accelerator and its share of the network, from public data sheets.
-
-    Attributes:
-      flops: peak of dense bfloat16 matrix products, a second.
-      bandwidth: bytes a second of its link, in each direction.
-      latency: seconds of a collective.
-      utilisation: share of the peak that matrix products reach; an assumption.
-    """
-
-    flops: float
-    bandwidth: float
-    latency: float = 10e-6
-    utilisation: float = 0.4
-
-
-# Links: TPUs' inter-chip interconnect, half of the two-way figure; GPUs' network card between nodes (200
-# and 400 Gbit/s), which exchanges over more than one node wait for.
-DEVICES = {
-    "v5e": Device(197e12, 100e9),
-    "v5p": Device(459e12, 300e9),
-    "a100": Device(312e12, 25e9),
-    "h100": Device(989e12, 50e9),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    """Of the model, and of a device's batch.
-
-    Attributes:
-      width: D.
-      hidden: of an expert.
-      tokens: of one device's part of the batch.
-      k: experts a token.
-      dense: FLOPs a token of what lies between two mixtures, forward.
-      bytes: of one number in activations, weights and gradients.
-      state: numbers that the optimiser keeps for each weight (in float32), the weight included.
-    """
-
-    width: int
-    hidden: int
-    tokens: int
-    k: int = 1
-    dense: float = 0.0
-    bytes: int = 2
-    state: int = 3
-
-    @property
-    def weights(self) -> int:
-        """Numbers in one expert."""
-        return 2 * self.width * self.hidden
-
-    def costs(self, device: Device) -> Costs:
-        """For the policy maker."""
-        return Costs(
-            seconds_per_token=6 * self.weights / (device.flops * device.utilisation),
-            token_bytes=float(self.width * self.bytes),
-            expert_bytes=float(self.weights * self.bytes),
-            state_bytes=float(self.weights * 4 * self.state),
-            bandwidth=device.bandwidth,
-            latency=device.latency,
-        )
+Times = Float[np.ndarray, " G"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """What one layer asks of each of G devices in one step.
+class Clocks:
+    """When each device's resources are free again, in seconds."""
 
-    Attributes:
-      tokens: rows that its experts compute (padding included).
-      moved: rows that come in over its link, and go back.
-      sync: bytes of gradients that it sums with others.
-      fetched: bytes of weights that it must receive before its experts start, and whose gradients it
-        sends back (shadows).
-      lost: pairs of token and expert that nobody computes, of all devices together.
-      moving: bytes of weights and optimiser state that it receives before the step, for a new placement.
-    """
+    def __init__(self, devices: int, device: Device):
+        self.devices, self.device = devices, device
+        self.free = {name: np.zeros(devices) for name in ("compute", "far", "near")}
 
-    tokens: Float[np.ndarray, " G"]
-    moved: Float[np.ndarray, " G"]
-    sync: Float[np.ndarray, " G"]
-    fetched: Float[np.ndarray, " G"]
-    lost: float = 0.0
-    moving: Float[np.ndarray, " G"] | None = None
+    def serve(self, name: str, ready: Times, seconds: Times) -> Times:
+        """When a task of each device ends, which begins when it is ready and the resource is free."""
+        self.free[name] = np.maximum(self.free[name], ready) + seconds
+        return self.free[name]
+
+    def compute(self, ready: Times, flops: Times) -> Times:
+        """When so many FLOPs of each device end."""
+        return self.serve("compute", ready, flops / (self.device.flops * self.device.utilisation))
+
+    def link(self, ready: Times, far: Times, near: Times | None) -> Times:
+        """When bytes have come in from other nodes and, beside that, from devices of the own one."""
+        d, ends = self.device, ready
+        if self.devices == 1:
+            return ready
+        if near is None or far.any():
+            ends = self.serve("far", ready, far / d.bandwidth + d.latency)
+        if near is not None and near.any():
+            ends = np.maximum(ends, self.serve("near", ready, near / d.near + d.latency))
+        return ends
+
+    def last(self) -> float:
+        """When all is done."""
+        return float(max(clock.max() for clock in self.free.values()))
 
 
-def of_placement(
-    slots: Slots, counts: Num[np.ndarray, " E"], shape: Shape, split: str = "even"
-) -> Work:
-    """Dropless, an expert's tokens split over its replicas, those of a device to its own first.
+def step_seconds(layers: Sequence[Work], shape: Shape, device: Device, *, pieces: int = 1) -> float:
+    """Seconds of one training step: forward and backward through all layers, and gradient sums.
 
     Args:
-      split: see `jaxgen.moe.placement.split`.
+      pieces: that an exchange is cut into, see above.
+
+    Raises:
+      ValueError: pieces below 1, or nodes that do not divide the devices.
     """
-    devices = len(slots)
-    held = cost.replicas(slots, len(counts))
-    share = np.zeros(held.shape)  # rows at each device
-    np.add.at(share, (np.arange(devices)[:, None], slots), cost.slot_loads(slots, counts, split))
-    return Work(
-        tokens=share.sum(1),
-        moved=share.sum(1) - np.minimum(share, counts / devices).sum(1),
-        sync=cost.synced(held > 0) * shape.weights * shape.bytes,
-        fetched=np.zeros(devices),
-    )
-
-
-def of_sharded(
-    slots: Slots, counts: Num[np.ndarray, " E"], shape: Shape, split: str = "even"
-) -> Work:
-    """Every slot's weights come in from shards on all devices in each step, and its gradient goes back to them.
-
-    S W (N - 1) / N bytes a device each way for S slots of W bytes on N devices, whatever the placement; nothing
-    else is summed or moved.
-    """
-    devices, per_device = slots.shape
-    each = per_device * shape.weights * shape.bytes * (devices - 1) / devices
-    work = of_placement(slots, counts, shape, split)
-    return dataclasses.replace(work, sync=np.zeros(devices), fetched=np.full(devices, each))
-
-
-def of_capacity(slots: Slots, counts: Int[np.ndarray, " E"], shape: Shape, factor: float) -> Work:
-    """Static buffers of `factor` times an even share: full ones drop, and all are computed and sent."""
-    devices = len(slots)
-    work = of_placement(slots, np.full(len(counts), counts.sum() / len(counts)), shape)
-    room = factor * counts.sum() / len(counts)
-    return dataclasses.replace(
-        work,
-        tokens=work.tokens * factor,
-        moved=work.tokens * factor * (devices - 1) / devices,
-        lost=float(np.maximum(counts - room, 0).sum()),
-    )
-
-
-def of_shadows(slots: Slots, counts: Int[np.ndarray, " E"], shape: Shape, device: Device) -> Work:
-    """FasterMoE (He et al., 2022): the most popular experts are fetched by all devices in every step.
-
-    One more, as long as the step is modelled to become shorter; their tokens stay where they are.
-    """
-    devices, costs = len(slots), shape.costs(device)
-    base = of_placement(slots, counts, shape)
-    best, shadows = _seconds(base, costs), base
-    left = counts.astype(float)
-    for n, e in enumerate(np.argsort(-counts), 1):
-        left = left.copy()
-        left[e] = 0
-        rest = of_placement(slots, left, shape)
-        own = (counts.sum() - left.sum()) / devices
-        fetched = np.full(devices, n * shape.weights * shape.bytes * 1.0)
-        work = dataclasses.replace(rest, tokens=rest.tokens + own, fetched=fetched)
-        if _seconds(work, costs) >= best:
-            break
-        best, shadows = _seconds(work, costs), work
-    return shadows
-
-
-def _seconds(work: Work, costs: Costs) -> float:
-    link = 4 * work.moved.max() * costs.token_bytes + 2 * work.fetched.max() + work.sync.max()
-    return float(work.tokens.max() * costs.seconds_per_token + link / costs.bandwidth)
-
-
-@dataclasses.dataclass
-class _Task:
-    """One device's piece of work; `waits` counts what must end first."""
-
-    resource: int
-    seconds: float
-    waits: int = 0
-    then: list[int] = dataclasses.field(default_factory=list)
-
-
-class Timeline:
-    """Tasks, what each waits for, and the events that follow."""
-
-    def __init__(self, resources: int):
-        self._tasks: list[_Task] = []
-        self._resources = resources
-
-    def add(self, resource: int, seconds: float, after: Sequence[int] = ()) -> int:
-        """A task; returns its number. Resource -1 is none: it ends when all it waits for has ended."""
-        if resource >= self._resources or seconds < 0:
-            raise ValueError(
-                f"resource, seconds are {resource}, {seconds}, allowed: below {self._resources}, 0 or more"
-            )
-        number = len(self._tasks)
-        self._tasks.append(_Task(resource, seconds, len(after)))
-        for other in after:
-            self._tasks[other].then.append(number)
-        return number
-
-    def run(self) -> float:
-        """Seconds until the last task has ended; each resource serves in the order of readiness.
-
-        Raises:
-          ValueError: tasks that wait for each other.
-        """
-        free = [0.0] * self._resources
-        events = [(0.0, n) for n, task in enumerate(self._tasks) if not task.waits]
-        heapq.heapify(events)
-        ready: dict[int, float] = {}
-        waits, last, done = [t.waits for t in self._tasks], 0.0, 0
-        running: set[int] = set()
-        while events:
-            now, n = heapq.heappop(events)
-            task = self._tasks[n]
-            if n not in running and task.resource >= 0:  # ready: queue behind what is there
-                begin = max(now, free[task.resource])
-                free[task.resource] = begin + task.seconds
-                running.add(n)
-                heapq.heappush(events, (begin + task.seconds, n))
-                continue
-            last, done = max(last, now), done + 1
-            for other in task.then:
-                ready[other] = max(ready.get(other, 0.0), now)
-                waits[other] -= 1
-                if not waits[other]:
-                    heapq.heappush(events, (ready[other], other))
-        if done < len(self._tasks):
-            raise ValueError(f"{len(self._tasks) - done} tasks wait for each other, allowed: none")
-        return last
-
-
-def step_seconds(layers: Sequence[Work], shape: Shape, device: Device) -> float:
-    """Seconds of one training step: forward and backward through all layers, and gradient sums."""
+    require("pieces", pieces >= 1, pieces, "at least 1")
     devices = len(layers[0].tokens)
-    line = Timeline(2 * devices)
-    speed, per_token = device.flops * device.utilisation, shape.width * shape.bytes
-    everyone = range(devices)
+    if device.node:
+        check_node(device.node, devices)
+    clocks, row = Clocks(devices, device), shape.width * shape.bytes / pieces
 
-    def compute(after: Sequence[int], flops: Float[np.ndarray, " G"]) -> list[int]:
-        return [line.add(g, float(flops[g]) / speed, [after[g]]) for g in everyone]
+    def exchange(ready: Times, work: Work) -> Times:
+        together = np.full(devices, ready.max())
+        near = None if work.near is None else work.near.moved * row
+        return clocks.link(together if devices > 1 else ready, work.moved * row, near)
 
-    def link(after: Sequence[int], size: Float[np.ndarray, " G"]) -> list[int]:
-        if devices == 1:
-            return list(after)
-        wait = device.latency
-        return [
-            line.add(devices + g, float(size[g]) / device.bandwidth + wait, [after[g]])
-            for g in everyone
-        ]
+    def fetch(ready: Times, work: Work) -> Times:
+        far, near = _sum(work.fetched, work.moving), None
+        if work.near is not None:
+            near = _sum(work.near.fetched, work.near.moving)
+        some = far.any() or (near is not None and near.any())
+        return clocks.link(ready, far, near) if some else ready
 
-    def exchange(after: Sequence[int], rows: Float[np.ndarray, " G"]) -> list[int]:
-        if devices == 1:
-            return list(after)
-        together = line.add(-1, 0.0, after)
-        return link([together] * devices, rows * per_token)
+    def mixture(
+        state: Times, work: Work, there: Times, flops: float, after: Work | None
+    ) -> tuple[list[Times], Times | None]:
+        """When each piece is computed, and when the weights of the layer `after` have come meanwhile."""
+        arrived = [exchange(state, work) for _ in range(pieces)]
+        fetched = None if after is None else fetch(arrived[-1], after)
+        share = work.tokens * flops * shape.weights / pieces
+        return [clocks.compute(np.maximum(at, there), share) for at in arrived], fetched
 
-    def both(a: Sequence[int], b: Sequence[int]) -> list[int]:
-        return [line.add(-1, 0.0, [x, y]) for x, y in zip(a, b, strict=True)]
+    dense, start = np.full(devices, shape.tokens * shape.dense), np.zeros(devices)
+    state, weights = start, fetch(start, layers[0])
+    for work, after in zip(layers, [*layers[1:], None], strict=True):
+        state = clocks.compute(state, dense)
+        # The last layer's weights come once more, for the backward pass, where others' do.
+        then = work if after is None and work.twice else after
+        done, got = mixture(state, work, weights, 2.0, then)
+        weights = start if got is None else got
+        for at in done:
+            state = exchange(at, work)
+    for work, before in zip(reversed(layers), [*reversed(layers[:-1]), None], strict=True):
+        again = before if before is not None and before.twice else None
+        done, got = mixture(state, work, weights, 4.0, again)
+        weights = start if got is None else got
+        if pieces == 1:
+            _sums(clocks, done[-1], work)
+        for at in done:
+            state = exchange(at, work)
+        if pieces > 1:
+            _sums(clocks, done[-1], work)
+        state = clocks.compute(state, 2 * dense)
+    return clocks.last()
 
-    dense = np.full(devices, shape.tokens * shape.dense)
-    start = line.add(-1, 0.0)
-    state: list[int] = [start] * devices
-    arrived = []
-    for work in layers:
-        gets = work.fetched + (0.0 if work.moving is None else work.moving)
-        arrived.append(link([start] * devices, gets) if gets.any() else [start] * devices)
-    for work, weights in zip(layers, arrived, strict=True):
-        state = compute(state, dense)
-        state = exchange(state, work.moved)
-        state = compute(both(state, weights), work.tokens * 2 * shape.weights)
-        state = exchange(state, work.moved)
-    for work in reversed(layers):
-        state = exchange(state, work.moved)
-        state = compute(state, work.tokens * 4 * shape.weights)
-        if (work.sync + work.fetched).any():
-            link(state, work.sync + work.fetched)
-        state = exchange(state, work.moved)
-        state = compute(state, 2 * dense)
-    return line.run()
+
+def _sums(clocks: Clocks, ready: Times, work: Work) -> None:
+    """Gradients go to be summed with others'."""
+    near = None if work.near is None else work.near.sync + work.near.fetched
+    far = work.sync + work.fetched
+    if far.any() or (near is not None and near.any()):
+        clocks.link(ready, far, near)
+
+
+def _sum(a: Times, b: Times | None) -> Times:
+    return a if b is None else a + b
 
 
 def ideal(counts: Int[np.ndarray, "L E"], devices: int, shape: Shape, device: Device) -> float:
@@ -298,10 +164,3 @@ def ideal(counts: Int[np.ndarray, "L E"], devices: int, shape: Shape, device: De
     tokens = counts.sum() / devices
     flops = 3 * len(counts) * shape.tokens * shape.dense + 6 * tokens * shape.weights
     return float(flops / (device.flops * device.utilisation))
-
-
-def moving(old: Slots, new: Slots, shape: Shape) -> Float[np.ndarray, " G"]:
-    """Bytes that each device receives for a new placement: experts it does not hold already."""
-    experts = int(max(old.max(), new.max())) + 1
-    fresh = cost.holds(new, experts) & ~cost.holds(old, experts)
-    return fresh.sum(1) * float(shape.weights * 4 * shape.state)

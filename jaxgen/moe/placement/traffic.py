@@ -91,6 +91,15 @@ def scaled(traffic: Traffic, tokens: int) -> Traffic:
     return low + (order < missing)
 
 
+def moving_average(history: Traffic, keep: float) -> Int[np.ndarray, "L E"]:
+    """Counts averaged over steps, the newest last, each step's weight `keep` times that of the one after it.
+
+    Rounded to whole tokens. The weights sum to 1 however few steps there are.
+    """
+    weight = keep ** np.arange(len(history))[::-1]
+    return np.rint(np.tensordot(weight / weight.sum(), history, 1)).astype(np.int64)
+
+
 def _popularity(layers: int, experts: int, exponent: float, seed: int) -> Float[np.ndarray, "L E"]:
     rng = np.random.default_rng(seed)
     weight = 1.0 / np.arange(1, experts + 1) ** exponent
