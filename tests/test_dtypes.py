@@ -23,7 +23,7 @@ from jaxgen.losses.policy_gradient import policy_gradient_loss
 from jaxgen.metrics.sentence_bleu import sentence_bleu
 from jaxgen.models import bert, gpt2, t5
 from jaxgen.models.text_decoders import LatentGPT
-from jaxgen.moe import gates, init_experts
+from jaxgen.moe import gates, init_experts, loss_free, remoe
 from jaxgen.moe import layer as moe_layer
 from jaxgen.nn import batch_renorm, conv, layers, mlp, unet
 from jaxgen.numerics import wide
@@ -239,6 +239,9 @@ def weights_of_gates(a):
         gates.expert_choice(x, capacity=2),
         dts(threshold=0.1, key=KEY()),
         dts(hard=True),
+        dts(threshold=0.1, budget=2, renormalise=True, noise_free_weights=True),
+        loss_free.loss_free(x, bias=jnp.zeros(4), k=2),
+        remoe.relu(x, budget=3),
     ]
     for r in [*routings, gates.hash_gate(a.ids(9, 6), 4)]:
         assert r.balance.dtype == r.z.dtype == wide(r.weights)
