@@ -1,6 +1,10 @@
 """The authors' protocol on the invented language: noisy starts, weights chosen on clean valid, all noises.
 
 python -m experiments.eisl --config=configs/eisl/invented_protocol.py --workdir=runs/eisl_invented_protocol
+
+A few minutes a cell on a CPU core. Expected BLEU, one seed, of cross-entropy, best of four and EISL
+{1, 2}: shuffle 0.5 30.0, 9.6, 43.6; repetition 0.5 48.4, 43.2, 55.8; blank 0.5 0.4, 20.9, 29.4; combined 0.2
+15.4, 9.1, 20.8.
 """
 
 from configs.eisl import invented

@@ -1,6 +1,8 @@
 """The authors' protocol on Multi30k: noisy starts, weights chosen on clean valid, all noises, three seeds.
 
 python -m experiments.eisl --config=configs/eisl/multi30k_protocol.py --workdir=runs/eisl_protocol
+
+Meant for a GPU; it was not run yet. One cell: --config.noise.kinds and --config.noise.levels, in a workdir of its own.
 """
 
 from configs.eisl import invented_protocol, multi30k
