@@ -92,6 +92,19 @@ def test_replicas_are_spread_over_nodes_first():
     assert cost.balance_ratio(slots, counts) < 1.1 < cost.balance_ratio(even, counts)
 
 
+def test_few_slots_and_uneven_loads():
+    """16 experts in 64 slots on 4 nodes: one replica a node fills them all. Without that, loads are level."""
+    counts = zipf(0, 16)
+    published, ours = (
+        laer.place(counts, 16, 4, COSTS, as_published=flag) for flag in (True, False)
+    )
+    assert (np.bincount(published.ravel()) == 4).all()
+    assert cost.balance_ratio(published, counts) > 1.2
+    assert cost.balance_ratio(ours, counts) < 1.1
+    at_once = [laer.score(p, counts, COSTS, at_once=True) for p in (published, ours)]
+    assert at_once[1] < at_once[0]
+
+
 def test_equal_loads_get_equal_replicas():
     slots = laer.place(np.full(8, 1000), 8, 4, COSTS)
     assert (np.bincount(slots.ravel()) == 4).all()

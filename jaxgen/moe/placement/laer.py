@@ -23,13 +23,23 @@ from jaxgen.moe.placement import cost
 from jaxgen.moe.placement.cost import Costs, Slots
 
 
-def place(tokens: Num[np.ndarray, " E"], devices: int, slots: int, costs: Costs) -> Slots:
+def place(
+    tokens: Num[np.ndarray, " E"],
+    devices: int,
+    slots: int,
+    costs: Costs,
+    *,
+    as_published: bool = True,
+) -> Slots:
     """The cheaper of placements with replicas by load and with equally many.
 
     Args:
       tokens: of each expert, of steps that are over.
       slots: of a device.
       costs: with its nodes and two bandwidths, or flat.
+      as_published: or else communication counts once, as devices send at the same time, and a third choice has
+        no replica in each node for its own sake. Where there are just as many slots as that takes, and loads are
+        uneven, the published planner gives all experts equally many.
 
     Raises:
       ValueError: fewer slots than experts, or nodes that do not divide the devices.
@@ -40,8 +50,10 @@ def place(tokens: Num[np.ndarray, " E"], devices: int, slots: int, costs: Costs)
     choices = [replicas(tokens, total, devices // node)]
     if total % len(tokens) == 0:
         choices.append(np.full(len(tokens), total // len(tokens)))
+    if not as_published and len(tokens) * (devices // node) <= total:
+        choices.append(replicas(tokens, total, 1))
     placed = [spread(many, tokens, devices, slots, node) for many in choices]
-    return min(placed, key=lambda p: score(p, tokens, costs))
+    return min(placed, key=lambda p: score(p, tokens, costs, at_once=not as_published))
 
 
 def replicas(tokens: Num[np.ndarray, " E"], total: int, nodes: int) -> Int[np.ndarray, " E"]:
@@ -108,7 +120,12 @@ def node_first(slots: Slots, tokens: Num[np.ndarray, " E"], node: int) -> Float[
 
 
 def score(
-    slots: Slots, tokens: Num[np.ndarray, " E"], costs: Costs, *, recompute: bool = False
+    slots: Slots,
+    tokens: Num[np.ndarray, " E"],
+    costs: Costs,
+    *,
+    recompute: bool = False,
+    at_once: bool = False,
 ) -> float:
     """LAER's measure of a placement: 4 sum_i comm_i + 3 max_i comp_i, in seconds (sums over devices, as published).
 
@@ -117,6 +134,7 @@ def score(
 
     Args:
       recompute: the forward pass is done again in the backward pass: 4 max_i comp_i.
+      at_once: the mean of comm_i in place of their sum.
     """
     devices, node = len(slots), costs.node or len(slots)
     there = cost.holds(slots, len(tokens)).reshape(-1, node, len(tokens)).any(1).sum(0)
@@ -124,5 +142,6 @@ def score(
     near = float((each * (node - 1) * there).sum())
     far = float((each * node * (devices // node - there)).sum())
     comm = costs.token_bytes * (near / (costs.near or costs.bandwidth) + far / costs.bandwidth)
+    comm /= devices if at_once else 1
     comp = node_first(slots, tokens, node).sum(1).max() * costs.seconds_per_token
     return float(4.0 * comm + (4.0 / 3.0 if recompute else 1.0) * comp)
