@@ -37,9 +37,9 @@ def place(
       tokens: of each expert, of steps that are over.
       slots: of a device.
       costs: with its nodes and two bandwidths, or flat.
-      as_published: or else communication counts once, as devices send at the same time, and a third choice has
-        no replica in each node for its own sake. Where there are just as many slots as that takes, and loads are
-        uneven, the published planner gives all experts equally many.
+      as_published: or else, where slots suffice for a replica of each expert in each node, replicas by load alone
+        are a third choice, and communication counts once, as devices send at the same time. As published, where that takes
+        all slots, all experts have equally many replicas however uneven their loads are.
 
     Raises:
       ValueError: fewer slots than experts, or nodes that do not divide the devices.
@@ -47,13 +47,15 @@ def place(
     node, total = costs.node or devices, devices * slots
     require("experts", len(tokens) <= total, len(tokens), f"at most {total}, the slots")
     require("node", devices % node == 0, node, f"a divisor of {devices}, the devices")
-    choices = [replicas(tokens, total, devices // node)]
+    nodes = devices // node
+    choices = [replicas(tokens, total, nodes)]
     if total % len(tokens) == 0:
         choices.append(np.full(len(tokens), total // len(tokens)))
-    if not as_published and len(tokens) * (devices // node) <= total:
+    more = not as_published and len(tokens) * nodes <= total
+    if more:
         choices.append(replicas(tokens, total, 1))
     placed = [spread(many, tokens, devices, slots, node) for many in choices]
-    return min(placed, key=lambda p: score(p, tokens, costs, at_once=not as_published))
+    return min(placed, key=lambda p: score(p, tokens, costs, at_once=more))
 
 
 def replicas(tokens: Num[np.ndarray, " E"], total: int, nodes: int) -> Int[np.ndarray, " E"]:

@@ -10,8 +10,8 @@
                over all devices, and slots get fresh weights each step, whatever the placement (2025, arXiv 2504.19925)
     laer       the same layer by layer, forward and again backward, placed by `jaxgen.moe.placement.laer` (2026, arXiv
                2602.11686)
-    sharded    dealt out once as symi does, weights are kept for the backward pass; placed as by laer, but where loads
-               are uneven and slots are few not in every node (`as_published=False` there)
+    sharded    dealt out once as symi does, weights are kept for the backward pass; placed as by laer, or without a
+               replica in each node where slots are few and loads uneven (`as_published=False` there)
 
 All decide on counts of steps that are over, or on a moving average of them. `replay` runs a policy over traffic, for the simulator.
 """
