@@ -24,6 +24,8 @@ from jaxgen.moe.placement.split import SPLITS
 
 STEPS, SKIP, LAYERS, CAPACITY, PIECES = 14, 4, 2, 1.25, 4
 
+KINDS = ("recorded", "zipf", "drifting", "bursty")
+
 
 class Cell(NamedTuple):
     """Means over steps and layers: balance, and seconds over the bound in one piece and in several."""
@@ -116,6 +118,7 @@ def main() -> None:
     parser.add_argument("--device", default="a100_nodes", choices=sorted(DEVICES))
     parser.add_argument("--devices", type=int, nargs="+", default=[64, 128, 256, 512, 1024])
     parser.add_argument("--policies", nargs="+", default=policies.POLICIES)
+    parser.add_argument("--traffic", nargs="+", default=KINDS, choices=KINDS)
     parser.add_argument("--horizon", type=int, default=planner.Policy().horizon)
     parser.add_argument("--every", type=int, default=5)
     parser.add_argument("--average", type=float, default=0.0)
@@ -141,21 +144,18 @@ def main() -> None:
     lines = []
     for devices in args.devices:
         for kind, counts in kinds(args.experts, args.tokens * 2 * devices).items():
+            if kind not in args.traffic:
+                continue
             rules = policies.Rules(
                 shape.costs(device),
                 planner.Policy(1.05, args.horizon),
                 args.every,
                 average=args.average,
             )
-            seen: dict[str, list[Any]] = {}
             for policy in args.policies:
-                if policy == "sharded" and "laer" in seen:  # the same placements
-                    places = seen["laer"]
-                else:
-                    _, places = policies.replay(
-                        policy, counts, devices, args.slots, shape, device, rules
-                    )
-                seen[policy] = places
+                _, places = policies.replay(
+                    policy, counts, devices, args.slots, shape, device, rules
+                )
                 for split in splits_of(policy, device):
                     cell = measure(policy, split, places, counts, shape, device)
                     table[policy, split][kind, devices] = cell
@@ -227,7 +227,8 @@ def draw(
         axes.set_title(kind)
         axes.set_xlabel("devices")
     figure.axes[0].set_ylabel("kept pairs a second, of the bound")
-    figure.axes[0].legend(fontsize="x-small")
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right upper", fontsize="x-small")
     figure.savefig(path, dpi=120)
 
 

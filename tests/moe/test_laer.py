@@ -1,5 +1,7 @@
 """LAER's and EPLB's planners: against loops over devices, DeepSeek's published example, and plain counting."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -90,6 +92,22 @@ def test_replicas_are_spread_over_nodes_first():
     even = planner.initial(16, 16, 8)
     assert laer.score(slots, counts, COSTS) < laer.score(even, counts, COSTS)
     assert cost.balance_ratio(slots, counts) < 1.1 < cost.balance_ratio(even, counts)
+
+
+def test_few_slots_and_uneven_loads():
+    """16 experts in 64 slots on 4 nodes: one replica a node fills them all. Without that, loads are level."""
+    counts, costs = zipf(0, 16), dataclasses.replace(COSTS, token_bytes=50.0)
+    published, ours = (
+        laer.place(counts, 16, 4, costs, as_published=flag) for flag in (True, False)
+    )
+    assert (np.bincount(published.ravel()) == 4).all()
+    assert cost.balance_ratio(published, counts) > 1.2
+    assert cost.balance_ratio(ours, counts) < 1.1
+    assert np.array_equal(  # where slots do not suffice for that: as published
+        laer.place(counts, 16, 2, costs), laer.place(counts, 16, 2, costs, as_published=False)
+    )
+    at_once = [laer.score(p, counts, costs, at_once=True) for p in (published, ours)]
+    assert at_once[1] < at_once[0]
 
 
 def test_equal_loads_get_equal_replicas():

@@ -23,13 +23,23 @@ from jaxgen.moe.placement import cost
 from jaxgen.moe.placement.cost import Costs, Slots
 
 
-def place(tokens: Num[np.ndarray, " E"], devices: int, slots: int, costs: Costs) -> Slots:
+def place(
+    tokens: Num[np.ndarray, " E"],
+    devices: int,
+    slots: int,
+    costs: Costs,
+    *,
+    as_published: bool = True,
+) -> Slots:
     """The cheaper of placements with replicas by load and with equally many.
 
     Args:
       tokens: of each expert, of steps that are over.
       slots: of a device.
       costs: with its nodes and two bandwidths, or flat.
+      as_published: or else, where slots suffice for a replica of each expert in each node, replicas by load alone
+        are a third choice, and communication counts once, as devices send at the same time. As published, where that takes
+        all slots, all experts have equally many replicas however uneven their loads are.
 
     Raises:
       ValueError: fewer slots than experts, or nodes that do not divide the devices.
@@ -37,11 +47,15 @@ def place(tokens: Num[np.ndarray, " E"], devices: int, slots: int, costs: Costs)
     node, total = costs.node or devices, devices * slots
     require("experts", len(tokens) <= total, len(tokens), f"at most {total}, the slots")
     require("node", devices % node == 0, node, f"a divisor of {devices}, the devices")
-    choices = [replicas(tokens, total, devices // node)]
+    nodes = devices // node
+    choices = [replicas(tokens, total, nodes)]
     if total % len(tokens) == 0:
         choices.append(np.full(len(tokens), total // len(tokens)))
+    more = not as_published and len(tokens) * nodes <= total
+    if more:
+        choices.append(replicas(tokens, total, 1))
     placed = [spread(many, tokens, devices, slots, node) for many in choices]
-    return min(placed, key=lambda p: score(p, tokens, costs))
+    return min(placed, key=lambda p: score(p, tokens, costs, at_once=more))
 
 
 def replicas(tokens: Num[np.ndarray, " E"], total: int, nodes: int) -> Int[np.ndarray, " E"]:
@@ -108,7 +122,12 @@ def node_first(slots: Slots, tokens: Num[np.ndarray, " E"], node: int) -> Float[
 
 
 def score(
-    slots: Slots, tokens: Num[np.ndarray, " E"], costs: Costs, *, recompute: bool = False
+    slots: Slots,
+    tokens: Num[np.ndarray, " E"],
+    costs: Costs,
+    *,
+    recompute: bool = False,
+    at_once: bool = False,
 ) -> float:
     """LAER's measure of a placement: 4 sum_i comm_i + 3 max_i comp_i, in seconds (sums over devices, as published).
 
@@ -117,6 +136,7 @@ def score(
 
     Args:
       recompute: the forward pass is done again in the backward pass: 4 max_i comp_i.
+      at_once: the mean of comm_i in place of their sum.
     """
     devices, node = len(slots), costs.node or len(slots)
     there = cost.holds(slots, len(tokens)).reshape(-1, node, len(tokens)).any(1).sum(0)
@@ -124,5 +144,6 @@ def score(
     near = float((each * (node - 1) * there).sum())
     far = float((each * node * (devices // node - there)).sum())
     comm = costs.token_bytes * (near / (costs.near or costs.bandwidth) + far / costs.bandwidth)
+    comm /= devices if at_once else 1
     comp = node_first(slots, tokens, node).sum(1).max() * costs.seconds_per_token
     return float(4.0 * comm + (4.0 / 3.0 if recompute else 1.0) * comp)

@@ -10,7 +10,8 @@
                over all devices, and slots get fresh weights each step, whatever the placement (2025, arXiv 2504.19925)
     laer       the same layer by layer, forward and again backward, placed by `jaxgen.moe.placement.laer` (2026, arXiv
                2602.11686)
-    sharded    the same, dealt out once as symi does: weights are kept for the backward pass
+    sharded    dealt out once as symi does, weights are kept for the backward pass; placed as by laer, or without a
+               replica in each node where slots are few and loads uneven (`as_published=False` there)
 
 All decide on counts of steps that are over, or on a moving average of them. `replay` runs a policy over traffic, for the simulator.
 """
@@ -110,7 +111,9 @@ def following(
         elif name == "shadowing":
             rows.append(shadows(tokens, devices, per_device))
         elif name in ("laer", "sharded"):
-            rows.append(laer.place(tokens + 1, devices, per_device, rules.costs))
+            published = name == "laer"
+            costs = rules.costs
+            rows.append(laer.place(tokens + 1, devices, per_device, costs, as_published=published))
         elif name == "eplb_nodes":
             nodes = devices // (rules.costs.node or devices)
             groups = math.gcd(rules.groups, len(tokens))
