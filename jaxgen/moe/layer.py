@@ -34,25 +34,25 @@ class MoEContext:
     Attributes:
       gate: by default Switch's.
       mesh: experts are spread over its axis `expert`; None for all on one device.
-      router_bias: [L, E], of a gate that chooses by its own bias (`loss_free`): each layer's row is handed to the
-        gate as `bias`.
-      capacity_factor: of the experts' buffers in this call, where it is not the layer's own; 0 for dropless.
       placement: [L, slots], which expert each slot of each MoE layer holds; needs a mesh. By default
         expert i is in slot i.
       receive_capacity_factor: see `expert_parallel.expert_parallel`, as split. Whether weights lie in slots or are
         cut over the devices is the layer's, `MoE(sharded=)`.
       grouped: how rows of several experts are multiplied where nothing is dropped, one of
         `grouped.IMPLEMENTATIONS`; None for the platform's default.
+      router_bias: [L, E], of a gate that chooses by its own bias (`loss_free`): each layer's row is handed to the
+        gate as `bias`.
+      capacity_factor: of the experts' buffers in this call, where it is not the layer's own; 0 for dropless.
     """
 
     gate: Gate = lambda logits, key: gates.switch(logits)
-    router_bias: Float[Array, "L E"] | None = None
-    capacity_factor: float | None = None
     mesh: Mesh | None = None
     placement: Int[Array, "L slots"] | None = None
     receive_capacity_factor: float = 0.0
     split: str = "even"
     grouped: str | None = None
+    router_bias: Float[Array, "L E"] | None = None
+    capacity_factor: float | None = None
 
     def rows(
         self, layers: int, slots: int, experts: int
