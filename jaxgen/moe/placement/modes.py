@@ -95,9 +95,8 @@ def _parts(
     counts = np.zeros(experts, int)
     kept = of_placement(slots, counts, shape, "even", device.node)
     cut = of_sharded(slots, counts, shape, "even", device.node)
-    inside = (None, None) if kept.near is None or cut.near is None else (kept.near, cut.near)
-    sums = _slower(kept.sync, None if inside[0] is None else inside[0].sync, device)
-    given = _slower(cut.fetched, None if inside[1] is None else inside[1].fetched, device)
+    sums = _slower(kept.sync, kept.near.sync if kept.near else None, device)
+    given = _slower(cut.fetched, cut.near.fetched if cut.near else None, device)
     # Over the slower links where there are some: who held the expert before is not known.
     move = shape.weights * 4 * shape.state / device.bandwidth if len(slots) > 1 else 0.0
     return sums, move, given
