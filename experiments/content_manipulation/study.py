@@ -129,14 +129,19 @@ def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
 
     def evaluate(name: str, seed: int) -> list[Row]:
         system, model = SYSTEMS[name], train_system(study, name, seed)
-        beams = config.evaluate.beams
-        written = writing.write(config, corpus, model, system, test, beams=beams)
-        row = report.numbers(corpus, written, test, judges)
-        edits = []
-        if system.objective == "pair" and not system.marked:
-            edits = rewriting.edits(config, corpus, model, system)
-        shown = {"samples": written[: report.SHOWN], "edits": edits}
-        return [{"system": system.title, **row, **shown}]
+        rows: list[Row] = []
+        # Where values are copied, once more with none said more often than the record has it.
+        for once in (False, True)[: 2 if system.copies else 1]:
+            beams = config.evaluate.beams
+            written = writing.write(config, corpus, model, system, test, beams=beams, once=once)
+            edits = []
+            if system.objective == "pair" and not system.marked and not once:
+                edits = rewriting.edits(config, corpus, model, system)
+            row = report.numbers(corpus, written, test, judges)
+            shown = {"samples": written[: report.SHOWN], "edits": edits}
+            title = system.title + (", values once" if once else "")
+            rows.append({"system": title, **row, **shown})
+        return rows
 
     rows = study.runs.rows(
         seeds_of(config), tuple(config.systems), evaluate, form={"system": str, "samples": list}

@@ -36,12 +36,13 @@ def write(
     part: StyleRecords,
     *,
     beams: int,
+    once: bool = False,
 ) -> list[str]:
-    """A sentence for each item: its record x in its reference's style."""
+    """A sentence for each item: its record x in its reference's style; `once`: each value as often as it is there."""
     arrays = corpus.arrays(part)
     style = arrays["y_marked" if system.marked else "y_ref"]
     rows = {f: arrays[f"x_{f}"] for f in ("type", "value", "owner")} | {"style": style}
-    run = _writer(config.evaluate.max_words, beams)
+    run = _writer(config.evaluate.max_words, beams, once)
     tokens = batched_apply(run, model, rows, batch=min(BATCH, len(part)))
     return corpus.vocabulary.sentences(tokens, part)
 
@@ -51,16 +52,17 @@ class _Run(NamedTuple):
 
     max_tokens: int
     beams: int
+    once: bool
 
 
-def _writer(max_tokens: int, beams: int):
-    options = _Run(max_tokens, beams)
+def _writer(max_tokens: int, beams: int, once: bool):
+    options = _Run(max_tokens, beams, once)
     return lambda model, rows: _written(model, rows, options)
 
 
 def _jitted(model: DataToText, rows: Mapping[str, Array], options: _Run) -> Array:
     record = RecordIds(rows["type"], rows["value"], rows["owner"])
-    found = model.write(record, rows["style"], max_tokens=options.max_tokens, beams=options.beams)
+    found = model.write(record, rows["style"], **options._asdict())
     return found.tokens
 
 

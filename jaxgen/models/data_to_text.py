@@ -25,7 +25,7 @@ from jaxgen.nn.layers import dropout, split_key
 from jaxgen.nn.rotary import Rotary
 from jaxgen.nn.transformer import Transformer
 from jaxgen.nn.transformer_config import TransformerConfig
-from jaxgen.text import decoding
+from jaxgen.text import copy_limits, decoding
 from jaxgen.text.masking import shift_right
 
 SPECIAL = 4  # padding 0, begin 1, end 2, unknown 3
@@ -220,10 +220,22 @@ class DataToText(nnx.Module):
         return decoding.Start(self._decode_step, (cache, held, covered), logits, max_tokens)
 
     def write(
-        self, record: RecordIds, style: Int[Array, "B S"], *, max_tokens: int, beams: int = 5
+        self,
+        record: RecordIds,
+        style: Int[Array, "B S"],
+        *,
+        max_tokens: int,
+        beams: int = 5,
+        once: bool = False,
     ) -> decoding.Decoded:
-        """The likeliest sentences that beam search finds; with 1 beam, greedy ones."""
+        """The likeliest sentences that beam search finds; with 1 beam, greedy ones.
+
+        Args:
+          once: no value is written more often than the record has it; see `jaxgen.text.copy_limits`.
+        """
         start = self.start(record, style, max_tokens=max_tokens)
+        if once:
+            start = copy_limits.as_often_as_there(start, record.value, record.mask)
         options = {"max_tokens": max_tokens, "eos": self.end, "pad": self.pad}
         if beams == 1:
             return decoding.greedy(start, **options)

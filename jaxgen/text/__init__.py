@@ -7,6 +7,7 @@ from jaxgen import _lazy
 if TYPE_CHECKING:
     from jaxgen.text import (
         blanks,
+        copy_limits,
         decoding,
         gguf,
         gumbel_softmax,

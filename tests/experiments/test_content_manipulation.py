@@ -288,7 +288,9 @@ def test_a_run_its_report_and_a_sentence_of_it(tmp_path, one_device, capsys):
     config.systems = ("full",)
     study.train(config, tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
-    assert [r["system"] for r in results["systems"]] == ["full model"]
+    titles = [r["system"] for r in results["systems"]]
+    assert titles == ["full model", "full model, values once"]
+    assert results["systems"][1]["too_often"] == 0
     floors = results["floors"]
     assert floors["copy of the reference"]["m_bleu"] == pytest.approx(100)
     # 150 items do not have all names; with all of them the rules read every sentence exactly.
