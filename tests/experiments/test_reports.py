@@ -168,6 +168,7 @@ def transfers(folder):
         train=(side, side),
         test=(side, side),
         names=("negative", NAME),
+        judged=(side, side),
         puzzle=None,
         read={"test": kept.of_lengths([[1]], [4])},
         left_out={},
