@@ -48,13 +48,19 @@ def fit(workdir, steps=17, best=None, seen=None, **options):
         optax.adam(1e-2),
         pipeline.batches({"x": DATA}, 8, seed=1),
         jax.random.key(3),
-        loop.Options(steps=steps, save_every=5, log_every=1, ema_decay=0.9, **options),
+        loop.Options(
+            steps=steps, save_every=5, log_every=1, ema_decay=0.9, eval_every=3, **options
+        ),
         workdir=pathlib.Path(workdir),
         mesh=mesh_lib.make_mesh({"data": 1}, jax.devices()[:1]),
         adapt=best,
-        evaluate=None if best is None else lambda _: {"valid": best.curve[-1][1]},
-        eval_every=3,
+        evaluate=None if best is None else lambda _: {"valid": last(best)},
     )
+
+
+def last(best):
+    """The newest score; a step between two looks has none of its own."""
+    return best.curve[-1][1] if best.curve else -1.0
 
 
 def arrays(model):
