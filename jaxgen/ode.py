@@ -21,10 +21,6 @@ from jaxgen import dopri5
 from jaxgen.errors import require
 from jaxgen.numerics import Number, wide
 
-ROWS_IN_CACHE = (
-    256  # of latents of size 64 under classifiers of width 128, and level from 64 to 512
-)
-
 Span: TypeAlias = tuple[Array, Array]
 Solved: TypeAlias = tuple[Array, Array, Array]  # states along the way, whether it arrived, steps
 # (t [], y [...]) -> dy/dt [...], of one row or of a batch.

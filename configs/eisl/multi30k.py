@@ -9,24 +9,14 @@ name and seed, and before tokenizers were trained deterministically: the same co
 now.
 """
 
+from configs import base
 from configs.eisl import invented
 from jaxgen.config import Config
-from jaxgen.data import text
 
 
 def get_config() -> Config:
     config = invented.get_config()
-    config.data.update(
-        source="files",
-        path=str(text.data_root() / "multi30k"),
-        train=("train.de.gz", "train.en.gz"),
-        valid=("val.de.gz", "val.en.gz"),
-        test=("test_2016_flickr.de.gz", "test_2016_flickr.en.gz"),
-        limit=0,
-        vocab_size=4000,
-        max_tokens=40,
-        train_tokens=26,
-    )
+    config.data.update(base.multi30k())
     config.model.width = 192
     config.noise.update(levels=(0.0, 0.2, 0.4, 0.6), start="clean")
     config.finetune.steps = 200

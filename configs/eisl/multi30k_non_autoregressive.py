@@ -7,25 +7,15 @@ EISL. This was measured before a run's key came from its name and seed, and befo
 deterministically: the same command draws other numbers now.
 """
 
+from configs import base
 from configs.eisl import invented
 from jaxgen.config import Config
-from jaxgen.data import text
 
 
 def get_config() -> Config:
     config = invented.get_config()
     config.losses = ("ce", "eisl")
-    config.data.update(  # as multi30k.py
-        source="files",
-        path=str(text.data_root() / "multi30k"),
-        train=("train.de.gz", "train.en.gz"),
-        valid=("val.de.gz", "val.en.gz"),
-        test=("test_2016_flickr.de.gz", "test_2016_flickr.en.gz"),
-        limit=0,
-        vocab_size=4000,
-        max_tokens=40,
-        train_tokens=26,
-    )
+    config.data.update(base.multi30k())
     config.model.update(width=192, non_autoregressive=True)
     config.noise.update(levels=(0.0,), start="clean")
     config.finetune.steps = 200

@@ -5,26 +5,17 @@
 Meant for a GPU; it was not run yet. One cell: --config.noise.kinds and --config.noise.levels, in a workdir of its own.
 """
 
+from configs import base
 from configs.eisl import invented
 from jaxgen.config import Config
-from jaxgen.data import text
 
 
 def get_config() -> Config:
     config = invented.get_config()
     config.seeds = 3
     config.losses = ("ce", "best_of", "eisl12", "eisl", "pg")
-    config.data.update(  # as multi30k.py
-        source="files",
-        path=str(text.data_root() / "multi30k"),
-        train=("train.de.gz", "train.en.gz"),
-        valid=("val.de.gz", "val.en.gz"),
-        test=("test_2016_flickr.de.gz", "test_2016_flickr.en.gz"),
-        limit=0,
-        vocab_size=4000,
-        max_tokens=40,
-        train_tokens=32,  # repetition lengthens targets, which are cut there
-    )
+    config.data.update(base.multi30k())
+    config.data.train_tokens = 32  # repetition lengthens targets, which are cut there
     config.model.width = 256
     config.noise.update(  # as invented_protocol.py
         kinds=("shuffle", "repetition", "blank", "combined"),

@@ -130,9 +130,9 @@ def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
     def evaluate(name: str, seed: int) -> list[Row]:
         system, model = SYSTEMS[name], train_system(study, name, seed)
         rows: list[Row] = []
+        beams = config.evaluate.beams
         # Where values are copied, once more with none said more often than the record has it.
-        for once in (False, True)[: 2 if system.copies else 1]:
-            beams = config.evaluate.beams
+        for once in (False, True) if system.copies else (False,):
             written = writing.write(config, corpus, model, system, test, beams=beams, once=once)
             edits = []
             if system.objective == "pair" and not system.marked and not once:

@@ -17,7 +17,7 @@ from jaxgen.data.tokens import TokenIds, TokenShape
 from jaxgen.evaluators.common import batched_apply
 from jaxgen.losses.cross_entropy import sum_cross_entropy
 from jaxgen.metrics import text as text_metrics
-from jaxgen.models import gpt2
+from jaxgen.models import bert, gpt2
 from jaxgen.text.masking import eos_mask, shift_right
 from jaxgen.train.runs import Runs, TrainTask
 
@@ -56,14 +56,7 @@ def _lm_features(
     model: gpt2.GPT, targets: Int[Array, "B T"], begin: int, end: int
 ) -> Float[Array, "B D"]:
     hidden, _, _ = model.hidden(shift_right(targets, begin))
-    return masked_mean(hidden, eos_mask(targets, end))
-
-
-def masked_mean(hidden: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
-    """Mean state over the positions that count, float32; 0 where none does."""
-    weight = mask.astype(jnp.float32)[..., None]
-    total = (hidden.astype(jnp.float32) * weight).sum(1)
-    return total / jnp.maximum(weight.sum(1), 1.0)
+    return bert.mean_pool(hidden.astype(jnp.float32), eos_mask(targets, end))
 
 
 def real_tokens(targets: TokenIds, shape: TokenShape) -> Bool[np.ndarray, "N T"]:

@@ -16,9 +16,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxgen.evaluators.common import batched_apply
-from jaxgen.evaluators.language_model import masked_mean
 from jaxgen.losses.cross_entropy import sum_cross_entropy
-from jaxgen.models import gpt2, hf
+from jaxgen.models import bert, gpt2, hf
 from jaxgen.text import tokenizers
 from jaxgen.train.writers import read_json, write_atomic
 
@@ -108,4 +107,6 @@ def _features(model: gpt2.GPT, rows: dict[str, Array]) -> Float[Array, "B D"]:
     tokens = rows["tokens"]
     hidden, _, _ = model.hidden(tokens)
     places = jnp.arange(tokens.shape[1])
-    return masked_mean(hidden, (places >= 1) & (places <= rows["count"][:, None]))
+    return bert.mean_pool(
+        hidden.astype(jnp.float32), (places >= 1) & (places <= rows["count"][:, None])
+    )

@@ -15,10 +15,9 @@ from jaxgen.evaluators.language_model import (
     LanguageModelOptions,
     lm_nll,
     lm_task,
-    masked_mean,
     real_tokens,
 )
-from jaxgen.models import gpt2
+from jaxgen.models import bert, gpt2
 from jaxgen.train.runs import Runs, TrainOptions
 
 SHAPE = TokenShape(size=9, source_size=9, length=5, begin=1, end=2, unknown=3, source_pad=0)
@@ -99,4 +98,4 @@ def test_features_are_the_mean_state_up_to_the_end_token(judge):
 
 
 def test_mean_of_no_state_is_zero():
-    assert masked_mean(jnp.ones((1, 2, 3)), jnp.zeros((1, 2), bool)).tolist() == [[0.0] * 3]
+    assert bert.mean_pool(jnp.ones((1, 2, 3)), jnp.zeros((1, 2), bool)).tolist() == [[0.0] * 3]

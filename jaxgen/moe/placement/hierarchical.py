@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 
 from jaxgen.errors import require
+from jaxgen.moe.placement import planner
 from jaxgen.moe.placement.cost import Slots
 
 
@@ -37,36 +38,16 @@ def place(
     require("nodes", devices % nodes == 0, nodes, f"a divisor of {devices}, the devices")
     members = np.arange(experts).reshape(groups, -1)
     rows = []
-    for own in packed(tokens[members].sum(1).astype(float), nodes):
+    for own in _packed(tokens[members].sum(1).astype(float), nodes):
         here = members[own].ravel()
         load = tokens[here].astype(float)
-        each, count = _replicated(load, total // nodes)
-        rows.append(here[each[packed((load / count)[each], devices // nodes)]])
+        each = planner.replicated(load, total // nodes)
+        rows.append(here[each[_packed((load / np.bincount(each))[each], devices // nodes)]])
     return np.concatenate(rows)
 
 
-def packed(weights: Float[np.ndarray, " n"], packs: int) -> Int[np.ndarray, "packs _"]:
-    """The items of each pack, equally many: the heaviest first, each to the lightest pack with room."""
-    size = len(weights) // packs
-    if size == 1:
+def _packed(weights: Float[np.ndarray, " n"], packs: int) -> Int[np.ndarray, "packs _"]:
+    """`planner.packed`; one item a pack stays where it is, as published."""
+    if len(weights) == packs:
         return np.arange(packs)[:, None]
-    out = np.zeros((packs, size), int)
-    load, used = np.zeros(packs), np.zeros(packs, int)
-    for i in np.argsort(-weights, kind="stable"):
-        p = int(np.where(used < size, load, np.inf).argmin())
-        out[p, used[p]] = i
-        load[p] += weights[i]
-        used[p] += 1
-    return out
-
-
-def _replicated(
-    load: Float[np.ndarray, " n"], total: int
-) -> tuple[Int[np.ndarray, " total"], Int[np.ndarray, " n"]]:
-    """The expert of each replica, first copies first, and how many each has."""
-    count, each = np.ones(len(load), int), list(range(len(load)))
-    while len(each) < total:
-        e = int((load / count).argmax())
-        count[e] += 1
-        each.append(e)
-    return np.array(each), count
+    return planner.packed(weights, packs)

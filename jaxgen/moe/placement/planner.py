@@ -16,7 +16,7 @@ import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int, Num
 
 from jaxgen.moe.placement import cost as cost_lib
 from jaxgen.moe.placement.cost import Costs, Slots
@@ -180,15 +180,30 @@ def eplb(tokens: Int[np.ndarray, " E"], devices: int, slots: int) -> Slots:
     """
     replicas = _replicas(tokens, devices, slots)
     each = np.repeat(np.arange(len(tokens)), replicas)
-    weight = (tokens / replicas)[each]
-    out = np.zeros((devices, slots), int)
-    loads, used = np.zeros(devices), np.zeros(devices, int)
-    for i in np.argsort(-weight, kind="stable"):
-        g = int(np.where(used < slots, loads, np.inf).argmin())
-        out[g, used[g]] = each[i]
-        loads[g] += weight[i]
-        used[g] += 1
+    return each[packed((tokens / replicas)[each], devices)]
+
+
+def packed(weights: Float[np.ndarray, " n"], packs: int) -> Int[np.ndarray, "packs _"]:
+    """The items of each pack, equally many: the heaviest first, each to the lightest pack with room."""
+    size = len(weights) // packs
+    out = np.zeros((packs, size), int)
+    load, used = np.zeros(packs), np.zeros(packs, int)
+    for i in np.argsort(-weights, kind="stable"):
+        p = int(np.where(used < size, load, np.inf).argmin())
+        out[p, used[p]] = i
+        load[p] += weights[i]
+        used[p] += 1
     return out
+
+
+def replicated(tokens: Num[np.ndarray, " E"], total: int) -> Int[np.ndarray, " total"]:
+    """The expert of each replica: one of each, then always the one with most tokens a replica."""
+    count, each = np.ones(len(tokens), int), list(range(len(tokens)))
+    while len(each) < total:
+        e = int((tokens / count).argmax())
+        count[e] += 1
+        each.append(e)
+    return np.array(each)
 
 
 def bound(tokens: Int[np.ndarray, " E"], devices: int, slots: int) -> float:
@@ -204,10 +219,7 @@ def bound(tokens: Int[np.ndarray, " E"], devices: int, slots: int) -> float:
 def _replicas(tokens: Int[np.ndarray, " E"], devices: int, slots: int) -> Int[np.ndarray, " E"]:
     """How many slots each expert gets so that the heaviest replica is as light as can be."""
     check(initial(len(tokens), devices, slots), len(tokens))
-    replicas = np.ones(len(tokens), int)
-    for _ in range(devices * slots - len(tokens)):
-        replicas[(tokens / replicas).argmax()] += 1
-    return replicas
+    return np.bincount(replicated(tokens, devices * slots))
 
 
 def _resize(slots: Slots, tokens: Int[np.ndarray, " E"]) -> Iterator[None]:
