@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.world import actions, apartments, graph, planning
+from jaxgen.world import actions, activities, apartments, gathering, graph, planning, search
 from jaxgen.world.graph import World
 
 LINES = 16
@@ -37,64 +37,67 @@ def draw(world: World, table: jax.Array, key: jax.Array) -> jax.Array:
     return jax.lax.scan(line, world, jax.random.split(key, LINES))[1]
 
 
-Times = list[tuple[float, float]]  # seconds on the clock, and of the processor (all threads)
+class Peer:
+    """The Python executor, on its own copies of the same graphs; one world after the other."""
+
+    def __init__(self, folder: pathlib.Path, graphs: list, scripts: list[list[str]], ends: list):
+        inside = folder / "build_dataset/mcts/virtualhome/simulation"
+        sys.path.insert(0, str(inside if inside.is_dir() else folder))
+        from evolving_graph.environment import EnvironmentGraph
+        from evolving_graph.execution import ScriptExecutor
+        from evolving_graph.scripts import read_script_from_list_string
+
+        self.executor = lambda graph: ScriptExecutor(EnvironmentGraph(graph), {})
+        self.graphs, self.ends = graphs, ends
+        self.scripts = [read_script_from_list_string(lines) for lines in scripts]
+
+    def seconds(self) -> float:
+        """Of all scripts, each once; each must end where ours does. Loading and comparing are not counted."""
+        total = 0.0
+        for source, script, end in zip(self.graphs, self.scripts, self.ends, strict=True):
+            executor = self.executor(source)
+            begin = time.perf_counter()
+            ok, state, _ = executor.execute(script, w_graph_list=False)
+            total += time.perf_counter() - begin
+            if not ok or _edges(state.to_dict()) != _edges(end):
+                raise SystemExit(f"the peer ends elsewhere: {executor.info.get_error_string()}")
+        return total
 
 
-def clocks() -> tuple[float, float]:
-    return time.perf_counter(), time.process_time()
+def _edges(graph: dict) -> set[tuple[int, str, int]]:
+    return {(e["from_id"], e["relation_type"], e["to_id"]) for e in graph["edges"]}
 
 
-def since(begin: tuple[float, float]) -> tuple[float, float]:
-    now = clocks()
-    return now[0] - begin[0], now[1] - begin[1]
-
-
-def timed(repeats: int, call: Callable[[], object]) -> Times:
-    """Times of some calls, after one that compiles."""
+def clock(call: Callable[[], object]) -> float:
+    """Seconds of a call."""
+    begin = time.perf_counter()
     jax.block_until_ready(call())
-    out = []
-    for _ in range(repeats):
-        begin = clocks()
-        jax.block_until_ready(call())
-        out.append(since(begin))
-    return out
+    return time.perf_counter() - begin
 
 
-def show(name: str, steps: int, times: Times) -> float:
-    """Prints a line; returns steps a second of processor time, which other programs do not disturb."""
-    clock, processor = (sorted(steps / t[i] for t in times) for i in (0, 1))
-    rate = statistics.median(processor)
+def spread(values: list[float], form: str) -> str:
+    """Median, and from least to most."""
+    middle, least, most = (format(f(values), form) for f in (statistics.median, min, max))
+    return f"{middle} ({least} to {most})"
+
+
+def searches(worlds: int, nodes: int, simulations: int, rounds: int) -> None:
+    """Simulations a second of the tree search that makes experience, each with a walk of 12 actions at its end."""
+    rng, problems = np.random.default_rng(0), []
+    while len(problems) < worlds:
+        activity = activities.ACTIVITIES[int(rng.integers(len(activities.ACTIVITIES)))]
+        if (found := gathering.problem(rng, activity, nodes=nodes, actions=72)) is not None:
+            problems.append(found)
+    world = graph.stack([p.world for p in problems])
+    goal = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[p.goal for p in problems])
+    table = jnp.stack([p.table for p in problems])
+    options = {"simulations": simulations, "depth": 16, "rounds": 1, "attempts": 1}
+    run = partial(search.search, world, goal, table, jax.random.key(0), **options)
+    clock(run)  # compiles
+    rates = [worlds * simulations / clock(run) for _ in range(rounds)]
     print(
-        f"{name}: {rate:,.0f} steps a processor second ({processor[0]:,.0f} to {processor[-1]:,.0f}); "
-        f"on the clock {statistics.median(clock):,.0f} ({clock[0]:,.0f} to {clock[-1]:,.0f})",
-        flush=True,
+        f"tree search, {worlds} worlds of {nodes} nodes: {spread(rates, ',.0f')} simulations a second"
     )
-    return rate
-
-
-def run_peer(
-    folder: pathlib.Path, graphs: list, scripts: list[list[str]], ends: list
-) -> list[float]:
-    """Seconds that the peer takes for each world; its last graph must be ours."""
-    inside = folder / "build_dataset/mcts/virtualhome/simulation"
-    sys.path.insert(0, str(inside if inside.is_dir() else folder))
-    from evolving_graph.environment import EnvironmentGraph
-    from evolving_graph.execution import ScriptExecutor
-    from evolving_graph.scripts import read_script_from_list_string
-
-    clock = processor = 0.0
-    for source, lines, end in zip(graphs, scripts, ends, strict=True):
-        executor = ScriptExecutor(EnvironmentGraph(source), {})
-        script = read_script_from_list_string(lines)
-        begin = clocks()
-        ok, state, _ = executor.execute(script, w_graph_list=False)
-        took = since(begin)
-        clock, processor = clock + took[0], processor + took[1]
-        edges = {(e["from_id"], e["relation_type"], e["to_id"]) for e in state.to_dict()["edges"]}
-        mine = {(e["from_id"], e["relation_type"], e["to_id"]) for e in end["edges"]}
-        if not ok or edges != mine:
-            raise SystemExit(f"the peer ends elsewhere: {executor.info.get_error_string()}")
-    return [(clock, processor)]
 
 
 def main() -> None:
@@ -103,8 +106,8 @@ def main() -> None:
     parser.add_argument("--worlds", type=int, default=4096)
     parser.add_argument("--nodes", type=int, default=60)
     parser.add_argument("--apartments", type=int, default=256)
-    parser.add_argument("--chunk", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--chunk", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--peer_worlds", type=int, default=64)
     args = parser.parse_args()
 
@@ -127,15 +130,10 @@ def main() -> None:
     done = many(worlds, scripts)
     if int(done.executed.sum()) != steps:
         raise SystemExit("a line failed")
-    fast = show("vmapped and jitted", steps, timed(args.repeats, partial(many, worlds, scripts)))
-
     one = list(zip(loaded, scripts, strict=False))[:64]
-    slow = show(
-        "jitted, one world after the other",
-        len(one) * LINES,
-        timed(args.repeats, lambda: [actions.run(w, s) for w, s in one]),
-    )
-    print(f"vmapped over that: {fast / slow:.1f}x")
+    singly = lambda: [actions.run(w, s) for w, s in one]  # noqa: E731
+    clock(singly)  # compiles
+    peer = None
     if args.peer:
         count = min(args.peer_worlds, args.apartments)
         lines = [
@@ -149,9 +147,21 @@ def main() -> None:
             graph.dump(jax.tree.map(lambda x, i=i: x[i], done.world), graphs[i])
             for i in range(count)
         ]
-        times = run_peer(args.peer, graphs[:count], lines, ends)
-        peer = show("peer, one world after the other", LINES * count, times)
-        print(f"vmapped over the peer: {fast / peer:.0f}x; target 100x")
+        peer = Peer(args.peer, graphs[:count], lines, ends)
+    rates: dict[str, list[float]] = {"all at once": [], "one after the other": [], "peer": []}
+    for _ in range(args.rounds):
+        rates["all at once"].append(steps / clock(partial(many, worlds, scripts)))
+        rates["one after the other"].append(len(one) * LINES / clock(singly))
+        if peer is not None:
+            rates["peer"].append(len(peer.scripts) * LINES / peer.seconds())
+    for name, found in rates.items():
+        if found:
+            ratios = [a / b for a, b in zip(rates["all at once"], found, strict=True)]
+            beside = (
+                "" if name == "all at once" else f"; all at once / this: {spread(ratios, '.1f')}x"
+            )
+            print(f"{name}: {spread(found, ',.0f')} steps a second{beside}", flush=True)
+    searches(64, 48, 48, args.rounds)
 
 
 if __name__ == "__main__":

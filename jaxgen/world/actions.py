@@ -161,7 +161,7 @@ def run(world: World, script: Int[Array, "L 3"], rules: Rules = E2WM) -> Ran:
 
 @partial(jax.jit, static_argnames=("rules", "chunk"))
 def run_many(
-    worlds: World, scripts: Int[Array, "B L 3"], rules: Rules = E2WM, *, chunk: int = 64
+    worlds: World, scripts: Int[Array, "B L 3"], rules: Rules = E2WM, *, chunk: int = 256
 ) -> Ran:
     """`run` of B worlds (`jaxgen.world.graph.stack`), `chunk` of them at once.
 

@@ -48,9 +48,13 @@ def overlap(a: UInt32[Array, "*#batch W"], b: UInt32[Array, "*#batch W"]) -> Boo
 
 def lowest(nodes: UInt32[Array, "*batch W"]) -> UInt32[Array, "*batch W"]:
     """The set of the first node alone; empty of an empty set."""
-    used = nodes != 0
-    before = jnp.cumsum(used, axis=-1) - used  # words with a node, before this one
-    return jnp.where(before == 0, nodes & (~nodes + 1), jnp.uint32(0))
+    words, seen = [], jnp.zeros(nodes.shape[:-1], bool)
+    for word in jnp.moveaxis(
+        nodes, -1, 0
+    ):  # a handful: a cumulative sum would be a pass of its own
+        words.append(jnp.where(seen, jnp.uint32(0), word & (~word + 1)))
+        seen |= word != 0
+    return jnp.stack(words, axis=-1)
 
 
 def first(nodes: UInt32[Array, "*batch W"]) -> Int[Array, "*batch"]:

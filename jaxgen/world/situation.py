@@ -90,7 +90,7 @@ def facts(world: World, rules: Rules) -> UInt32[Array, "F W"]:
     ahead = edges[FACING, me]
     closed = in_state(world, "CLOSED")
     shut = nodesets.sources(edges[INSIDE], closed & ~able(world, "room"))
-    room_of = rooms_of(world, rules)
+    room_of = nodesets.settle(rooms_of(world, rules))
     my_room = room_of[me]
     crowd = nodesets.at_least(edges[ON], 4)
     two, four = able(world, "seat_2"), able(world, "seat_4")
