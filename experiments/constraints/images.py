@@ -154,8 +154,9 @@ def _read(config: Config) -> tuple[images.Images, images.Images]:
         part = parts[name]
         if part.label is None:
             raise ConfigError("data.source", d.source, "images with labels")
-        bright = part.image.sum((1, 2, 3)) > 0
-        image, label = part.image[bright], part.label[bright]
+        image = np.asarray(part.image)
+        bright = image.sum((1, 2, 3)) > 0
+        image, label = image[bright], part.label[bright]
         if d.size and d.size != image.shape[1]:
             image = posed.enlarge(image[..., 0], d.size)[..., None]
         if image.shape[1] > d.canvas:

@@ -18,6 +18,7 @@ from experiments.eddpm import image_fields, image_report
 from experiments.eddpm.systems import Networks, Shown, Trained, eddpm_task, generate
 from jaxgen.config import Config
 from jaxgen.data import idx, images, splits
+from jaxgen.data.pixels import Pixels
 from jaxgen.diffusion import gaussian
 from jaxgen.errors import ConfigError
 from jaxgen.evaluators.common import batched_apply, decode, encode
@@ -202,11 +203,11 @@ class ImageProblem:
             self.runs, options, self.data["train"], self.data["test"]
         )
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    def arrays(self) -> Mapping[str, np.ndarray | Pixels]:
         """What batches are made of."""
         return {"image": self.data["train"].image}
 
-    def train_inputs(self) -> Float[np.ndarray, "N H W C"]:
+    def train_inputs(self) -> Float[np.ndarray, "N H W C"] | Pixels:
         """The train images."""
         return self.data["train"].image
 
@@ -248,7 +249,7 @@ class ImageProblem:
     def real_numbers(self) -> dict[str, float]:
         """What the measures give on real images: floors and ceilings."""
         train, test = self.data["train"], self.data["test"]
-        guess = np.asarray(self.judge.classifier(jnp.asarray(test.image))).argmax(-1)
+        guess = self.judge.logits(test.image).argmax(-1)
         return {
             "frechet_floor": self.judge.floor,
             "nearest_train_mse": nearest_mse(test.image[:500], train.image),
@@ -269,12 +270,12 @@ class ImageProblem:
         return stem.with_suffix(".png")
 
 
-def nearest_mse(a: np.ndarray, b: np.ndarray, *, rows: int = 500) -> float:
-    """Mean over a of the mean squared pixel difference to its nearest image in b; `rows` of a at a time."""
-    a, b = a.reshape(len(a), -1).astype(np.float64), b.reshape(len(b), -1).astype(np.float64)
-    norms, nearest = (b**2).sum(1), []
-    for start in range(0, len(a), rows):
-        some = a[start : start + rows]
-        squared = (some**2).sum(1)[:, None] + norms - 2.0 * some @ b.T
-        nearest.append(np.maximum(squared.min(1), 0.0))
-    return float(np.concatenate(nearest).mean() / a.shape[1])
+def nearest_mse(a: np.ndarray, b: np.ndarray | Pixels, *, rows: int = 5000) -> float:
+    """Mean over a of the mean squared pixel difference to its nearest image in b; `rows` of b at a time."""
+    a = a.reshape(len(a), -1).astype(np.float64)
+    norms, nearest = (a**2).sum(1), np.full(len(a), np.inf)
+    for start in range(0, len(b), rows):
+        some = b[start : start + rows].reshape(-1, a.shape[1]).astype(np.float64)
+        squared = norms[:, None] + (some**2).sum(1) - 2.0 * a @ some.T
+        nearest = np.minimum(nearest, squared.min(1))
+    return float(np.maximum(nearest, 0.0).mean() / a.shape[1])

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from experiments.common.latent import chain_of, denoiser_of, eddpm_options, sampler_of
 from jaxgen.config import Config
+from jaxgen.data.pixels import Pixels
 from jaxgen.diffusion.schedule import Schedule
 from jaxgen.evaluators.common import batched_apply, decode, encode
 from jaxgen.models.latent import LatentModel, Standardised, TwoStage, sample_latents
@@ -114,7 +115,7 @@ class Problem(Protocol):
         """Trains (or restores) what `evaluate` judges by."""
         ...
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    def arrays(self) -> Mapping[str, np.ndarray | Pixels]:
         """What batches are made of."""
         ...
 

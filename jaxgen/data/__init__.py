@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         language_model,
         lines,
         pipeline,
+        pixels,
         posed,
         proteins,
         record_arrays,

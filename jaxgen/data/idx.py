@@ -10,6 +10,7 @@ from numpy import ndarray
 
 from jaxgen.data import splits
 from jaxgen.data.images import Images, take
+from jaxgen.data.pixels import Pixels
 from jaxgen.data.root import expand
 from jaxgen.errors import ConfigError
 
@@ -60,7 +61,7 @@ def load(folder: str) -> dict[str, Images]:
         image, label = found["images-idx3"], found["labels-idx1"]
         if len(image) != len(label):
             raise ConfigError("data.path", str(root), f"a label for each of {len(image)} images")
-        out[name] = Images((image / np.float32(255))[..., None], label.astype(np.int32))
+        out[name] = Images(Pixels(image[..., None]), label.astype(np.int32))
     return out
 
 

@@ -6,7 +6,8 @@ the order of files, and exact duplicates never straddle two splits.
 
 A picture is turned as its EXIF orientation says, laid on white where it is transparent, and scaled to
 [0, 1]: 8 bits by 255, 16 bits and wider integers by 65,535, floats not at all. Of several frames the first
-is read. What does not fit these ranges is refused.
+is read. What does not fit these ranges is refused. Where all are of 8 bits they stay bytes until rows are asked for
+(`jaxgen.data.pixels`).
 """
 
 import contextlib
@@ -17,10 +18,11 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 
 from jaxgen.data import labels, splits, tables
+from jaxgen.data.pixels import Pixels, unit
 from jaxgen.data.root import expand
 from jaxgen.errors import ConfigError
 
@@ -35,7 +37,7 @@ MAX_PIXELS = 2**28  # of one picture: 268 megapixels
 class Images:
     """Images with values in [0, 1]; `label` is None where the source has none."""
 
-    image: Float[ndarray, "N H W C"]
+    image: Float[ndarray, "N H W C"] | Pixels
     label: Int[ndarray, " N"] | None
 
     def __len__(self) -> int:
@@ -95,9 +97,10 @@ def load(
 
 def split(images: Images, *, valid_fraction: float, test_fraction: float) -> dict[str, Images]:
     """Assigns each image by the SHA-256 of its pixels, rounded to 8 bits."""
-    pixels = np.round(images.image * 255).astype(np.uint8)
+    image = images.image
+    levels = image.levels if isinstance(image, Pixels) else np.round(image * 255).astype(np.uint8)
     index = splits.split_by_hash(
-        (p.tobytes() for p in pixels), valid_fraction=valid_fraction, test_fraction=test_fraction
+        (p.tobytes() for p in levels), valid_fraction=valid_fraction, test_fraction=test_fraction
     )
     return {name: take(images, rows) for name, rows in index.items()}
 
@@ -105,7 +108,8 @@ def split(images: Images, *, valid_fraction: float, test_fraction: float) -> dic
 def take(images: Images, index: Int[ndarray, " M"]) -> Images:
     """Some rows, in the order of the index."""
     label = None if images.label is None else images.label[index]
-    return Images(images.image[index], label)
+    image = images.image
+    return Images(image.take(index) if isinstance(image, Pixels) else image[index], label)
 
 
 def _digits() -> Images:
@@ -130,7 +134,7 @@ def _folder(name: str, path: str, size: int, channels: int, limit: int) -> Image
     label = _folder_labels(root, files)
     chosen = splits.balanced(len(files), limit, label)
 
-    def read(i: int) -> Float[ndarray, "H W C"]:
+    def read(i: int) -> Float[ndarray, "H W C"] | UInt8[ndarray, "H W C"]:
         with Image.open(files[i]) as picture:
             return _to_array(picture, size, channels)
 
@@ -190,27 +194,30 @@ def _from_rows(rows: tables.DataSource, name: str, size: int, channels: int, lim
 
 
 def _stack(
-    read: Callable[[int], Float[ndarray, "H W C"]],
+    read: Callable[[int], Float[ndarray, "H W C"] | UInt8[ndarray, "H W C"]],
     index: Int[ndarray, " N"],
     field: str,
     places: Sequence[str],
     shape: tuple[int, int, int],
-) -> Float[ndarray, "N H W C"]:
-    """`read` of every index, in one array.
+) -> Float[ndarray, "N H W C"] | Pixels:
+    """`read` of every index, in one array: of bytes until the first image that has other values.
 
     Raises:
       ConfigError: an image that cannot be read, by its place.
     """
-    out = np.empty((len(index), *shape), np.float32)
+    out: ndarray = np.empty((len(index), *shape), np.uint8)
     with _pixels_up_to(MAX_PIXELS):
         for row, i in enumerate(index):
             try:
-                out[row] = read(int(i))
+                value = read(int(i))
+                if value.dtype != np.uint8 and out.dtype == np.uint8:
+                    out = unit(out)
+                out[row] = value if value.dtype == out.dtype else unit(value)
             except Exception as e:  # of many kinds: what stands in a damaged file is anyone's guess
                 raise ConfigError(
                     field, places[row], f"a readable image ({tables.first_line(e)})"
                 ) from e
-    return out
+    return Pixels(out) if out.dtype == np.uint8 else out
 
 
 @contextlib.contextmanager
@@ -228,8 +235,10 @@ def _pixels_up_to(count: int) -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = before
 
 
-def _to_array(picture: object, size: int, channels: int) -> Float[ndarray, "H W C"]:
-    """Centre crop to a square, resize, scale to [0, 1].
+def _to_array(
+    picture: object, size: int, channels: int
+) -> Float[ndarray, "H W C"] | UInt8[ndarray, "H W C"]:
+    """Centre crop to a square, resize; of 8 bits as they are, else scaled to [0, 1].
 
     Raises:
       ValueError: values beyond the range that the module's docstring tells.
@@ -257,8 +266,7 @@ def _to_array(picture: object, size: int, channels: int) -> Float[ndarray, "H W 
     picture = picture.convert("L" if channels == 1 else "RGB")
     if picture.width != size:
         picture = picture.resize((size, size), Image.Resampling.LANCZOS)
-    array = np.asarray(picture, np.float32) / 255.0
-    return array.reshape(size, size, channels)
+    return np.asarray(picture, np.uint8).reshape(size, size, channels)
 
 
 def _centre(width: int, height: int) -> tuple[int, int, int, int]:
@@ -271,7 +279,7 @@ def _centre(width: int, height: int) -> tuple[int, int, int, int]:
 def _deep(
     array: ndarray, size: int, channels: int, transparent: int | None = None
 ) -> Float[ndarray, "H W C"]:
-    """As `_to_array`, of [H, W] or [H, W, 3] integers by 65,535, or of floats in [0, 1]."""
+    """As `_to_array`, scaled, of [H, W] or [H, W, 3] integers by 65,535, or of floats in [0, 1]."""
     from PIL import Image
 
     if array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)):

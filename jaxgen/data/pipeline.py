@@ -8,9 +8,11 @@ import jax
 import numpy as np
 from numpy import ndarray
 
+from jaxgen.data.pixels import Pixels
+
 
 def batches(
-    arrays: Mapping[str, ndarray], batch_size: int, *, seed: int, threads: int = 2
+    arrays: Mapping[str, ndarray | Pixels], batch_size: int, *, seed: int, threads: int = 2
 ) -> grain.DatasetIterator:
     """Endless shuffled batches {name: [rows of this process, ...]}.
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, PyTree
 
 from jaxgen import fsdp
 from jaxgen import mesh as mesh_lib
+from jaxgen.data.pixels import Pixels
 
 
 @runtime_checkable
@@ -53,12 +54,12 @@ def batched_apply(
 
     Args:
       function: jitted; (model, a batch of rows) -> an array with a row for each.
-      rows: an array [N, ...], or a pytree of such.
+      rows: an array [N, ...], or `Pixels`, or a pytree of such.
     """
-    rows = jax.tree.map(np.asarray, rows)
+    rows = jax.tree.map(lambda a: a if isinstance(a, Pixels) else np.asarray(a), rows)
     count, mesh = len(jax.tree.leaves(rows)[0]), mesh_of(model)
 
-    def part(a: np.ndarray, start: int) -> np.ndarray:
+    def part(a: np.ndarray | Pixels, start: int) -> np.ndarray:
         piece = a[start : start + batch]
         return np.concatenate([piece, np.repeat(piece[-1:], batch - len(piece), 0)])
 

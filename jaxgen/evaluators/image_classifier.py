@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxgen.data.images import Images
+from jaxgen.data.pixels import Pixels
 from jaxgen.evaluators.common import batched_apply
 from jaxgen.metrics import frechet
 from jaxgen.models.image_autoencoder import ImageShape
@@ -42,6 +43,11 @@ class Classifier(nnx.Module):
 @jax.jit
 def _features(model: Classifier, x: Float[Array, "B H W C"]) -> Float[Array, "B F"]:
     return model.features(x)
+
+
+@jax.jit
+def _logits(model: Classifier, x: Float[Array, "B H W C"]) -> Float[Array, "B K"]:
+    return model(x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,9 +111,13 @@ class ImageClassifier:
         real = [batched_apply(_features, model, part.image) for part in (train, test)]
         return cls(model, *real)
 
-    def features(self, images: Float[np.ndarray, "N H W C"]) -> Float[np.ndarray, "N F"]:
+    def features(self, images: Float[np.ndarray, "N H W C"] | Pixels) -> Float[np.ndarray, "N F"]:
         """Of any images."""
         return batched_apply(_features, self.classifier, images)
+
+    def logits(self, images: Float[np.ndarray, "N H W C"] | Pixels) -> Float[np.ndarray, "N K"]:
+        """Of any images."""
+        return batched_apply(_logits, self.classifier, images)
 
     @property
     def floor(self) -> float:

@@ -1,10 +1,13 @@
 """What rules without a model score: a model's number says something only beside them."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
+
+from jaxgen.data.pixels import Pixels
 
 
 def consensus(tokens: Int[ndarray, "N T"], mask: Bool[ndarray, "N T"]) -> Int[ndarray, " T"]:
@@ -36,11 +39,25 @@ def majority_accuracy(train: Int[ndarray, " N"], test: Int[ndarray, " M"]) -> fl
 
 
 def mean_image_mse(
-    train: Float[ndarray, "N H W C"], test: Float[ndarray, "M H W C"]
+    train: Float[ndarray, "N H W C"] | Pixels,
+    test: Float[ndarray, "M H W C"] | Pixels,
+    *,
+    rows: int = 5000,
 ) -> tuple[float, Float[ndarray, "H W C"]]:
-    """Mean squared error of the mean train image as the reconstruction of every test image, and that image."""
-    mean = train.mean(0, dtype=np.float64).astype(np.float32)
-    return float(np.mean((test - mean) ** 2, dtype=np.float64)), mean
+    """Mean squared error of the mean train image as the reconstruction of every test image, and that image.
+
+    Args:
+      rows: how many images are read at a time.
+    """
+
+    def total(images: ndarray | Pixels, of: Callable[[ndarray], ndarray]) -> ndarray:
+        starts = range(0, len(images), rows)
+        parts = [of(images[i : i + rows]).sum(0, dtype=np.float64) for i in starts]
+        return np.sum(parts, axis=0)
+
+    mean = (total(train, lambda x: x) / len(train)).astype(np.float32)
+    squared = total(test, lambda x: (x - mean) ** 2)
+    return float(squared.mean() / len(test)), mean
 
 
 def unigram_perplexity(

@@ -13,6 +13,7 @@ from jaxtyping import Array, Key, PyTree
 from numpy import ndarray
 
 from jaxgen import mesh as mesh_lib
+from jaxgen.data.pixels import Pixels
 from jaxgen.errors import ConfigError
 from jaxgen.train import loop, state, step
 from jaxgen.train.writers import Json, Row, read_json, write_atomic
@@ -99,7 +100,7 @@ class Runs:
         self,
         task: TrainTask,
         seed: int,
-        arrays: Mapping[str, ndarray],
+        arrays: Mapping[str, ndarray | Pixels],
         *,
         steps: int | None = None,
         learning_rate: float | None = None,

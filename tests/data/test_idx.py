@@ -18,7 +18,7 @@ def folder(tmp_path):
 
 
 def places(part):
-    return np.round(part.image.ravel() * 255).astype(int).tolist()
+    return np.round(np.asarray(part.image).ravel() * 255).astype(int).tolist()
 
 
 def test_train_files_are_split_and_test_files_are_not(folder):
