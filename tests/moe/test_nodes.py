@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgen.moe.placement import cost, modes, planner, simulator, work
-from jaxgen.moe.placement.events import Timeline
 from jaxgen.moe.placement.simulator import Device, Shape
+from tests.moe.timeline import Timeline
 
 FLAT = Device(flops=1e12, bandwidth=1e9, latency=1e-5, utilisation=0.5)
 NODES = dataclasses.replace(FLAT, node=4, near=5e9)

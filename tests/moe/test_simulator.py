@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from jaxgen.errors import ConfigError
 from jaxgen.moe.placement import planner, policies, simulator, traffic
-from jaxgen.moe.placement.simulator import Device, Shape, Timeline, Work
+from jaxgen.moe.placement.simulator import Device, Shape, Work
+from tests.moe.timeline import Timeline
 
 DEVICE = Device(flops=1e12, bandwidth=1e9, latency=1e-5, utilisation=0.5)
 SHAPE = Shape(width=64, hidden=128, tokens=1000, dense=1e5)

@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from jaxgen.moe.placement import (
         adaptive,
         cost,
-        events,
         hierarchical,
         laer,
         migrate,

@@ -10,8 +10,7 @@ With `pieces` above 1, rows pass in so many parts, and experts compute one while
 gradients then wait until a layer's exchanges are over, and pass under the dense work of the backward pass.
 
 What a policy (`jaxgen.moe.placement.work`) makes of recorded or invented router traffic is all that differs
-between policies. All devices' clocks are arrays; `jaxgen.moe.placement.events` has the same one event at a time,
-which tests compare.
+between policies. All devices' clocks are arrays; tests compare them to the same, one event at a time.
 """
 
 from collections.abc import Sequence
@@ -20,7 +19,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxgen.errors import require
-from jaxgen.moe.placement.events import Timeline
 from jaxgen.moe.placement.work import (
     DEVICES,
     Device,
@@ -41,7 +39,6 @@ __all__ = [
     "Device",
     "Near",
     "Shape",
-    "Timeline",
     "Work",
     "ideal",
     "moving",
