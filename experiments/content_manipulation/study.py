@@ -1,6 +1,5 @@
 """Content manipulation: fields, and the loop over seeds and systems."""
 
-import dataclasses
 import functools
 import pathlib
 
@@ -13,7 +12,7 @@ from experiments.content_manipulation import corpus as corpora
 from experiments.content_manipulation import report, rewriting, tasks, writing
 from experiments.content_manipulation.corpus import Corpus
 from experiments.content_manipulation.systems import SYSTEMS
-from experiments.content_manipulation.writing import Selection
+from experiments.content_manipulation.writing import ValidScore
 from jaxgen import config as config_lib
 from jaxgen.config import Config
 from jaxgen.data import style_records
@@ -22,7 +21,7 @@ from jaxgen.errors import ConfigError
 from jaxgen.launch import Mode
 from jaxgen.models.data_to_text import DataToText
 from jaxgen.train.runs import Row
-from jaxgen.train.state import TrainState
+from jaxgen.train.selection import BestModel
 
 NAMES = {
     **fields.NAMES,
@@ -99,25 +98,21 @@ def validate(config: Config) -> None:
 
 
 def train_system(study: Study[Corpus], name: str, seed: int) -> DataToText:
-    """The writer of a system, at the step whose sentences of valid are the best; see `Selection`."""
+    """The writer of a system, at the step whose sentences of valid are the best; see `ValidScore`."""
     config, corpus, system = study.config, study.data, SYSTEMS[name]
-    selection = Selection(config, corpus, system)
-    task = tasks.task(config, corpus.vocabulary, name, system)
-    shapes = jax.eval_shape(task.build, jax.random.key(0)).writer
-    task = dataclasses.replace(task, extra=lambda: selection.extra(shapes))
-
-    def evaluate(state: TrainState) -> dict[str, float]:
-        return selection.numbers
-
+    score, every = ValidScore(config, corpus, system), config.evaluate.every
+    best = BestModel(
+        score, every=every, steps=config.train.steps, part=lambda players: players.writer
+    )
     final = study.runs.fit(
-        task,
+        tasks.task(config, corpus.vocabulary, name, system),
         seed,
         corpus.arrays(corpus.parts["train"]),
-        eval_every=config.evaluate.every,
-        evaluate=evaluate,
-        adapt=selection,
+        eval_every=every,
+        evaluate=lambda _: score.numbers,
+        adapt=best,
     )
-    return final.writer if selection.best is None else selection.best
+    return final.writer if best.model is None else best.model
 
 
 def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:

@@ -1,20 +1,16 @@
 """What a trained writer writes, which of its checkpoints is taken, and the judges of what is written."""
 
-import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
-from numpy import ndarray
+from jaxtyping import Array
 
 from experiments.common.runs import Study
 from experiments.content_manipulation.corpus import Corpus
 from experiments.content_manipulation.systems import System
-from experiments.content_manipulation.tasks import Players
 from jaxgen.config import Config
 from jaxgen.data.style_records import StyleRecords
 from jaxgen.errors import ConfigError
@@ -23,7 +19,6 @@ from jaxgen.evaluators.language_model import LanguageModel, LanguageModelOptions
 from jaxgen.evaluators.record_extractor import RecordExtractor
 from jaxgen.metrics.records import masked_bleu
 from jaxgen.models.data_to_text import DataToText, RecordIds
-from jaxgen.train import state as state_lib
 
 BATCH = 100  # sentences that are written at once
 
@@ -69,64 +64,38 @@ def _jitted(model: DataToText, rows: Mapping[str, Array], options: _Run) -> Arra
 _written = jax.jit(_jitted, static_argnums=2)
 
 
-class Selection:
-    """Keeps the averaged weights with the best content among those that keep the style.
+class ValidScore:
+    """What a writer's sentences of the valid split are worth, for `jaxgen.train.selection.BestModel`.
 
-    The best weights and their score are part of the train state, so that they are in its checkpoints: a run that
-    goes on knows them. It is a `jaxgen.train.loop.Adapt`.
+    Attributes:
+      numbers: of the last writer that was scored, to be logged.
     """
 
     def __init__(self, config: Config, corpus: Corpus, system: System):
         self.config, self.corpus, self.system = config, corpus, system
-        self.best: DataToText | None = None
         self.numbers: dict[str, float] = {}
 
-    def extra(self, model: PyTree) -> dict[str, PyTree]:
-        """The part of a fresh train state that it keeps; `model` may be shapes."""
-        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), model)
-        return {"best": zeros, "score": jnp.full((), -1.0)}
-
-    def score(self, f1: float, m_bleu: float) -> float:
-        """Content F1 where m-BLEU is at least the floor, above all that is below it; there m-BLEU counts."""
-        floor = self.config.evaluate.m_bleu
-        return 100.0 + f1 if m_bleu >= floor else m_bleu
-
-    def due(self, step: int) -> bool:
-        """Whether this step's weights are looked at."""
-        return step % self.config.evaluate.every == 0 or step == self.config.train.steps
-
-    def __call__(self, step: int, state: state_lib.TrainState) -> state_lib.TrainState:
-        if not self.due(step):
-            return state
-        players: Players = state_lib.averaged(state)
+    def __call__(self, writer: DataToText) -> float:
         part = self.corpus.parts["valid"]
-        written = write(self.config, self.corpus, players.writer, self.system, part, beams=1)
+        written = write(self.config, self.corpus, writer, self.system, part, beams=1)
         found = self.corpus.content(written, part)
         kept = masked_bleu(written, part.y_ref, self.corpus.masked)
         # Sentences without content have no precision: nothing to select.
-        f1 = 0.0 if np.isnan(found.precision) else found.f1
+        empty = np.isnan(found.precision)
         self.numbers = {
-            "valid_precision": 0.0 if np.isnan(found.precision) else found.precision,
+            "valid_precision": 0.0 if empty else found.precision,
             "valid_recall": found.recall,
-            "valid_f1": f1,
+            "valid_f1": 0.0 if empty else found.f1,
             "valid_m_bleu": kept,
         }
-        value = self.score(f1, kept)
-        if value <= float(state.extra["score"]):
-            return state
-        copied = jax.tree.map(jnp.copy, players.writer)
-        self.best = jax.tree.map(np.asarray, copied)
-        score = jnp.full_like(state.extra["score"], value)
-        return dataclasses.replace(state, extra={"best": copied, "score": score})
+        return content_above_style(
+            self.numbers["valid_f1"], kept, floor=self.config.evaluate.m_bleu
+        )
 
-    def history(self) -> dict[str, ndarray]:
-        """Nothing: all is in the state."""
-        return {}
 
-    def resume(self, state: state_lib.TrainState, history: Mapping[str, ndarray]) -> None:
-        """The best weights so far."""
-        if float(state.extra["score"]) >= 0:
-            self.best = jax.tree.map(np.asarray, state.extra["best"])
+def content_above_style(f1: float, m_bleu: float, *, floor: float) -> float:
+    """Content F1 where m-BLEU is at least the floor, above all that is below it; there m-BLEU counts."""
+    return 100.0 + f1 if m_bleu >= floor else m_bleu
 
 
 class Judges(NamedTuple):

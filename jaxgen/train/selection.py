@@ -31,17 +31,25 @@ class BestModel:
       curve: (step, score) of every step that was looked at.
     """
 
-    def __init__(self, score: Callable[[PyTree], float], *, every: int, steps: int):
+    def __init__(
+        self,
+        score: Callable[[PyTree], float],
+        *,
+        every: int,
+        steps: int,
+        part: Callable[[PyTree], PyTree] = lambda model: model,
+    ):
         """Args:
         score: model -> a number, the higher the better; NaN is never the best.
         every: steps from one look to the next; the last of the `steps` is looked at too.
+        part: of the weights, which is scored and kept; all of them by default.
 
         Raises:
           ValueError: `every` or `steps` below 1.
         """
         require("every", every >= 1, every, "at least 1")
         require("steps", steps >= 1, steps, "at least 1")
-        self.score, self.every, self.steps = score, every, steps
+        self.score, self.every, self.steps, self.part = score, every, steps, part
         self.model: PyTree | None = None
         self.curve: list[tuple[int, float]] = []
 
@@ -59,7 +67,7 @@ class BestModel:
         """Looks at the weights of a step that is due; the state is returned as it is."""
         if not self.due(step):
             return state
-        model = state_lib.averaged(state)
+        model = self.part(state_lib.averaged(state))
         before, value = self.best, float(self.score(model))
         self.curve.append((step, value))
         if not math.isnan(value) and (before is None or value > before[1]):
@@ -82,6 +90,6 @@ class BestModel:
         self.curve = [(int(step), score) for step, score in zip(steps, scores, strict=True)]
         arrays = {k.removeprefix("best/"): v for k, v in history.items() if k.startswith("best/")}
         if arrays:
-            template = state_lib.averaged(state)
+            template = self.part(state_lib.averaged(state))
             made = checkpoint.from_arrays(template, dict(arrays))
             self.model = jax.tree.map(jnp.asarray, made)

@@ -1,6 +1,7 @@
 """Content manipulation: a small whole run, losses of systems, selection, rewriting, and bad input."""
 
 import dataclasses
+import functools
 import io
 import json
 import sys
@@ -14,12 +15,13 @@ from configs.content_manipulation import e2e, grammar, nba, paper
 from experiments.content_manipulation import corpus as corpora
 from experiments.content_manipulation import edit_page, rewriting, study, tasks
 from experiments.content_manipulation.systems import SYSTEMS
-from experiments.content_manipulation.writing import Selection, write
+from experiments.content_manipulation.writing import ValidScore, content_above_style, write
 from jaxgen.data.style_records import Fact, StyleRecords
 from jaxgen.errors import ConfigError
 from jaxgen.losses.coverage import possible_nll
 from jaxgen.text.masking import eos_mask
 from jaxgen.train import state as state_lib
+from jaxgen.train.selection import BestModel
 
 TINY = {
     "train.steps": 4,
@@ -136,35 +138,35 @@ def test_eisl_may_be_the_style_objective(corpus):
     assert value != pytest.approx(other, rel=1e-3)
 
 
-def test_content_counts_above_the_floor_of_style(corpus):
-    selection = Selection(tiny(), corpus, SYSTEMS["full"])
-    assert selection.score(1.0, 75.0) > selection.score(99.0, 74.9)
-    assert selection.score(2.0, 80.0) > selection.score(1.0, 99.0)
-    assert selection.score(99.0, 50.0) < selection.score(0.0, 60.0)
-    assert [selection.due(step) for step in (1, 2, 3, 4)] == [False, True, False, True]
+def test_content_counts_above_the_floor_of_style():
+    score = functools.partial(content_above_style, floor=75.0)
+    assert score(1.0, 75.0) > score(99.0, 74.9)
+    assert score(2.0, 80.0) > score(1.0, 99.0)
+    assert score(99.0, 50.0) < score(0.0, 60.0)
 
 
 @pytest.mark.slow
-def test_the_best_weights_are_part_of_the_state(corpus):
+def test_the_writer_of_the_best_sentences_is_kept(corpus):
     config = tiny()
-    selection = Selection(config, corpus, SYSTEMS["full"])
-    task = tasks.task(config, corpus.vocabulary, "full", SYSTEMS["full"])
-    shapes = jax.eval_shape(task.build, jax.random.key(0)).writer
-    players = task.build(jax.random.key(0))
-    state = state_lib.TrainState(
-        step=2, model=players, ema=None, opt_state=None, extra=selection.extra(shapes), key=None
+    score = ValidScore(config, corpus, SYSTEMS["full"])
+    players = tasks.task(config, corpus.vocabulary, "full", SYSTEMS["full"]).build(
+        jax.random.key(0)
     )
-    assert selection(1, state) is state  # not due
-    after = selection(2, state)
-    assert set(selection.numbers) == {f"valid_{n}" for n in ("precision", "recall", "f1", "m_bleu")}
-    assert float(after.extra["score"]) >= 0
-    again = Selection(config, corpus, SYSTEMS["full"])
-    again.resume(after, {})
-    for a, b in zip(jax.tree.leaves(again.best), jax.tree.leaves(players.writer), strict=True):
+    state = state_lib.TrainState(
+        step=2, model=players, ema=None, opt_state=None, extra={}, key=None
+    )
+    options = {"every": 2, "steps": 4, "part": lambda players: players.writer}
+    best = BestModel(score, **options)
+    best(1, state)
+    assert best.model is None  # not due
+    best(2, state)
+    assert set(score.numbers) == {f"valid_{n}" for n in ("precision", "recall", "f1", "m_bleu")}
+    assert best.best[1] >= 0
+    again = BestModel(score, **options)
+    again.resume(state, best.history())
+    assert again.curve == best.curve
+    for a, b in zip(jax.tree.leaves(again.model), jax.tree.leaves(players.writer), strict=True):
         np.testing.assert_array_equal(a, b)
-    # What is not better leaves the best weights as they are.
-    full = dataclasses.replace(after, extra=after.extra | {"score": jnp.asarray(1e3)})
-    assert selection(4, full) is full
 
 
 @pytest.fixture(scope="module")
