@@ -61,7 +61,7 @@ def adapted(config: Config, base: Any, seed: int) -> Any:
     """The base model with fresh low-rank updates; all systems of a seed begin from the same ones."""
     p = config.lora
     key = run_key(f"low-rank updates-{seed}")
-    return lora.wrap(base, p.rank, p.alpha, tuple(p.targets), key, dropout=p.dropout)
+    return lora.wrap(base, p.rank, p.alpha, tuple(p.targets), key)
 
 
 def finetune_task(
@@ -88,7 +88,6 @@ def finetune_task(
         return adapted(config, fresh, seed) if system.trains == "lora" else fresh
 
     share = max(1, round(config.replay.share * config.train.batch_size))
-    drops = system.trains == "lora" and config.lora.dropout > 0
 
     def loss(
         model: Any, extra: PyTree, batch: Batch, key: Key[Array, ""], step: Array
@@ -96,15 +95,14 @@ def finetune_task(
         if system.general == "only":
             value = language_loss(model, batch["general"])
             return value, ({"general": value}, extra)
-        mine, others = jax.random.split(key) if drops else (None, None)
-        logits, _ = model(batch["tokens"][:, :-1], key=mine)
+        logits, _ = model(batch["tokens"][:, :-1])
         value = answer_loss(logits, batch["tokens"][:, 1:], batch["weights"][:, 1:])
         aux = {"task": value}
         if system.penalty and system.strength:
             aux["penalty"] = ewc.penalty(moved(model, system, extra["start"]), extra["fisher"])
             value += system.strength * aux["penalty"]
         if system.general == "replay":
-            aux["general"] = language_loss(model, batch["general"][:share], key=others)
+            aux["general"] = language_loss(model, batch["general"][:share])
             value += config.replay.weight * aux["general"]
         if system.general == "kl":
             aux["kl"] = kl_to_base(model, batch["general"][:share])
@@ -203,11 +201,9 @@ def answer_loss(
     return (weights * each).sum() / jnp.maximum(counts.sum(), 1)
 
 
-def language_loss(
-    model: Any, windows: Int[Array, "B S"], *, key: Key[Array, ""] | None = None
-) -> Float[Array, ""]:
-    """Mean nats of a token of running text; the first of each window is only read. Dropout where there is a key."""
-    logits, _ = model(windows[:, :-1], key=key)
+def language_loss(model: Any, windows: Int[Array, "B S"]) -> Float[Array, ""]:
+    """Mean nats of a token of running text; the first of each window is only read."""
+    logits, _ = model(windows[:, :-1])
     return cross_entropy(logits, windows[:, 1:]).mean()
 
 

@@ -164,26 +164,6 @@ def test_lambda_0_is_lora_to_the_bit_and_a_large_one_is_the_base():
         assert float(down) > 0.5, "a step against the gradient leads towards b = 0"
 
 
-def test_dropout_is_of_what_the_updates_read_and_of_nothing_else():
-    config, batch = tiny(), batch_of()
-    config.lora.dropout = 0.5
-
-    def losses(system, model):
-        task = tasks.finetune_task(config, "x", system, model_of(), 0, dict)
-        at = lambda seed: task.loss(model, {}, batch, jax.random.key(seed), jnp.asarray(0))[0]  # noqa: E731
-        return np.asarray(jax.jit(jax.vmap(at))(jnp.arange(64)))
-
-    plain = loss_and_grad(tiny(), System("x"), adapted(tiny()), batch)[0]
-    found = losses(System("x"), adapted(config))
-    assert found.std() > 0
-    assert found.mean() == pytest.approx(plain, abs=5 * found.std() / 8)  # linear in small updates
-    for system, model in (
-        (System("x"), adapted(config, busy=False)),  # b is 0: what is dropped adds nothing
-        (System("x", trains="all"), model_of()),
-    ):
-        assert np.ptp(losses(system, model)) < 1e-6
-
-
 def test_kl_to_the_base_is_0_at_the_start_and_above_it_elsewhere():
     config = tiny()
     windows = batch_of()["general"]
