@@ -114,6 +114,8 @@ def wrap(
       targets: regular expressions; a layer whose path (`stack/blocks/0/attention/qkv`) contains a
         match of one of them is wrapped. Stacked blocks (`stack/blocks/turn/0/attention/qkv`) are wrapped
         together; `jaxgen.nn.stacked.unstack` the model first to choose among them.
+      dropout: see `LoRALinear`. The transformers of this package call their layers without a key, so that nothing
+        is dropped in them.
 
     Raises:
       ValueError: a rank below 1, an alpha or a rate that cannot be, a target that is no regular expression,
