@@ -103,10 +103,10 @@ def problems(count, *, nodes, seed=0):
 
 
 @pytest.mark.slow
-def test_the_search_meets_nearly_all_goals_and_nine_in_ten_plans_are_shortest():
-    """One of twenty worlds may be left without a plan: which one, the key of the search decides."""
+def test_the_search_meets_all_goals_and_nine_in_ten_plans_are_shortest():
+    """With its default number of simulations; with 96, one of twenty worlds may be left without a plan."""
     single, worlds, goals, tables, first = problems(20, nodes=12)
-    found = search.search(worlds, goals, tables, jax.random.key(0), simulations=96, first=first)
+    found = search.search(worlds, goals, tables, jax.random.key(0), first=first)
     equal = shorter = met = 0
     for i, (world, goal, table) in enumerate(single):
         best = breadth_first.shortest(world, goal, table, first=first[i], depth=8, limit=40_000)
@@ -121,7 +121,7 @@ def test_the_search_meets_nearly_all_goals_and_nine_in_ten_plans_are_shortest():
         equal += best is not None and len(best) == int(found.length[i])
         shorter += best is not None and int(found.length[i]) < len(best)
     assert shorter == 0
-    assert met >= 19
+    assert met == 20
     assert equal >= 18
 
 
