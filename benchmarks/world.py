@@ -38,7 +38,7 @@ def draw(world: World, table: jax.Array, key: jax.Array) -> jax.Array:
 
 
 class Peer:
-    """The Python executor, on its own copies of the same graphs; one world after the other."""
+    """The Python executor, on the same graphs and scripts; one world after the other."""
 
     def __init__(self, folder: pathlib.Path, graphs: list, scripts: list[list[str]], ends: list):
         inside = folder / "build_dataset/mcts/virtualhome/simulation"
@@ -88,11 +88,8 @@ def searches(worlds: int, nodes: int, simulations: int, rounds: int) -> None:
         activity = activities.ACTIVITIES[int(rng.integers(len(activities.ACTIVITIES)))]
         if (found := gathering.problem(rng, activity, nodes=nodes, actions=72)) is not None:
             problems.append(found)
-    world = graph.stack([p.world for p in problems])
-    goal = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[p.goal for p in problems])
-    table = jnp.stack([p.table for p in problems])
     options = {"simulations": simulations, "depth": 16, "rounds": 1, "attempts": 1}
-    run = partial(search.search, world, goal, table, jax.random.key(0), **options)
+    run = partial(search.search, *gathering.stacked(problems), jax.random.key(0), **options)
     clock(run)  # compiles
     rates = [worlds * simulations / clock(run) for _ in range(rounds)]
     print(

@@ -98,9 +98,7 @@ def solve(
         return []
     if planner == "breadth_first":
         return [s for p in problems if (s := _shortest(p, depth)) is not None]
-    world = graph.stack([p.world for p in problems])
-    goal = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[p.goal for p in problems])
-    table = jnp.stack([p.table for p in problems])
+    world, goal, table = stacked(problems)
     found = search.search(
         world,
         goal,
@@ -116,6 +114,12 @@ def solve(
     return [
         Solved(p, _cut(script)) for p, script, ok in zip(problems, scripts, met, strict=True) if ok
     ]
+
+
+def stacked(problems: Sequence[Problem]) -> tuple[World, Goal, Int32[Array, "B A 3"]]:
+    """Worlds, goals and tables of B problems of one size, as `jaxgen.world.search` takes them."""
+    goal = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[p.goal for p in problems])
+    return graph.stack([p.world for p in problems]), goal, jnp.stack([p.table for p in problems])
 
 
 def _shortest(problem: Problem, depth: int) -> Solved | None:

@@ -49,9 +49,8 @@ def overlap(a: UInt32[Array, "*#batch W"], b: UInt32[Array, "*#batch W"]) -> Boo
 def lowest(nodes: UInt32[Array, "*batch W"]) -> UInt32[Array, "*batch W"]:
     """The set of the first node alone; empty of an empty set."""
     words, seen = [], jnp.zeros(nodes.shape[:-1], bool)
-    for word in jnp.moveaxis(
-        nodes, -1, 0
-    ):  # a handful: a cumulative sum would be a pass of its own
+    # A loop over a handful of words: a cumulative sum would be a pass of its own.
+    for word in jnp.moveaxis(nodes, -1, 0):
         words.append(jnp.where(seen, jnp.uint32(0), word & (~word + 1)))
         seen |= word != 0
     return jnp.stack(words, axis=-1)

@@ -60,7 +60,7 @@ def rooms_of(world: World, rules: Rules) -> UInt32[Array, "N W"]:
             end = end[end]
         chained = jnp.where(is_room[end][:, None], itself[end], jnp.uint32(0))
         direct = jnp.where(many[:, None], direct, chained)
-    return jnp.where(is_room[:, None], itself, direct)
+    return nodesets.settle(jnp.where(is_room[:, None], itself, direct))
 
 
 def close(world: World) -> UInt32[Array, " W"]:
@@ -90,7 +90,7 @@ def facts(world: World, rules: Rules) -> UInt32[Array, "F W"]:
     ahead = edges[FACING, me]
     closed = in_state(world, "CLOSED")
     shut = nodesets.sources(edges[INSIDE], closed & ~able(world, "room"))
-    room_of = nodesets.settle(rooms_of(world, rules))
+    room_of = rooms_of(world, rules)
     my_room = room_of[me]
     crowd = nodesets.at_least(edges[ON], 4)
     two, four = able(world, "seat_2"), able(world, "seat_4")

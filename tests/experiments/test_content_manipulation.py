@@ -157,7 +157,8 @@ def test_the_writer_of_the_best_sentences_is_kept(corpus):
     )
     options = {"every": 2, "steps": 4, "part": lambda players: players.writer}
     best = BestModel(score, **options)
-    best(1, state)
+    assert [best.due(step) for step in (1, 2, 3, 4)] == [False, True, False, True]
+    assert best(1, state) is state
     assert best.model is None  # not due
     best(2, state)
     assert set(score.numbers) == {f"valid_{n}" for n in ("precision", "recall", "f1", "m_bleu")}
@@ -167,6 +168,11 @@ def test_the_writer_of_the_best_sentences_is_kept(corpus):
     assert again.curve == best.curve
     for a, b in zip(jax.tree.leaves(again.model), jax.tree.leaves(players.writer), strict=True):
         np.testing.assert_array_equal(a, b)
+    # What is not better leaves the best weights as they are.
+    again.curve = [(2, 1e3)]
+    kept = again.model
+    assert again(4, state) is state
+    assert again.model is kept
 
 
 @pytest.fixture(scope="module")
