@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen.errors import require
 from jaxgen.nn import kernels
-from jaxgen.nn.layers import dropout, make_linear, residual_std
+from jaxgen.nn.layers import dropout, linear, make_linear, residual_std, split_key
 from jaxgen.nn.transformer_config import TransformerConfig
 from jaxgen.numerics import wide
 
@@ -297,21 +297,29 @@ class Attention(nnx.Module):
         x = x.reshape(*x.shape[:2], x.shape[2] // size, size)
         return x if norm is None else norm(x)
 
-    def project(self, h: Float[Array, "B T D"]) -> tuple[Array, Array, Array]:
+    def project(
+        self, h: Float[Array, "B T D"], key: Key[Array, ""] | None = None
+    ) -> tuple[Array, Array, Array]:
         """Queries [B, T, H, K], and keys and values [B, T, G, K], of the same input."""
         if self.fused:
             inner, kv_inner = (n * self.config.head_dim for n in (self.config.heads, self.kv_heads))
-            q, k, v = jnp.split(self.qkv(h), (inner, inner + kv_inner), -1)
-        else:
-            q, k, v = self.query(h), self.key(h), self.value(h)
-        return self._heads(q, self.query_norm), self._heads(k, self.key_norm), self._heads(v)
+            q, k, v = jnp.split(linear(self.qkv, h, key), (inner, inner + kv_inner), -1)
+            return self._heads(q, self.query_norm), self._heads(k, self.key_norm), self._heads(v)
+        keys = split_key(key, 2)
+        return self.queries(h, keys[0]), *self.memory(h, keys[1])
 
-    def memory(self, memory: Float[Array, "B M D"]) -> tuple[Array, Array]:
-        """Keys and values of an encoder's output, for cross attention."""
-        return self._heads(self.key(memory), self.key_norm), self._heads(self.value(memory))
+    def memory(
+        self, memory: Float[Array, "B M D"], key: Key[Array, ""] | None = None
+    ) -> tuple[Array, Array]:
+        """Keys and values of an encoder's output, for cross attention, or of the same input."""
+        keys = split_key(key, 2)
+        k, v = linear(self.key, memory, keys[0]), linear(self.value, memory, keys[1])
+        return self._heads(k, self.key_norm), self._heads(v)
 
-    def queries(self, h: Float[Array, "B T D"]) -> Float[Array, "B T H K"]:
-        return self._heads(self.query(h), self.query_norm)
+    def queries(
+        self, h: Float[Array, "B T D"], key: Key[Array, ""] | None = None
+    ) -> Float[Array, "B T H K"]:
+        return self._heads(linear(self.query, h, key), self.query_norm)
 
     def mix(
         self,
@@ -322,10 +330,13 @@ class Attention(nnx.Module):
         bias: Array | None,
         key: Key[Array, ""] | None,
         *,
+        out_key: Key[Array, ""] | None = None,
         cached: bool = False,
         causal: bool = False,
     ) -> Float[Array, "B T D"]:
-        """`cached`: k and v are [B, G, S, K], as a cache has them. `causal`: see `attend`."""
+        """`key`: of the weights' dropout; `out_key`: of the output layer's. `cached`: k and v are [B, G, S, K], as a
+        cache has them. `causal`: see `attend`.
+        """
         config = self.config
         scale = config.head_dim**-0.5 if config.scale is None else config.scale
         if cached:
@@ -339,4 +350,6 @@ class Attention(nnx.Module):
                 implementation=config.attention,
                 causal=causal,
             )
-        return self.out(out.reshape(*out.shape[:2], config.heads * config.head_dim))
+        return linear(
+            self.out, out.reshape(*out.shape[:2], config.heads * config.head_dim), out_key
+        )

@@ -55,6 +55,11 @@ def make_linear(
     )
 
 
+def linear(layer: nnx.Module, x: Float[Array, "... I"], key: Key[Array, ""] | None) -> Array:
+    """layer(x); a layer with an update of its own (`jaxgen.peft.lora`) draws the update's dropout from `key`."""
+    return layer(x) if isinstance(layer, nnx.Linear) else layer(x, key)
+
+
 def residual_std(config: TransformerConfig) -> float:
     """Of layers that add to the residual stream, whose variance then does not grow with depth."""
     return config.init_std / math.sqrt(2 * config.depth)
@@ -78,7 +83,9 @@ class FeedForward(nnx.Module):
         self, x: Float[Array, "B T D"], key: Key[Array, ""] | None = None
     ) -> Float[Array, "B T D"]:
         act = ACTIVATIONS[self.config.activation]
-        h = act(self.up(x)) if self.gate is None else act(self.gate(x)) * self.up(x)
+        keys = split_key(key, 4)
+        h = linear(self.up, x, keys[1])
+        h = act(h) if self.gate is None else act(linear(self.gate, x, keys[2])) * h
         if self.config.norm == "rms":  # T5 also drops inside
-            h = dropout(h, self.config.dropout, key)
-        return self.down(h)
+            h = dropout(h, self.config.dropout, keys[0])
+        return linear(self.down, h, keys[3])

@@ -67,9 +67,9 @@ class Block(nnx.Module):
     ) -> BlockOutput:
         """The block's output, the keys and values that a cache keeps, and the load of its experts."""
         config = self.config
-        keys = split_key(key, 6)
+        keys = split_key(key, 11)  # from 6 on those of layers with updates (`layers.linear`)
         x = self.norm1(h) if config.pre_norm else h
-        q, k, v = self.attention.project(x)
+        q, k, v = self.attention.project(x, keys[6])
         if config.rotary is not None:
             q = rotate(q, scope.positions, config.rotary)
             k = rotate(k, scope.positions, config.rotary)
@@ -86,7 +86,7 @@ class Block(nnx.Module):
             k, v = append(cached, k, v, scope.offset)
         mask = visible(scope, window)
         plain = {"cached": cached is not None, "causal": scope.causal and mask is scope.mask}
-        out = self.attention.mix(q, k, v, mask, scope.bias, keys[0], **plain)
+        out = self.attention.mix(q, k, v, mask, scope.bias, keys[0], out_key=keys[9], **plain)
         h = h + dropout(out, config.dropout, keys[1])
         if not config.pre_norm:
             h = self.norm1(h)
@@ -96,9 +96,11 @@ class Block(nnx.Module):
             if cross_kv is None:
                 if scope.memory is None:
                     raise ValueError("memory is None, allowed: the encoder's output [B, M, D]")
-                cross_kv = self.cross.memory(scope.memory)
-            q = self.cross.queries(x)
-            out = self.cross.mix(q, *cross_kv, scope.memory_mask, None, keys[2], cached=stored)
+                cross_kv = self.cross.memory(scope.memory, keys[7])
+            q = self.cross.queries(x, keys[8])
+            out = self.cross.mix(
+                *(q, *cross_kv, scope.memory_mask, None, keys[2]), out_key=keys[10], cached=stored
+            )
             h = h + dropout(out, config.dropout, keys[3])
             if not config.pre_norm:
                 h = self.norm_cross(h)

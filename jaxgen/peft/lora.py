@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from jaxgen.errors import require
 from jaxgen.nn.layers import dropout as drop
+from jaxgen.nn.layers import linear, split_key
 from jaxgen.numerics import wide
 
 M = TypeVar("M")
@@ -72,10 +73,11 @@ class LoRALinear(nnx.Module):
         return self.scale * (self.a[...] @ self.b[...])
 
     def __call__(self, x: Float[Array, "... I"], key: Key[Array, ""] | None = None) -> Array:
-        y = self.base(x)
+        keys = split_key(key, 2)
+        y = linear(self.base, x, keys[0])
         if self.merged:
             return y
-        x = drop(x, self.dropout, key)
+        x = drop(x, self.dropout, keys[1])
         a, b = self.a[...].astype(y.dtype), self.b[...].astype(y.dtype)
         return y + (self.scale * ((x.astype(y.dtype) @ a) @ b))
 
@@ -114,8 +116,8 @@ def wrap(
       targets: regular expressions; a layer whose path (`stack/blocks/0/attention/qkv`) contains a
         match of one of them is wrapped. Stacked blocks (`stack/blocks/turn/0/attention/qkv`) are wrapped
         together; `jaxgen.nn.stacked.unstack` the model first to choose among them.
-      dropout: see `LoRALinear`. The transformers of this package call their layers without a key, so that nothing
-        is dropped in them.
+      dropout: see `LoRALinear`. Blocks of `jaxgen.nn.transformer` hand their layers a key where the model's call has one,
+        of which every layer of every block draws its own; layers elsewhere (heads, connectors) are called without one.
 
     Raises:
       ValueError: a rank below 1, an alpha or a rate that cannot be, a target that is no regular expression,

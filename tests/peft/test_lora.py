@@ -1,3 +1,4 @@
+import functools
 import json
 
 import jax
@@ -8,7 +9,7 @@ import pytest
 from flax import nnx
 
 from jaxgen.errors import ConfigError
-from jaxgen.models import gpt2, hf, t5
+from jaxgen.models import gpt2, hf, llama, t5
 from jaxgen.nn import mlp
 from jaxgen.peft import lora
 
@@ -112,6 +113,44 @@ def test_any_module_and_dropout(tokens):
     spread = float(jnp.std(loud - quiet))
     assert spread > 0
     assert np.abs((loud - quiet).mean(0)).max() < 5 * spread / np.sqrt(4000)
+
+
+DRY: dict = {"width": 16, "depth": 2, "heads": 2, "init_std": 0.2}
+FAMILIES = {
+    "gpt2": lambda: gpt2.GPT(gpt2.config(V, max_positions=16, **DRY), rngs=nnx.Rngs(0)),
+    "scanned": lambda: gpt2.GPT(
+        gpt2.config(V, max_positions=16, scan=True, **DRY), rngs=nnx.Rngs(0)
+    ),
+    "llama": lambda: gpt2.GPT(llama.config(V, max_positions=16, **DRY), rngs=nnx.Rngs(0)),
+    "t5": lambda: t5.T5(t5.config(V, **DRY), rngs=nnx.Rngs(0)),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_blocks_hand_every_update_a_key(family, tokens):
+    """With one layer's update on and all others zero, a key changes the output: no layer is forgotten."""
+    targets = r"(qkv|query|key|value|out|up|gate|down)$"
+    net = lora.wrap(FAMILIES[family](), 2, 2.0, targets, jax.random.key(0), dropout=0.5)
+    for *_, layer in lora.layers(net, lora.LoRALinear):
+        layer.b[...] = jax.random.normal(jax.random.key(2), layer.b.shape)
+
+    @jax.jit
+    def scaled(net, scales, key):
+        model = nnx.clone(net)
+        for scale, (*_, layer) in zip(scales, lora.layers(model, lora.LoRALinear), strict=True):
+            layer.b[...] = scale * layer.b[...]
+        return model(tokens, tokens, key=key) if family == "t5" else model(tokens, key=key)[0]
+
+    run = functools.partial(scaled, net)
+    names = [path for path, *_ in lora.layers(net, lora.LoRALinear)]
+    keys = jax.random.split(jax.random.key(1), 2)
+    for name, scales in zip(names, np.eye(len(names)), strict=True):
+        quiet, one, other = (run(scales, key) for key in (None, *keys))
+        assert np.array_equal(one, run(scales, keys[0])), name
+        assert np.abs(one - quiet).max() > 1e-4, name
+        assert np.abs(one - other).max() > 1e-4, name
+    off = np.zeros(len(names))
+    assert np.array_equal(run(off, None), run(off, keys[0])), "the rest has no dropout here"
 
 
 def test_bad_settings(model):
