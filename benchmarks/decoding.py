@@ -23,6 +23,7 @@ import transformers
 from flax import nnx
 
 from jaxgen.models import gpt2, hf
+from jaxgen.nn import prepack
 from jaxgen.text import decoding
 
 
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=64)
     parser.add_argument("--new", type=int, default=128)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--plain", action="store_true", help="ours without `prepack`")
     args = parser.parse_args()
     transformers.logging.set_verbosity_error()
     model = load(args.model)
@@ -73,6 +75,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         hf.save(model, folder)
         theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    packed = model if args.plain else prepack.prepack(model)
     theirs.generation_config.eos_token_id = None  # both write all tokens
     rate = bandwidth()
     print(
@@ -103,12 +106,12 @@ def main() -> None:
                     pad_token_id=0,
                 )
 
-        same = np.asarray(full(model, x)) == generate(args.new)[:, args.prompt :].numpy()
-        short(model, x)
+        same = np.asarray(full(packed, x)) == generate(args.new)[:, args.prompt :].numpy()
+        short(packed, x)
         times = {"ours": ([], []), "transformers": ([], [])}
         for _ in range(args.rounds):
             for name, run in (
-                ("ours", lambda n, x=x: (full if n > 1 else short)(model, x).block_until_ready()),
+                ("ours", lambda n, x=x: (full if n > 1 else short)(packed, x).block_until_ready()),
                 ("transformers", generate),
             ):
                 for i, new in enumerate((args.new, 1)):

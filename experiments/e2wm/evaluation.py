@@ -17,6 +17,7 @@ from jaxgen.config import Config
 from jaxgen.evaluators.common import batched_apply
 from jaxgen.losses.cross_entropy import cross_entropy
 from jaxgen.metrics import choice, rouge
+from jaxgen.nn import prepack
 from jaxgen.text import decoding, tokenizers
 from jaxgen.world import forms, grounding
 
@@ -93,7 +94,7 @@ class Reader:
         run = functools.partial(
             _write, max_tokens=max_tokens, beams=beams, end=self.corpus.end, pad=self.corpus.pad
         )
-        found = batched_apply(run, self.model, rows, batch=self.batch)
+        found = batched_apply(run, prepack.prepack(self.model), rows, batch=self.batch)
         return [
             t.partition("\n")[0].strip() for t in tokenizers.decode(self.corpus.tokenizer, found)
         ]

@@ -37,7 +37,7 @@ def fused_loss(
     loss: PairLoss,
     rows: PyTree = None,
     *,
-    budget: int = 2**24,
+    budget: int = 2**25,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
     """Mean over rows of loss(c) for logits hidden @ embedding^T, 0 without rows; float32 sums.
@@ -74,7 +74,7 @@ def sharded_fused_loss(
     loss: PairLoss,
     rows: PyTree = None,
     *,
-    budget: int = 2**24,
+    budget: int = 2**25,
     batch_axes: tuple[str, ...] = BATCH_AXES,
     vocab_axis: str = "model",
 ) -> Float[Array, ""]:

@@ -17,6 +17,7 @@ from jaxgen.moe.layer import MoEContext, RouterStats
 from jaxgen.nn.attention import Cache, make_cache, rewind
 from jaxgen.nn.embedding import embed
 from jaxgen.nn.layers import dropout, make_linear, split_key
+from jaxgen.nn.prepack import thin_matmul
 from jaxgen.nn.stacked import unstack
 from jaxgen.nn.transformer import Transformer
 from jaxgen.nn.transformer_config import TransformerConfig
@@ -185,11 +186,7 @@ class GPT(nnx.Module):
         if self.head is not None:
             return self.head(h).astype(jnp.float32)
         table = fsdp.gather_table(self.tokens.embedding[...], h.dtype)
-        f32 = jnp.float32
-        # XLA's CPU matmul is nearly twice as fast with the few rows on the right.
-        if h.shape[1] == 1:
-            return jnp.einsum("VD,BD->VB", table, h[:, 0], preferred_element_type=f32).T[:, None]
-        return jnp.einsum("BTD,VD->BTV", h, table, preferred_element_type=f32)
+        return thin_matmul(h, table, jnp.float32)
 
     def make_cache(self, batch: int, size: int) -> Cache:
         """An empty cache for `size` tokens and prefix slots."""

@@ -15,6 +15,7 @@ from jaxgen.models.hf_family import Family
 from jaxgen.nn.attention import Cache, make_cache, rewind
 from jaxgen.nn.embedding import embed
 from jaxgen.nn.layers import dropout, make_linear, split_key
+from jaxgen.nn.prepack import thin_matmul
 from jaxgen.nn.stacked import unstack
 from jaxgen.nn.transformer import Transformer
 from jaxgen.nn.transformer_config import TransformerConfig
@@ -161,7 +162,8 @@ class T5(nnx.Module):
         )
         if self.head is not None:
             return self.head(h).astype(jnp.float32), cache
-        return (h @ self.output_embedding().T.astype(h.dtype)).astype(jnp.float32), cache
+        logits = thin_matmul(h, self.output_embedding().astype(h.dtype))
+        return logits.astype(jnp.float32), cache
 
     def __call__(
         self,

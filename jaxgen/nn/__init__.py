@@ -10,6 +10,7 @@ if TYPE_CHECKING:
         conv,
         copy_attention,
         mlp,
+        prepack,
         stacked,
         textcnn,
         transformer,

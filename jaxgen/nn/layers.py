@@ -56,8 +56,8 @@ def make_linear(
 
 
 def linear(layer: nnx.Module, x: Float[Array, "... I"], key: Key[Array, ""] | None) -> Array:
-    """layer(x); a layer with an update of its own (`jaxgen.peft.lora`) draws the update's dropout from `key`."""
-    return layer(x) if isinstance(layer, nnx.Linear) else layer(x, key)
+    """layer(x), or layer(x, key) of one that says `takes_key`: `jaxgen.peft.lora.LoRALinear`, for its dropout."""
+    return layer(x, key) if getattr(layer, "takes_key", False) else layer(x)
 
 
 def residual_std(config: TransformerConfig) -> float:

@@ -30,6 +30,8 @@ M = TypeVar("M")
 class LoRALinear(nnx.Module):
     """A linear layer and its low-rank update; at the start exactly the layer alone."""
 
+    takes_key = True  # of a call: see `jaxgen.nn.layers.linear`
+
     def __init__(
         self,
         base: "nnx.Linear | LoRALinear",
