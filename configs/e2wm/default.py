@@ -54,6 +54,7 @@ def get_config() -> Config:
             rank=8,
             alpha=32.0,
             targets=("attention/", "mlp/"),
+            dropout=0.0,  # of the updates' inputs; the authors have 0.1
             learning_rate=5e-3,
         ),
         weights=base.section(plan=1.0, recognise=0.7, count=1.0, path=1.0),

@@ -36,7 +36,7 @@ NAMES = {
     "data": "general_path general_tokens general_limit embodied shots tokenizer vocab_size",
     "model": "path kind width depth heads positions dtype remat scan",
     "pretrain": "steps batch_size learning_rate warmup",
-    "lora": "rank alpha targets learning_rate",
+    "lora": "rank alpha targets dropout learning_rate",
     "weights": "plan recognise count path",
     "fisher": "texts reduce labels",
     "ewc": "strengths full_strength l2_strength separate_strength",

@@ -61,7 +61,7 @@ def adapted(config: Config, base: Any, seed: int) -> Any:
     """The base model with fresh low-rank updates; all systems of a seed begin from the same ones."""
     p = config.lora
     key = run_key(f"low-rank updates-{seed}")
-    return lora.wrap(base, p.rank, p.alpha, tuple(p.targets), key)
+    return lora.wrap(base, p.rank, p.alpha, tuple(p.targets), key, dropout=p.dropout)
 
 
 def finetune_task(
@@ -95,7 +95,8 @@ def finetune_task(
         if system.general == "only":
             value = language_loss(model, batch["general"])
             return value, ({"general": value}, extra)
-        logits, _ = model(batch["tokens"][:, :-1])
+        # A key switches on all dropout that the model has, the base's own too.
+        logits, _ = model(batch["tokens"][:, :-1], key=key if config.lora.dropout else None)
         value = answer_loss(logits, batch["tokens"][:, 1:], batch["weights"][:, 1:])
         aux = {"task": value}
         if system.penalty and system.strength:

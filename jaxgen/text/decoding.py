@@ -7,6 +7,7 @@ Everything works on a `step` function and its cache, so any autoregressive model
 The steps of this project's models take distributions over tokens [N, V] too (`gumbel_softmax.unroll`).
 
 A model's `start` method makes that function, a filled cache and the first logits. Loops are `lax.while_loop`s that end when every row has met its end-of-text token.
+On a CPU, `jaxgen.nn.prepack.prepack(model)` decodes up to 64 rows faster than the model itself.
 """
 
 from collections.abc import Callable

@@ -164,6 +164,18 @@ def test_lambda_0_is_lora_to_the_bit_and_a_large_one_is_the_base():
         assert float(down) > 0.5, "a step against the gradient leads towards b = 0"
 
 
+def test_dropout_of_the_updates_changes_what_they_learn_from():
+    """By one field; where the updates are zero, there is nothing to drop."""
+    batch = batch_of()
+    plain, dropped = tiny(), tiny(**{"lora.dropout": 0.5})
+    a, b = (loss_and_grad(c, System("x"), adapted(c), batch)[0] for c in (plain, dropped))
+    assert abs(a - b) > 1e-4
+    a, b = (
+        loss_and_grad(c, System("x"), adapted(c, busy=False), batch)[0] for c in (plain, dropped)
+    )
+    assert a == pytest.approx(b, abs=1e-6)
+
+
 def test_kl_to_the_base_is_0_at_the_start_and_above_it_elsewhere():
     config = tiny()
     windows = batch_of()["general"]
