@@ -56,8 +56,8 @@ def sides(experts: int, tokens: int, k: int, width: int, hidden: int, factor: fl
     routed = route.gate(model.router(x), None).counts(experts)
     even, flat = jnp.full(experts, tokens * k // experts), rows.reshape(-1, width)
     out = []
-    sides = ((whole, x), (alone, rows), (masked, x), (grouped(routed), flat), (grouped(even), flat))
-    for f, argument in sides:
+    cases = ((whole, x), (alone, rows), (masked, x), (grouped(routed), flat), (grouped(even), flat))
+    for f, argument in cases:
         forward = jax.jit(f)
         both = jax.jit(jax.grad(lambda m, a, f=f: (f(m, a) ** 2).sum(), (0, 1)))
         for run in (forward, both):
