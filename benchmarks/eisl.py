@@ -175,7 +175,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--budget", type=int, default=2**25, help="bytes of logits in a tile")
+    parser.add_argument(
+        "--budget", type=int, default=fused_linear.BUDGET, help="bytes of logits in a tile"
+    )
     parser.add_argument("--plot", default="")
     parser.add_argument("--parts", default="abc")
     args = parser.parse_args()

@@ -32,6 +32,11 @@ class Reader:
     corpus: Corpus
     batch: int = 32
 
+    @functools.cached_property
+    def writer(self) -> Any:
+        """The model as it decodes, made once for all that it writes."""
+        return prepack.prepack(self.model)
+
     def logprobs(
         self, prompts: Sequence[str], continuations: Sequence[str]
     ) -> list[Float[ndarray, " _"]]:
@@ -94,7 +99,7 @@ class Reader:
         run = functools.partial(
             _write, max_tokens=max_tokens, beams=beams, end=self.corpus.end, pad=self.corpus.pad
         )
-        found = batched_apply(run, prepack.prepack(self.model), rows, batch=self.batch)
+        found = batched_apply(run, self.writer, rows, batch=self.batch)
         return [
             t.partition("\n")[0].strip() for t in tokenizers.decode(self.corpus.tokenizer, found)
         ]

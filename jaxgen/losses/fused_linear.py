@@ -26,6 +26,10 @@ from jaxgen.losses.pair_logprobs import at_targets, known, logits_gradient, logs
 from jaxgen.mesh import BATCH_AXES
 from jaxgen.numerics import wide
 
+BUDGET = (
+    2**25
+)  # bytes of logits in a tile: larger ones gain little, smaller ones read the embedding more often
+
 # (c [G, T, S], what belongs to the tile's rows) -> loss of each row [G].
 PairLoss = Callable[[Float[Array, "G T S"], PyTree], Float[Array, " G"]]
 
@@ -37,7 +41,7 @@ def fused_loss(
     loss: PairLoss,
     rows: PyTree = None,
     *,
-    budget: int = 2**25,
+    budget: int = BUDGET,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
     """Mean over rows of loss(c) for logits hidden @ embedding^T, 0 without rows; float32 sums.
@@ -74,7 +78,7 @@ def sharded_fused_loss(
     loss: PairLoss,
     rows: PyTree = None,
     *,
-    budget: int = 2**25,
+    budget: int = BUDGET,
     batch_axes: tuple[str, ...] = BATCH_AXES,
     vocab_axis: str = "model",
 ) -> Float[Array, ""]:

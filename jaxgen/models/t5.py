@@ -162,8 +162,7 @@ class T5(nnx.Module):
         )
         if self.head is not None:
             return self.head(h).astype(jnp.float32), cache
-        logits = thin_matmul(h, self.output_embedding().astype(h.dtype))
-        return logits.astype(jnp.float32), cache
+        return thin_matmul(h, self.output_embedding().astype(h.dtype)).astype(jnp.float32), cache
 
     def __call__(
         self,

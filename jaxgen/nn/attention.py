@@ -69,10 +69,8 @@ def rewind(cache: Cache, steps: Int[Array, ""]) -> Cache:
     Later keys and values stay in their slots, where no query sees them.
     """
     length = cache.length - steps
-    filled = jnp.arange(cache.mask.shape[1]) < length
-    return dataclasses.replace(
-        cache, mask=cache.mask & filled, length=length, read=cache.read - steps
-    )
+    mask = cache.mask & (jnp.arange(cache.mask.shape[1]) < length)
+    return dataclasses.replace(cache, mask=mask, length=length, read=cache.read - steps)
 
 
 @jax.tree_util.register_dataclass
@@ -328,15 +326,12 @@ class Attention(nnx.Module):
         v: Float[Array, "B _ _ K"],
         mask: Array | None,
         bias: Array | None,
-        key: Key[Array, ""] | None,
+        keys: tuple[Key[Array, ""] | None, Key[Array, ""] | None],
         *,
-        out_key: Key[Array, ""] | None = None,
         cached: bool = False,
         causal: bool = False,
     ) -> Float[Array, "B T D"]:
-        """`key`: of the weights' dropout; `out_key`: of the output layer's. `cached`: k and v are [B, G, S, K], as a
-        cache has them. `causal`: see `attend`.
-        """
+        """`keys`: of the weights' dropout, of the output layer. `cached`: k, v as a cache has them. `causal`: see `attend`."""
         config = self.config
         scale = config.head_dim**-0.5 if config.scale is None else config.scale
         if cached:
@@ -346,10 +341,9 @@ class Attention(nnx.Module):
                 *(q, k, v, mask, bias),
                 scale=scale,
                 rate=config.dropout,
-                key=key,
+                key=keys[0],
                 implementation=config.attention,
                 causal=causal,
             )
-        return linear(
-            self.out, out.reshape(*out.shape[:2], config.heads * config.head_dim), out_key
-        )
+        out = out.reshape(*out.shape[:2], config.heads * config.head_dim)
+        return linear(self.out, out, keys[1])

@@ -86,7 +86,7 @@ class Block(nnx.Module):
             k, v = append(cached, k, v, scope.offset)
         mask = visible(scope, window)
         plain = {"cached": cached is not None, "causal": scope.causal and mask is scope.mask}
-        out = self.attention.mix(q, k, v, mask, scope.bias, keys[0], out_key=keys[9], **plain)
+        out = self.attention.mix(q, k, v, mask, scope.bias, (keys[0], keys[9]), **plain)
         h = h + dropout(out, config.dropout, keys[1])
         if not config.pre_norm:
             h = self.norm1(h)
@@ -98,9 +98,8 @@ class Block(nnx.Module):
                     raise ValueError("memory is None, allowed: the encoder's output [B, M, D]")
                 cross_kv = self.cross.memory(scope.memory, keys[7])
             q = self.cross.queries(x, keys[8])
-            out = self.cross.mix(
-                *(q, *cross_kv, scope.memory_mask, None, keys[2]), out_key=keys[10], cached=stored
-            )
+            apart = keys[2], keys[10]
+            out = self.cross.mix(q, *cross_kv, scope.memory_mask, None, apart, cached=stored)
             h = h + dropout(out, config.dropout, keys[3])
             if not config.pre_norm:
                 h = self.norm_cross(h)

@@ -4,20 +4,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxgen.models import gpt2, llama, t5
 from jaxgen.nn import prepack
 from jaxgen.peft import lora
 from jaxgen.text import decoding
+from tests.families import DECODERS, FAMILIES
 
 V = 31
-SHAPE: dict = {"width": 16, "depth": 2, "heads": 2, "init_std": 0.3}
-MODELS = {
-    "gpt2": lambda: gpt2.GPT(gpt2.config(V, max_positions=16, **SHAPE), rngs=nnx.Rngs(0)),
-    "scanned": lambda: gpt2.GPT(
-        gpt2.config(V, max_positions=16, scan=True, **SHAPE), rngs=nnx.Rngs(0)
-    ),
-    "llama": lambda: gpt2.GPT(llama.config(V, max_positions=16, **SHAPE), rngs=nnx.Rngs(0)),
-}
 
 
 def packed_layers(model):
@@ -52,9 +44,9 @@ def test_thin_products_under_vmap_and_in_half_precision():
     )
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", DECODERS)
 def test_packed_models_decode_the_same_tokens(name):
-    model = MODELS[name]()
+    model = DECODERS[name](V)
     packed = prepack.prepack(model)
     assert packed_layers(packed)
     assert not packed_layers(model)
@@ -72,10 +64,10 @@ def test_packed_models_decode_the_same_tokens(name):
 
 
 def test_other_layers_and_layers_with_updates():
-    net = t5.T5(t5.config(V, **SHAPE), rngs=nnx.Rngs(0))
+    net = FAMILIES["t5"](V)
     source, target = (jax.random.randint(jax.random.key(i), (2, 5), 0, V) for i in (0, 1))
     np.testing.assert_allclose(prepack.prepack(net)(source, target), net(source, target), atol=2e-5)
-    model = lora.wrap(MODELS["gpt2"](), 2, 4.0, r"attention/", jax.random.key(0))
+    model = lora.wrap(DECODERS["gpt2"](V), 2, 4.0, r"attention/", jax.random.key(0))
     for *_, layer in lora.layers(model, lora.LoRALinear):
         layer.b[...] = jnp.ones_like(layer.b[...])
     np.testing.assert_allclose(prepack.prepack(model)(source)[0], model(source)[0], atol=2e-5)
@@ -91,4 +83,4 @@ def test_other_layers_and_layers_with_updates():
 
 def test_inside_jit_is_refused():
     with pytest.raises(ValueError, match="model is traced, allowed: one outside jit"):
-        jax.jit(lambda m: prepack.prepack(m)(jnp.ones((1, 2), jnp.int32))[0])(MODELS["gpt2"]())
+        jax.jit(lambda m: prepack.prepack(m)(jnp.ones((1, 2), jnp.int32))[0])(DECODERS["gpt2"](V))

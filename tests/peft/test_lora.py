@@ -9,9 +9,10 @@ import pytest
 from flax import nnx
 
 from jaxgen.errors import ConfigError
-from jaxgen.models import gpt2, hf, llama, t5
+from jaxgen.models import gpt2, hf, t5
 from jaxgen.nn import mlp
 from jaxgen.peft import lora
+from tests.families import FAMILIES
 
 V = 23
 TARGETS = r"attention/"
@@ -115,22 +116,11 @@ def test_any_module_and_dropout(tokens):
     assert np.abs((loud - quiet).mean(0)).max() < 5 * spread / np.sqrt(4000)
 
 
-DRY: dict = {"width": 16, "depth": 2, "heads": 2, "init_std": 0.2}
-FAMILIES = {
-    "gpt2": lambda: gpt2.GPT(gpt2.config(V, max_positions=16, **DRY), rngs=nnx.Rngs(0)),
-    "scanned": lambda: gpt2.GPT(
-        gpt2.config(V, max_positions=16, scan=True, **DRY), rngs=nnx.Rngs(0)
-    ),
-    "llama": lambda: gpt2.GPT(llama.config(V, max_positions=16, **DRY), rngs=nnx.Rngs(0)),
-    "t5": lambda: t5.T5(t5.config(V, **DRY), rngs=nnx.Rngs(0)),
-}
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_blocks_hand_every_update_a_key(family, tokens):
     """With one layer's update on and all others zero, a key changes the output: no layer is forgotten."""
     targets = r"(qkv|query|key|value|out|up|gate|down)$"
-    net = lora.wrap(FAMILIES[family](), 2, 2.0, targets, jax.random.key(0), dropout=0.5)
+    net = lora.wrap(FAMILIES[family](V), 2, 2.0, targets, jax.random.key(0), dropout=0.5)
     for *_, layer in lora.layers(net, lora.LoRALinear):
         layer.b[...] = jax.random.normal(jax.random.key(2), layer.b.shape)
 
