@@ -40,14 +40,17 @@ def check_run(config: Config) -> None:
         raise ConfigError(
             "seeds", config.seeds, f"fewer seeds from {config.seed} on: the last is too large"
         )
-    for field in ("train.batch_size", "ascent.batch_size"):
-        if field.partition(".")[0] in config:
-            size = config_lib.get(config, field)
-            if size % config.train.accumulate:
-                raise ConfigError(
-                    "train.accumulate", config.train.accumulate, f"a divisor of {size}"
-                )
+    for field in batch_fields(config):
+        size = config_lib.get(config, field)
+        if size % config.train.accumulate:
+            raise ConfigError("train.accumulate", config.train.accumulate, f"a divisor of {size}")
     check_mesh(config.mesh)
+
+
+def batch_fields(config: Config) -> tuple[str, ...]:
+    """The sizes of batches that a launch trains on: the study's own, and the ascent's of proteins."""
+    proteins = "ascent" in config and config.data.kind == "proteins"
+    return ("train.batch_size", *(("ascent.batch_size",) if proteins else ()))
 
 
 def check_mesh(mesh: Config) -> None:

@@ -10,6 +10,7 @@ import jax
 import optax
 from jax.sharding import Mesh, NamedSharding
 
+from experiments.common.fields import batch_fields
 from jaxgen import config as config_lib
 from jaxgen import fsdp, launch
 from jaxgen import mesh as mesh_lib
@@ -32,16 +33,11 @@ def mesh_of(config: Config, topology: str = "") -> Mesh:
     axes = {axis: config.mesh[axis] for axis in mesh_lib.AXES}
     mesh = mesh_lib.make_mesh(axes, devices, slices=slices)
     parts = mesh_lib.batch_divisor(mesh) * config.train.accumulate
-    for field in (
-        "train.batch_size",
-        "ascent.batch_size",
-    ):  # the second of an evaluation that trains
-        if field.partition(".")[0] in config and config_lib.get(config, field) % parts:
-            raise ConfigError(
-                field,
-                config_lib.get(config, field),
-                f"a multiple of {parts} (mesh axes data x fsdp, times train.accumulate)",
-            )
+    for field in ("train.batch_size",) if topology else batch_fields(config):
+        size = config_lib.get(config, field)
+        if size % parts:
+            allowed = f"a multiple of {parts} (mesh axes data x fsdp, times train.accumulate)"
+            raise ConfigError(field, size, allowed)
     return mesh
 
 

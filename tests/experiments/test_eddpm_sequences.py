@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from configs.eddpm import antibody, grammar, peptides, yelp, yelp_paper
-from experiments.common import text, text_model
+from experiments.common import fields, text, text_model
 from experiments.eddpm import protein_ascent, sequence_scores, sequences, study, systems
 from jaxgen.data import corpora
 from jaxgen.data.tokens import TokenShape, about_cuts
@@ -261,8 +261,13 @@ def test_bad_fields(field, value, message):
 def test_batches_that_do_not_divide_over_the_mesh_are_named_before_a_workdir_is_made(tmp_path):
     for field in ("train.batch_size", "ascent.batch_size"):
         with pytest.raises(ConfigError, match=rf"{field} is 12, allowed: a multiple of 8 \("):
-            study.train(tiny(grammar, **{field: 12}), tmp_path / "w")
+            study.train(tiny(peptides, **{field: 12}), tmp_path / "w")
     assert not (tmp_path / "w").exists()
+
+
+def test_the_batch_of_the_ascent_binds_proteins_alone():
+    assert fields.batch_fields(grammar.get_config()) == ("train.batch_size",)
+    assert fields.batch_fields(peptides.get_config()) == ("train.batch_size", "ascent.batch_size")
 
 
 def test_missing_files_are_named_before_a_workdir_is_made(tmp_path):
