@@ -52,6 +52,7 @@ def get_config() -> Config:
             noise=0.1,  # std, added to its training images
             label_smoothing=0.1,
             probe_rows=10_000,  # train images at most, that linear probe and neighbours see
+            test_rows=10_000,  # test images at most, that are reconstructed and probed
         ),
         sample=base.sample(count=1536),
     )

@@ -21,7 +21,7 @@ NAMES = {
     "vae": "betas anneal_steps free_bits",
     "two_stage": "beta",
     "ddpm": "multipliers",
-    "classifier": "width features steps learning_rate noise label_smoothing probe_rows",
+    "classifier": "width features steps learning_rate noise label_smoothing probe_rows test_rows",
 }
 
 

@@ -70,7 +70,8 @@ def write(
     page.section("Results")
     ranks = page.comparison(rows, COLUMNS, ranked=RANKED, rules=floors)
     page.text(
-        "Reconstruction and probes are on the test split. "
+        f"Reconstruction and probes are on {min(config.classifier.test_rows, len(test)):,} images of the "
+        "test split. "
         f"Fréchet distance: {config.sample.count:,} "
         "samples in the features of a classifier trained on the train split "
         f"(test accuracy {real['classifier_accuracy']:.3f}). **Floor**: real train against real test "
@@ -88,7 +89,8 @@ def write(
         restored[f"{label} reconstructions"] = f"{stem}-reconstructions.png"
         grid = writers.image_grid(artefacts["samples"][:100], 10)
         writers.save_png(workdir / f"{stem}-samples.png", grid)
-        pairs = np.stack([test.image[:24], artefacts["restored"][:24]], 1)
+        whole = len(artefacts["restored"]) // 6 * 6  # rows of six
+        pairs = np.stack([artefacts["originals"][:whole], artefacts["restored"][:whole]], 1)
         strip = pairs.reshape(-1, 6, 2, *test.image.shape[1:]).swapaxes(1, 2)
         grid = writers.image_grid(strip.reshape(-1, *test.image.shape[1:]), 6)
         writers.save_png(workdir / f"{stem}-reconstructions.png", grid)

@@ -222,19 +222,22 @@ class ImageProblem:
     def evaluate(self, trained: Trained, seed: int) -> tuple[Row, Mapping[str, Any]]:
         """Reconstruction, samples, and probes of the representation."""
         system, train, test = trained.system, self.data["train"], self.data["test"]
-        probed = splits.balanced(len(train), self.config.classifier.probe_rows, train.label)
+        c = self.config.classifier
+        probed = splits.balanced(len(train), c.probe_rows, train.label)
+        tested = splits.spread(len(test), c.test_rows, test.label)
+        originals = test.image[tested]
         z_train = batched_apply(encode, system, train.image[probed])
-        z_test = batched_apply(encode, system, test.image)
+        z_test = batched_apply(encode, system, originals)
         restored = batched_apply(decode, system, z_test)
         key = run_key(f"samples-{trained.label}-{seed}")
         samples = generate(system, key, self.config.sample.count)
         features = self.judge.features(samples)
-        flat_train, flat_test = z_train.reshape(len(probed), -1), z_test.reshape(len(test), -1)
-        labels = (np.asarray(train.label)[probed], np.asarray(test.label))
+        flat_train, flat_test = z_train.reshape(len(probed), -1), z_test.reshape(len(tested), -1)
+        labels = (np.asarray(train.label)[probed], np.asarray(test.label)[tested])
         accuracy, probe = probes.linear_probe(flat_train, labels[0], flat_test, labels[1])
         row = {
             "parameters": trained.parameters,
-            "reconstruction_mse": float(np.mean((restored - test.image) ** 2)),
+            "reconstruction_mse": float(np.mean((restored - originals) ** 2)),
             "frechet_test": frechet.frechet_distance(features, self.judge.real_test),
             "frechet_train": frechet.frechet_distance(features, self.judge.real_train),
             "probe_accuracy": accuracy,
@@ -242,8 +245,8 @@ class ImageProblem:
             "nearest_train_mse": nearest_mse(samples[:500], train.image),
             "latent_std": float(flat_train.std(0).mean()),
         }
-        shown = {"samples": samples, "restored": restored, "z_train": flat_train, "probe": probe}
-        shown["y_train"] = labels[0]
+        shown = {"samples": samples, "z_train": flat_train, "y_train": labels[0], "probe": probe}
+        shown |= {"originals": originals[:24], "restored": restored[:24]}
         return row, shown
 
     def real_numbers(self) -> dict[str, float]:

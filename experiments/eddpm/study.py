@@ -21,7 +21,7 @@ PROBLEMS: dict[str, type[Problem]] = {
     "text": sequences.SequenceProblem,
     "proteins": sequences.SequenceProblem,
 }
-RUNTIME = (*fields.RUNTIME, "sample.", "ascent.")
+RUNTIME = (*fields.RUNTIME, "systems", "sample.", "ascent.")
 
 
 def validate(config: Config) -> None:

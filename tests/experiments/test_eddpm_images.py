@@ -8,6 +8,7 @@ import pytest
 from configs.eddpm import celeba64, digits, mnist
 from experiments.common.latent import chain_of
 from experiments.eddpm import image_report, images, study, systems
+from jaxgen.data import splits
 from jaxgen.errors import ConfigError
 from jaxgen.nn import batch_renorm
 from jaxgen.train import tables
@@ -119,6 +120,7 @@ def test_idx_files_are_a_source_and_probes_see_a_share_of_them(tmp_path, one_dev
             "classifier.steps": 3,
             "classifier.width": 4,
             "classifier.probe_rows": 20,
+            "classifier.test_rows": 12,
             "sample.count": 12,
             "sample.steps": 3,
         }
@@ -131,7 +133,9 @@ def test_idx_files_are_a_source_and_probes_see_a_share_of_them(tmp_path, one_dev
     row, shown = problem.evaluate(trained, 0)
     assert shown["z_train"].shape == (20, 4)
     assert np.bincount(shown["y_train"]).tolist() == [10, 10]
-    assert shown["restored"].shape == (40, 28, 28, 1)
+    tested = problem.data["test"].image[splits.spread(40, 12, problem.data["test"].label)]
+    assert np.array_equal(shown["originals"], tested)
+    assert shown["restored"].shape == (12, 28, 28, 1)
     # The mean image is what an untrained decoder can do no better than by far.
     assert row["reconstruction_mse"] < 1.0
     assert np.isfinite(list(row.values())).all()
