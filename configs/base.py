@@ -233,6 +233,7 @@ def text_model(**changes: Any) -> Config:
         lora_rank=0,  # of updates of the decoder's attention; 0 for none
         lora_alpha=16.0,  # they are scaled by lora_alpha / lora_rank
         frozen=(),  # parameters that are not trained: regular expressions of their paths
+        pretrained_rate=1.0,  # factor of the learning rate, of weights read from files
         word_dropout=0.3,  # share of the decoder's input tokens that are hidden
         pad_weight=1.0,  # of padding's cross-entropy in the non-autoregressive decoder
         eisl=0.0,  # share of the decoder's loss that is EISL instead of cross-entropy

@@ -202,6 +202,7 @@ FIELDS: dict[str, Rule] = {
     **dict.fromkeys(("capacity_factor", "receive_capacity_factor", "slack"), NON_NEGATIVE),
     "max_megabytes": NON_NEGATIVE,
     "lora_alpha": POSITIVE,
+    "pretrained_rate": POSITIVE,
     "diffusion_weight": POSITIVE,
     "betas": many(POSITIVE, "numbers above 0, each once", once=True),
     "decoder_std": positive(1e-6, 1e6),

@@ -20,7 +20,7 @@ NAMES = {
     "data": "kind source path name train test text_field label_field valid_fraction test_fraction "
     "limit max_words seed max_tokens tokenizer vocab_size source_vocab_size alphabet",
     "model": "latent_dim latent_norm encoder encoder_width encoder_depth encoder_heads encoder_path pre_norm "
-    "decoder decoder_width decoder_depth decoder_heads decoder_path lora_rank lora_alpha frozen word_dropout pad_weight eisl "
+    "decoder decoder_width decoder_depth decoder_heads decoder_path lora_rank lora_alpha frozen pretrained_rate word_dropout pad_weight eisl "
     "eisl_ngrams regressor_weight denoiser_width denoiser_depth dropout dtype remat scan",
     "judge": "width depth heads steps reverse_steps learning_rate test_rows probe_rows lm_path vader",
 }

@@ -1,9 +1,10 @@
 """The text autoencoder of a config."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Key
 
@@ -16,6 +17,8 @@ from jaxgen.models.text_autoencoder import SequenceEncoder, TextAutoencoder, Tex
 from jaxgen.models.text_decoders import LatentGPT, NonAutoregressiveDecoder, TextDecoder
 from jaxgen.nn.transformer_config import TransformerConfig
 from jaxgen.peft import lora
+
+M = TypeVar("M")
 
 
 def token_shape(config: Config) -> TokenShape:
@@ -63,6 +66,8 @@ def build_autoencoder(
             rngs=rngs,
             **eisl,
         )
+        if m.decoder_path:
+            written.gpt = _undrawn(written.gpt)
         if m.lora_rank:
             written.gpt = _with_lora(config, written.gpt, rngs.params())
     return TextAutoencoder(
@@ -106,7 +111,7 @@ def _build_encoder(
             **sizes,
             **stack_options(config),
         )
-    return SequenceEncoder(
+    encoder = SequenceEncoder(
         read,
         out_dim,
         pad=shape.source_pad,
@@ -114,6 +119,14 @@ def _build_encoder(
         out_bias=bias,
         rngs=rngs,
     )
+    if m.encoder_path:
+        encoder.bert = _undrawn(encoder.bert)
+    return encoder
+
+
+def _undrawn(model: M) -> M:
+    """Zeros, which weights from files replace: their random draws would take a compiler minutes."""
+    return jax.tree.map(jnp.zeros_like, model)
 
 
 def load_pretrained(config: Config) -> Callable[[TextAutoencoder], TextAutoencoder] | None:
@@ -134,6 +147,18 @@ def load_pretrained(config: Config) -> Callable[[TextAutoencoder], TextAutoencod
         return model
 
     return load
+
+
+def pretrained_rates(config: Config) -> dict[str, float]:
+    """Factors of the learning rate, by pattern: `model.pretrained_rate` of what was read from files.
+
+    What is new beside it (connectors, noise predictor, low-rank updates) learns at the full rate; weights that have
+    learned already are tuned more slowly, as Howard & Ruder (2018) do layer by layer.
+    """
+    m = config.model
+    read = {"^encoder/bert/": m.encoder_path, "^decoder/gpt/(?!.*/[ab]$)": m.decoder_path}
+    rate = m.pretrained_rate
+    return {pattern: rate for pattern, path in read.items() if path and rate != 1.0}
 
 
 def _with_lora(config: Config, gpt: gpt2.GPT, key: Key[Array, ""]) -> gpt2.GPT:

@@ -42,6 +42,7 @@ class ImageNetworks:
     shape: ImageShape
     pretrained: Pretrained | None = None
     frozen: tuple[str, ...] = ()
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def build(self, rngs: nnx.Rngs, *, predict_variance: bool) -> ImageAutoencoder:
         """The autoencoder of `config.model`."""

@@ -75,6 +75,11 @@ class SequenceNetworks:
         """As the config says."""
         return tuple(self.config.model.frozen)
 
+    @property
+    def rates(self) -> dict[str, float]:
+        """Of pretrained weights."""
+        return text_model.pretrained_rates(self.config)
+
     def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Of a batch, from the config alone."""
         shape = (self.config.train.batch_size, self.shape.length)

@@ -61,6 +61,11 @@ class Networks(Protocol):
         """What is not trained; see `jaxgen.train.frozen`."""
         ...
 
+    @property
+    def rates(self) -> Mapping[str, float]:
+        """What learns at a rate of its own; see `jaxgen.train.step.by_rate`."""
+        ...
+
     def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Of a batch, from the config alone."""
         ...
@@ -149,6 +154,7 @@ def eddpm_task(config: Config, networks: Networks) -> TrainTask:
         auxiliary=networks.auxiliary,
         pretrained=networks.pretrained,
         frozen=networks.frozen,
+        rates=networks.rates,
         **eddpm_options(config),
     )
 
@@ -169,6 +175,7 @@ def vae_task(config: Config, networks: Networks, beta: float, *, with_mlp: bool)
         auxiliary=networks.auxiliary,
         pretrained=networks.pretrained,
         frozen=networks.frozen,
+        rates=networks.rates,
     )
 
 

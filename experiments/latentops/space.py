@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from experiments.common import attributes as attribute_fields
 from experiments.common.latent import chain_of, eddpm_options, sampler_of
-from experiments.common.text_model import build_autoencoder, load_pretrained
+from experiments.common.text_model import build_autoencoder, load_pretrained, pretrained_rates
 from jaxgen.config import Config
 from jaxgen.data.tokens import TextSplit, TokenShape
 from jaxgen.evaluators import attributes
@@ -53,6 +53,7 @@ def vae_task(config: Config, shape: TokenShape) -> TrainTask:
         posterior=posterior,
         pretrained=load_pretrained(config),
         frozen=tuple(config.model.frozen),
+        rates=pretrained_rates(config),
     )
 
 
@@ -63,6 +64,7 @@ def eddpm_task(config: Config, shape: TokenShape) -> TrainTask:
         chain_of(config),
         pretrained=load_pretrained(config),
         frozen=tuple(config.model.frozen),
+        rates=pretrained_rates(config),
         **eddpm_options(config),
     )
 

@@ -55,6 +55,7 @@ def eddpm_task(
     auxiliary: Auxiliary = no_auxiliary,
     pretrained: Pretrained | None = None,
     frozen: tuple[str, ...] = (),
+    rates: Mapping[str, float] | None = None,
     **options: Any,
 ) -> TrainTask:
     """EDDPM: one loss for encoder, noise predictor and decoder.
@@ -109,7 +110,15 @@ def eddpm_task(
             state["history"] = timestep_sampling.init()
         return state
 
-    return TrainTask("eddpm", lambda key: build(nnx.Rngs(key)), loss, extra, pretrained, frozen)
+    return TrainTask(
+        "eddpm",
+        lambda key: build(nnx.Rngs(key)),
+        loss,
+        extra,
+        pretrained=pretrained,
+        frozen=frozen,
+        rates=rates or {},
+    )
 
 
 def vae_task(
@@ -124,6 +133,7 @@ def vae_task(
     auxiliary: Auxiliary = no_auxiliary,
     pretrained: Pretrained | None = None,
     frozen: tuple[str, ...] = (),
+    rates: Mapping[str, float] | None = None,
 ) -> TrainTask:
     """A VAE, with the weight of its KL term a function of the step.
 
@@ -155,7 +165,12 @@ def vae_task(
         return value + sum(more.values()), (aux | more, extra)
 
     return TrainTask(
-        name, lambda key: build(nnx.Rngs(key)), loss, pretrained=pretrained, frozen=frozen
+        name,
+        lambda key: build(nnx.Rngs(key)),
+        loss,
+        pretrained=pretrained,
+        frozen=frozen,
+        rates=rates or {},
     )
 
 
