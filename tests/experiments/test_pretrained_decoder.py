@@ -4,7 +4,9 @@ import importlib.util
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -12,11 +14,13 @@ from configs.eddpm import grammar, yelp_smollm2
 from configs.latentops import yelp_smollm2 as latentops_smollm2
 from experiments.eddpm import sequences, study
 from experiments.latentops import study as latentops
+from jaxgen import mesh
 from jaxgen.data import corpora
 from jaxgen.errors import ConfigError
 from jaxgen.models import hf, llama
 from jaxgen.peft import lora
 from jaxgen.text import tokenizers
+from jaxgen.train import step
 from tests.experiments.test_eddpm_sequences import TINY
 
 FROZEN = ("^decoder/gpt/.*(kernel|scale|embedding)$",)
@@ -80,6 +84,24 @@ def test_the_adapters_of_the_fresh_model_are_kept_by_the_loaded_one(folder, tmp_
     assert jax.tree.structure(before) == jax.tree.structure(after)
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         assert np.array_equal(a, b)
+
+
+def test_what_was_read_from_files_learns_at_a_rate_of_its_own(folder, tmp_path):
+    config = configured(folder, **{"model.frozen": (), "model.pretrained_rate": 0.25})
+    networks = sequences.SequenceProblem.open(config, tmp_path, may_train=True).networks
+    task = study.systems.eddpm_task(config, networks)
+    model = networks.build(nnx.Rngs(0), predict_variance=False)
+    tx = step.by_rate(task.rates, optax.sgd)
+    moved, _ = tx.update(jax.tree.map(jnp.ones_like, model), tx.init(model))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(moved):
+        name = mesh.path_name(path)
+        read = name.startswith("decoder/gpt/") and not name.endswith(("/a", "/b"))
+        assert (np.asarray(leaf) == (-0.25 if read else -1.0)).all(), name
+    assert any("/attention/" in p and p.endswith("/a") for p in map(mesh.path_name, paths(moved)))
+
+
+def paths(tree):
+    return [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
 @pytest.mark.parametrize(
