@@ -197,13 +197,15 @@ def package_file(package: str, name: str) -> str:
 def smollm2_model(**changes: Any) -> Config:
     """MiniLM reads, SmolLM2 writes; the decoder is frozen but for LoRA and what carries z into it.
 
-    Embeddings keep their values too; MiniLM, a sixth of the size, is tuned.
+    Embeddings keep their values too; MiniLM, a sixth of the size, is tuned slowly. EDDPM's latents are standardised:
+    what a pretrained encoder says of different sentences differs little at first, less than sigma_0.
     """
     pretrained = {
         "encoder_path": minilm(),
         "decoder_path": smollm2(),
         "latent_dim": 64,
-        "latent_norm": "none",
+        "latent_norm": "running",
+        "pretrained_rate": 0.1,
         "pre_norm": False,
         "word_dropout": 0.0,
         "lora_rank": 16,

@@ -123,18 +123,18 @@ def train_space(config: Config, runs: Runs, train: TextSplit, kind: str, seed: i
     """
     task = (vae_task if kind == "vae" else eddpm_task)(config, train.vocabulary)
     model = runs.fit(task, seed, train.x)
+    latents = batched_apply(encode, model, train.x)  # once: a pretrained encoder takes a while
     if kind == "eddpm" and config.model.latent_norm == "running":
-        z = batched_apply(encode, model, train.x)
-        std = np.maximum(z.std(0), 1e-3)
-        model = Standardised(model, jnp.asarray(z.mean(0)), jnp.asarray(std))
-    latents = jnp.asarray(batched_apply(encode, model, train.x))
-    fit = priors.Gaussian.fit(latents)
+        mean, std = latents.mean(0), np.maximum(latents.std(0), 1e-3)
+        model = Standardised(model, jnp.asarray(mean), jnp.asarray(std))
+        latents = (latents - mean) / std
+    fit = priors.Gaussian.fit(jnp.asarray(latents))
     prior: Any = None
     if kind == "eddpm":
         prior = chain_of(config)
     elif config.prior.kind == "gan":
         gan = jax.jit(lambda u, k: priors.fit_gan(u, k, steps=config.prior.gan_steps)[0])
-        prior = gan(fit.whiten(latents), run_key(f"gan-{seed}"))
+        prior = gan(fit.whiten(jnp.asarray(latents)), run_key(f"gan-{seed}"))
     return Space(kind, model, fit, prior, tuple(sampler_of(config).items()))
 
 
