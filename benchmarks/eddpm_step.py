@@ -7,15 +7,15 @@ PyTorch model gets our weights and has to reproduce our encoder, noise predictor
 is eager, as the reference implementations are, with the fused AdamW and a foreach EMA.
 """
 
-import argparse
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import records
 import torch
-from pairs import paired, show
+from pairs import paired
 from torch import nn
 from torch.nn import functional as F
 
@@ -203,10 +203,10 @@ def torch_sample(net: TorchEDDPM, chain, steps: int, count: int, dim: int) -> to
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=11)
+    parser = records.parser(__doc__, rounds=11)
     parser.add_argument("--samples", type=int, default=256)
     args = parser.parse_args()
+    out = records.Recorder(args.json)
     config = digits.get_config()
     chain = chain_of(config)
     task = systems.eddpm_task(config, ImageNetworks(config, SHAPE))
@@ -232,11 +232,8 @@ def main() -> None:
         ).max(),
     }
     assert max(gaps.values()) < 1e-4, gaps
-    print(f"same weights, largest difference of outputs: {max(gaps.values()):.1e}")
-    print(
-        f"jax {jax.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads, "
-        f"{state.parameter_count(model):,} parameters, batch {len(x)}"
-    )
+    count = state.parameter_count(model)
+    print(f"{count:,} parameters; largest difference of outputs: {max(gaps.values()):.1e}")
 
     stepper = step.Stepper(step.make_step(task.loss, tx, ema_decay=config.train.ema_decay), s)
 
@@ -244,7 +241,10 @@ def main() -> None:
         stepper({"image": x})["loss"].block_until_ready()
 
     run = torch_step(net, config, chain)
-    show("train step", *paired(our_step, lambda: run(torch_x), args.rounds, 20))
+    times = paired(our_step, lambda: run(torch_x), args.rounds, 20)
+    sizes = {"batch": len(x), "t for each image": config.eddpm.num_t}
+    extra = {"outputs differ by": float(max(gaps.values()))}
+    out.add(records.pairs("train step", *times, sizes=sizes, target=1.15, extra=extra))
 
     draw = jax.jit(
         lambda k: model.decoder(
@@ -257,15 +257,14 @@ def main() -> None:
         )
     )
     keys = iter(jax.random.split(jax.random.key(1), 10_000))
-    show(
-        f"50-step DDIM of {args.samples} samples",
-        *paired(
-            lambda: draw(next(keys)).block_until_ready(),
-            lambda: torch_sample(net, chain, 50, args.samples, config.model.latent_dim),
-            args.rounds,
-            3,
-        ),
+    times = paired(
+        lambda: draw(next(keys)).block_until_ready(),
+        lambda: torch_sample(net, chain, 50, args.samples, config.model.latent_dim),
+        args.rounds,
+        3,
     )
+    sizes = {"samples": args.samples}
+    out.add(records.pairs("50-step DDIM, decoded", *times, sizes=sizes, target=1.3))
 
 
 if __name__ == "__main__":
