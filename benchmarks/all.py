@@ -37,7 +37,9 @@ class Benchmark(NamedTuple):
 
 BENCHMARKS = {
     "eddpm_step": Benchmark("eddpm_step.py"),
+    "eddpm_step_trace": Benchmark("eddpm_step.py", ("--trace",)),
     "latent_ode": Benchmark("latent_ode.py"),
+    "latent_ode_trace": Benchmark("latent_ode.py", ("--trace",)),
     "eisl": Benchmark("eisl.py"),
     "moe_layer": Benchmark("moe_layer.py"),
     "copy_softmax": Benchmark("copy_softmax.py"),

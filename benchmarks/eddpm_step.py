@@ -1,6 +1,7 @@
 """EDDPM's train step and 50-step DDIM sampling, against the same model written in PyTorch.
 
     pip install -e '.[parity]' && PYTHONPATH=. python benchmarks/eddpm_step.py
+    PYTHONPATH=. python benchmarks/eddpm_step.py --trace    # where our step's time goes, by kind of operation
 
 Both sides run in this process, on the digits config, in turns: A B A B .. Before timing, the
 PyTorch model gets our weights and has to reproduce our encoder, noise predictor and decoder. Its step
@@ -12,6 +13,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+import op_times
 import optax
 import records
 import torch
@@ -202,10 +204,23 @@ def torch_sample(net: TorchEDDPM, chain, steps: int, count: int, dim: int) -> to
     return net.decode(z)
 
 
+# Of operations that are neither products nor copies: words in their path.
+KINDS = {
+    "random numbers": ("threefry", "random_bits"),
+    "sums and elementwise, forward and backward": ("jvp",),
+    "optimiser, moving averages, clipping": ("jit(step)",),
+}
+
+
 def main() -> None:
     parser = records.parser(__doc__, rounds=11)
     parser.add_argument("--samples", type=int, default=256)
+    parser.add_argument("--trace", action="store_true", help="of our step; nothing is compared")
     args = parser.parse_args()
+    if (
+        args.trace
+    ):  # before a TPU's library is loaded: with it, but without a TPU, the profiler crashes
+        jax.config.update("jax_platforms", "cpu")
     out = records.Recorder(args.json)
     config = digits.get_config()
     chain = chain_of(config)
@@ -213,10 +228,20 @@ def main() -> None:
     tx = step.optimizer(optax.constant_schedule(1e-3), clip=config.train.clip)
     s = jax.jit(lambda k: state.create(task.build, tx, k, extra=task.extra))(jax.random.key(0))
     model = jax.tree.map(jnp.copy, s.model)
+    x = images.load("digits")["train"].image[: config.train.batch_size]
+    made = step.make_step(task.loss, tx, ema_decay=config.train.ema_decay)
+    stepper = step.Stepper(made, s)
+
+    def our_step() -> None:
+        stepper({"image": x})["loss"].block_until_ready()
+
+    if args.trace:
+        hlo = stepper.lower({"image": x}).compile().as_text()
+        for record in op_times.by_kind(our_step, hlo, calls=20 * args.rounds, kinds=KINDS):
+            out.add(record)
+        return
     net = TorchEDDPM(config.model)
     copy_weights(model, net)
-    pixels = images.load("digits")["train"].image
-    x = pixels[: config.train.batch_size]
     torch_x = torch.tensor(x.transpose(0, 3, 1, 2))
 
     z = np.asarray(model.encoder(x))
@@ -234,11 +259,6 @@ def main() -> None:
     assert max(gaps.values()) < 1e-4, gaps
     count = state.parameter_count(model)
     print(f"{count:,} parameters; largest difference of outputs: {max(gaps.values()):.1e}")
-
-    stepper = step.Stepper(step.make_step(task.loss, tx, ema_decay=config.train.ema_decay), s)
-
-    def our_step() -> None:
-        stepper({"image": x})["loss"].block_until_ready()
 
     run = torch_step(net, config, chain)
     times = paired(our_step, lambda: run(torch_x), args.rounds, 20)

@@ -1,6 +1,7 @@
 """The latent ODE of LatentOps, against torchdiffeq on the same operators.
 
     pip install -e '.[parity]' && python benchmarks/latent_ode.py
+    python benchmarks/latent_ode.py --trace    # where our time goes, by kind of operation, with 3 operators
 
 Operators are MLP classifiers on latents of size 64; both sides have the same weights and solve
 dz/dt = beta(t)/2 grad E(z) from t = 1 to 0 with dopri5 at rtol = atol = 1e-5, and must end at the same
@@ -12,6 +13,7 @@ import functools
 
 import jax
 import numpy as np
+import op_times
 import records
 import torch
 from flax import nnx
@@ -109,12 +111,25 @@ def compare(nets: list[Classifier], count: int, rounds: int, out: records.Record
 def main() -> None:
     parser = records.parser(__doc__, rounds=7)
     parser.add_argument("--samples", type=int, nargs="+", default=[150, 4096])
+    parser.add_argument("--trace", action="store_true", help="of ours; nothing is compared")
     args = parser.parse_args()
+    if (
+        args.trace
+    ):  # before a TPU's library is loaded: with it, but without a TPU, the profiler crashes
+        jax.config.update("jax_platforms", "cpu")
     out = records.Recorder(args.json)
     # Weights of trained operators are larger than those of fresh ones: logits of a few units.
     nets = [Classifier(k, nnx.Rngs(i)) for i, k in enumerate(LABELS)]
     for net in nets:
         net.last.kernel[...] = 3.0 * net.last.kernel[...]
+    if args.trace:
+        z = jax.random.normal(jax.random.key(0), (args.samples[-1], DIM))
+        built = jax.jit(functools.partial(solve, batched=True)).lower(nets, z).compile()
+        run = functools.partial(lambda: jax.block_until_ready(built(nets, z)))
+        kinds = {"the field's sums and elementwise": ("jvp", "grad"), "the solver's": ("",)}
+        for record in op_times.by_kind(run, built.as_text(), calls=args.rounds, kinds=kinds):
+            out.add(record)
+        return
     for count in args.samples:
         for operators in (1, 2, 3):
             compare(nets[:operators], count, args.rounds, out)

@@ -84,7 +84,8 @@ def _value(record: Record, value: records.Spread | None) -> str:
     if value is None:
         return ""
     # Beside a ratio the spread of each side says little: other work slows both.
-    shown = str(value) if record.ratio is None else records.number(value.median)
+    alone = record.ratio is None and record.rounds > 1
+    shown = str(value) if alone else records.number(value.median)
     return f"{shown} {record.unit}".rstrip()
 
 

@@ -268,3 +268,53 @@ def test_the_page_agrees_with_its_file(page):
     made = page.tables(json.loads((ROOT / "docs" / "benchmarks.json").read_text())["runs"])
     assert page.fill(text, made) == text
     assert not page.missing(text, made)
+
+
+def test_operations_have_the_flops_of_what_they_hold(monkeypatch):
+    op_times = importlib.import_module("op_times")
+    found = op_times.operations(
+        """
+%fused (a: f32[64,32], b: f32[32,8]) -> f32[64,8] {
+  %a = f32[64,32]{1,0} parameter(0)
+  %b = f32[32,8]{1,0} parameter(1)
+  ROOT %dot.1 = f32[64,8]{1,0} dot(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+ENTRY %main (x: f32[2,8,8,16], k: f32[3,3,16,4], y: f32[64,32], z: f32[32,8]) -> f32[64,8] {
+  %x = f32[2,8,8,16]{3,2,1,0} parameter(0)
+  %k = f32[3,3,16,4]{3,2,1,0} parameter(1)
+  %conv = f32[2,8,8,4]{3,2,1,0} convolution(%x, %k), window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_01io->b01f
+  %sum = f32[2]{0} add(%p, %q), metadata={op_name="jit(step)/jvp()/add" stack_frame_id=1}
+  ROOT %fusion.2 = f32[64,8]{1,0} fusion(%y, %z), kind=kCustom, calls=%fused
+}
+"""
+    )
+    assert found["conv"][:3] == ("convolution", "", 2 * (2 * 8 * 8 * 4) * (3 * 3 * 16))
+    assert found["fusion.2"].flops == found["dot.1"].flops == 2 * 64 * 8 * 32
+    kinds = {"elementwise": ("jvp",)}
+    names = {n: op_times.kind_of(n, found[n], kinds) for n in ("conv", "fusion.2", "sum", "x")}
+    assert names == {
+        "conv": "convolutions",
+        "fusion.2": "matrix products",
+        "sum": "elementwise",
+        "x": "other",
+    }
+
+
+def test_a_trace_counts_what_a_loop_repeats(monkeypatch):
+    import jax
+    import jax.numpy as jnp
+
+    op_times = importlib.import_module("op_times")
+    monkeypatch.setattr(op_times, "peak", lambda: 1e6)
+    a = jnp.ones((64, 64))
+    turns = jax.jit(lambda a: jax.lax.fori_loop(0, 5, lambda _, b: jnp.tanh(b @ a), a))
+    built = turns.lower(a).compile()
+    made = op_times.by_kind(lambda: built(a), built.as_text(), calls=2, kinds={})
+    rows = {r.name: r for r in made}
+    assert rows["matrix products"].extra["operations"] == 5
+    spent = rows["matrix products"].ours.median
+    assert spent > 0
+    rate = rows["matrix products"].extra["GFLOP/s"]
+    assert rate * spent * 1e6 == pytest.approx(5 * 2 * 64**3, rel=1e-3)
+    assert rows["all"].ours.median >= spent
