@@ -7,13 +7,12 @@ process: the output layer with optax's cross-entropy, against the output layer w
 most 1.2 times as much.
 """
 
-import argparse
 import functools
-import statistics
 
 import jax
 import jax.numpy as jnp
 import optax
+import records
 from pairs import paired
 
 from jaxgen.nn.copy_attention import joint_logprob
@@ -37,10 +36,8 @@ def compiled(f, *arguments):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    args = parser.parse_args()
-    print(f"jax {jax.__version__}, {jax.default_backend()}")
+    args = records.parser(__doc__, rounds=9).parse_args()
+    out = records.Recorder(args.json)
     for b, t, d, v, m in GRID:
         keys = jax.random.split(jax.random.key(0), 5)
         h = jax.random.normal(keys[0], (b, t, d))
@@ -51,14 +48,10 @@ def main() -> None:
         mask = jnp.arange(m) < jnp.arange(1, b + 1)[:, None] * m // b
         ours = compiled(jax.value_and_grad(joint, (0, 1, 2)), h, out, copy, ids, mask, targets)
         theirs = compiled(jax.value_and_grad(plain, (0, 1)), h, out, targets)
-        x, y = paired(ours, theirs, args.rounds, 1)
-        ratios = [p / q for p, q in zip(x, y, strict=True)]
-        print(
-            f"B {b} T {t} D {d} V {v} M {m}: joint {statistics.median(x):.1f} ms, plain "
-            f"{statistics.median(y):.1f} ms; joint / plain {statistics.median(ratios):.3f} "
-            f"(min {min(ratios):.3f}, max {max(ratios):.3f})",
-            flush=True,
-        )
+        times = paired(ours, theirs, args.rounds, 1)
+        sizes = {"B": b, "T": t, "D": d, "V": v, "M": m}
+        sides = ("joint", "plain")
+        out.add(records.pairs("softmax", *times, sizes=sizes, sides=sides, cost=True, target=1.2))
 
 
 if __name__ == "__main__":

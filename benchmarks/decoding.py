@@ -8,7 +8,6 @@ by transformers), in float32, with caches: 64 random prompt tokens, 128 new ones
 read every weight once a token at the bandwidth measured here by summing a large array.
 """
 
-import argparse
 import importlib.util
 import pathlib
 import statistics
@@ -18,6 +17,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import records
 import torch
 import transformers
 from flax import nnx
@@ -25,6 +25,9 @@ from flax import nnx
 from jaxgen.models import gpt2, hf
 from jaxgen.nn import prepack
 from jaxgen.text import decoding
+
+# (model, batch) -> transformers' time over ours.
+TARGETS = {("", 1): 1.9, ("", 16): 2.2, ("smollm2", 1): 2.0, ("smollm2", 16): 2.0}
 
 
 def seconds(f, repeats: int) -> list[float]:
@@ -59,9 +62,8 @@ def load(name: str) -> gpt2.GPT:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = records.parser(__doc__, rounds=5)
     parser.add_argument("--model", default="")
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--prompt", type=int, default=64)
     parser.add_argument("--new", type=int, default=128)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
@@ -77,11 +79,11 @@ def main() -> None:
         theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     packed = model if args.plain else prepack.prepack(model)
     theirs.generation_config.eos_token_id = None  # both write all tokens
+    out = records.Recorder(args.json)
     rate = bandwidth()
+    bound = size / rate * 1e3
     print(
-        f"jax {jax.__version__}, transformers {transformers.__version__}, torch {torch.__version__}, "
-        f"{torch.get_num_threads()} threads; weights {size / 1e6:.0f} MB, read at "
-        f"{rate / 1e9:.1f} GB/s: at least {size / rate * 1e3:.1f} ms a token"
+        f"weights {size / 1e6:.0f} MB, read at {rate / 1e9:.1f} GB/s: at least {bound:.1f} ms a token"
     )
 
     def ours(new):
@@ -116,18 +118,23 @@ def main() -> None:
             ):
                 for i, new in enumerate((args.new, 1)):
                     times[name][i].extend(seconds(lambda new=new, run=run: run(new), 1))
-        ratios = [b / a for a, b in zip(times["ours"][0], times["transformers"][0], strict=True)]
-        print(f"batch {batch}: tokens equal {same.mean():.1%}")
+        extra = {}
         for name, (whole, first) in times.items():
             total, prefill = statistics.median(whole), statistics.median(first)
-            token = (total - prefill) / (args.new - 1)
-            print(
-                f"  {name}: total {total:.3f} s, prefill and first token {prefill * 1e3:.0f} ms, "
-                f"then {token * 1e3:.2f} ms a token ({size / token / 1e9:.1f} GB/s of weights)"
+            extra[f"{name}: prefill, ms"] = prefill * 1e3
+            extra[f"{name}: a token, ms"] = (total - prefill) / (args.new - 1) * 1e3
+        extra |= {"weights read in, ms": bound, "tokens equal, %": 100 * float(same.mean())}
+        out.add(
+            records.pairs(
+                "all tokens",
+                times["ours"][0],
+                times["transformers"][0],
+                sizes={"batch": batch},
+                unit="s",
+                sides=("ours", "transformers"),
+                target=None if args.plain else TARGETS.get((args.model, batch)),
+                extra=extra,
             )
-        print(
-            f"  transformers / ours: {statistics.median(ratios):.2f}x "
-            f"(min {min(ratios):.2f}, max {max(ratios):.2f}, {len(ratios)} pairs)"
         )
 
 

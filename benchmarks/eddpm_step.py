@@ -1,21 +1,23 @@
 """EDDPM's train step and 50-step DDIM sampling, against the same model written in PyTorch.
 
     pip install -e '.[parity]' && PYTHONPATH=. python benchmarks/eddpm_step.py
+    PYTHONPATH=. python benchmarks/eddpm_step.py --trace    # where our step's time goes, by kind of operation
 
 Both sides run in this process, on the digits config, in turns: A B A B .. Before timing, the
 PyTorch model gets our weights and has to reproduce our encoder, noise predictor and decoder. Its step
 is eager, as the reference implementations are, with the fused AdamW and a foreach EMA.
 """
 
-import argparse
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import op_times
 import optax
+import records
 import torch
-from pairs import paired, show
+from pairs import paired
 from torch import nn
 from torch.nn import functional as F
 
@@ -202,21 +204,44 @@ def torch_sample(net: TorchEDDPM, chain, steps: int, count: int, dim: int) -> to
     return net.decode(z)
 
 
+# Of operations that are neither products nor copies: words in their path.
+KINDS = {
+    "random numbers": ("threefry", "random_bits"),
+    "sums and elementwise, forward and backward": ("jvp",),
+    "optimiser, moving averages, clipping": ("jit(step)",),
+}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=11)
+    parser = records.parser(__doc__, rounds=11)
     parser.add_argument("--samples", type=int, default=256)
+    parser.add_argument("--trace", action="store_true", help="of our step; nothing is compared")
     args = parser.parse_args()
+    if (
+        args.trace
+    ):  # before a TPU's library is loaded: with it, but without a TPU, the profiler crashes
+        jax.config.update("jax_platforms", "cpu")
+    out = records.Recorder(args.json)
     config = digits.get_config()
     chain = chain_of(config)
     task = systems.eddpm_task(config, ImageNetworks(config, SHAPE))
     tx = step.optimizer(optax.constant_schedule(1e-3), clip=config.train.clip)
     s = jax.jit(lambda k: state.create(task.build, tx, k, extra=task.extra))(jax.random.key(0))
     model = jax.tree.map(jnp.copy, s.model)
+    x = images.load("digits")["train"].image[: config.train.batch_size]
+    made = step.make_step(task.loss, tx, ema_decay=config.train.ema_decay)
+    stepper = step.Stepper(made, s)
+
+    def our_step() -> None:
+        stepper({"image": x})["loss"].block_until_ready()
+
+    if args.trace:
+        hlo = stepper.lower({"image": x}).compile().as_text()
+        for record in op_times.by_kind(our_step, hlo, calls=20 * args.rounds, kinds=KINDS):
+            out.add(record)
+        return
     net = TorchEDDPM(config.model)
     copy_weights(model, net)
-    pixels = images.load("digits")["train"].image
-    x = pixels[: config.train.batch_size]
     torch_x = torch.tensor(x.transpose(0, 3, 1, 2))
 
     z = np.asarray(model.encoder(x))
@@ -232,19 +257,14 @@ def main() -> None:
         ).max(),
     }
     assert max(gaps.values()) < 1e-4, gaps
-    print(f"same weights, largest difference of outputs: {max(gaps.values()):.1e}")
-    print(
-        f"jax {jax.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads, "
-        f"{state.parameter_count(model):,} parameters, batch {len(x)}"
-    )
-
-    stepper = step.Stepper(step.make_step(task.loss, tx, ema_decay=config.train.ema_decay), s)
-
-    def our_step() -> None:
-        stepper({"image": x})["loss"].block_until_ready()
+    count = state.parameter_count(model)
+    print(f"{count:,} parameters; largest difference of outputs: {max(gaps.values()):.1e}")
 
     run = torch_step(net, config, chain)
-    show("train step", *paired(our_step, lambda: run(torch_x), args.rounds, 20))
+    times = paired(our_step, lambda: run(torch_x), args.rounds, 20)
+    sizes = {"batch": len(x), "t for each image": config.eddpm.num_t}
+    extra = {"outputs differ by": float(max(gaps.values()))}
+    out.add(records.pairs("train step", *times, sizes=sizes, target=1.15, extra=extra))
 
     draw = jax.jit(
         lambda k: model.decoder(
@@ -257,15 +277,14 @@ def main() -> None:
         )
     )
     keys = iter(jax.random.split(jax.random.key(1), 10_000))
-    show(
-        f"50-step DDIM of {args.samples} samples",
-        *paired(
-            lambda: draw(next(keys)).block_until_ready(),
-            lambda: torch_sample(net, chain, 50, args.samples, config.model.latent_dim),
-            args.rounds,
-            3,
-        ),
+    times = paired(
+        lambda: draw(next(keys)).block_until_ready(),
+        lambda: torch_sample(net, chain, 50, args.samples, config.model.latent_dim),
+        args.rounds,
+        3,
     )
+    sizes = {"samples": args.samples}
+    out.add(records.pairs("50-step DDIM, decoded", *times, sizes=sizes, target=1.3))
 
 
 if __name__ == "__main__":

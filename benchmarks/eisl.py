@@ -9,21 +9,23 @@
     cross-entropy.
 """
 
-import argparse
 import functools
-import statistics
+import importlib.util
+import math
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import torch
+import records
 from pairs import paired
 
 from jaxgen.losses import eisl, fused_linear
 
 NGRAMS = (2, 3, 4)
 GRID = [(b, t, v) for b in (8, 32) for t in (32, 128) for v in (8_000, 32_000)]
+VOCABULARIES = (8_000, 32_000, 128_000)  # of the fused form
 
 
 def our_eisl(logits, targets):
@@ -34,8 +36,10 @@ def cross_entropy(logits, targets):
     return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
 
 
-def torch_eisl(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def torch_eisl(logits, targets):
     """log_softmax, gather, a convolution for each n, softmax over output positions."""
+    import torch
+
     logp = logits.log_softmax(-1)
     index = targets[:, None].expand(-1, logits.shape[1], -1)
     c = logp.gather(-1, index)[:, None]
@@ -46,8 +50,10 @@ def torch_eisl(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return total
 
 
-def torch_conv_eisl(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def torch_conv_eisl(logits, targets):
     """As EISL is usually written: the target's n-grams are convolution kernels over V channels."""
+    import torch
+
     logp = logits.log_softmax(-1).transpose(1, 2)  # [B, V, T]
     batch, vocab, length = logp.shape
     total = logits.new_zeros(())
@@ -64,6 +70,8 @@ def torch_conv_eisl(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor
 
 
 def torch_run(loss, logits, targets):
+    import torch
+
     leaf = torch.tensor(np.asarray(logits)).requires_grad_(True)
     y = torch.tensor(np.asarray(targets), dtype=torch.int64)
 
@@ -82,33 +90,44 @@ def compiled(f, *arguments):
     return functools.partial(lambda: jax.block_until_ready(built(*arguments))), temporary
 
 
-def ratio(theirs, ours):
-    each = [a / b for a, b in zip(theirs, ours, strict=True)]
-    return statistics.median(each), min(each), max(each)
-
-
-def against_cross_entropy(rounds: int) -> list[tuple]:
+def against_cross_entropy(rounds: int, out: records.Recorder) -> list[records.Record]:
     rows = []
+    sides, part = ("EISL", "CE"), "cross-entropy"
     for b, t, v in GRID:
         logits = jax.random.normal(jax.random.key(0), (b, t, v))
         targets = jax.random.randint(jax.random.key(1), (b, t), 0, v)
         ours, our_bytes = compiled(jax.value_and_grad(our_eisl), logits, targets)
         plain, plain_bytes = compiled(jax.value_and_grad(cross_entropy), logits, targets)
         inner = max(1, 40_000_000 // (b * t * v))
-        a, c = paired(ours, plain, rounds, inner)
-        mid, low, high = ratio(a, c)
-        rows.append((b, t, v, statistics.median(a), statistics.median(c), mid))
-        print(
-            f"(a) B {b} T {t} V {v}: EISL {statistics.median(a):.1f} ms, CE {statistics.median(c):.1f} "
-            f"ms; EISL / CE {mid:.3f} (min {low:.3f}, max {high:.3f}); temporary memory "
-            f"{our_bytes / 2**20:.1f} / {plain_bytes / 2**20:.1f} MiB",
-            flush=True,
+        rows.append(
+            out.add(
+                records.pairs(
+                    "value and gradient",
+                    *paired(ours, plain, rounds, inner),
+                    sizes={"B": b, "T": t, "V": v},
+                    part=part,
+                    sides=sides,
+                    cost=True,
+                    target=1.3,
+                    extra=memory(sides, our_bytes, plain_bytes),
+                )
+            )
         )
-    print(f"(a) median over the grid: {statistics.median(r[-1] for r in rows):.3f}")
+    cells = records.Spread.of([r.ratio.median for r in rows])
+    more = {"sides": sides, "rounds": len(rows), "cost": True, "target": 1.03}
+    out.add(records.Record("median of the cells above", part=part, ratio=cells, **more))
     return rows
 
 
-def against_torch(rounds: int) -> None:
+def memory(sides: tuple[str, str], ours: int, peer: int) -> dict[str, float]:
+    """Temporary memory as columns, from bytes."""
+    return {f"{side}, MiB": n / 2**20 for side, n in zip(sides, (ours, peer), strict=True)}
+
+
+def against_torch(rounds: int, out: records.Recorder) -> None:
+    if importlib.util.find_spec("torch") is None:
+        out.add(records.Record("EISL in PyTorch", part="PyTorch", missing="torch is not installed"))
+        return
     for b, t, v in [(8, 32, 8_000), (32, 32, 8_000)]:
         logits = jax.random.normal(jax.random.key(0), (b, t, v))
         targets = jax.random.randint(jax.random.key(1), (b, t), 0, v)
@@ -121,16 +140,11 @@ def against_torch(rounds: int) -> None:
         for name, loss in forms.items():
             theirs = torch_run(loss, logits, targets)
             assert np.allclose(theirs().numpy(), want, atol=1e-6)
-            a, c = paired(theirs, ours, max(2, rounds // 2), 1)
-            mid, low, high = ratio(a, c)
-            print(
-                f"(b) B {b} T {t} V {v}: PyTorch, {name}, {statistics.median(a):.1f} ms, ours "
-                f"{statistics.median(c):.1f} ms; ratio {mid:.1f}x (min {low:.1f}, max {high:.1f})",
-                flush=True,
-            )
+            times = paired(ours, theirs, max(2, rounds // 2), 1)
+            out.add(records.pairs(name, *times, sizes={"B": b, "T": t, "V": v}, part="PyTorch"))
 
 
-def fused_forms(rounds: int, width: int, budget: int) -> None:
+def fused_forms(rounds: int, width: int, budget: int, out: records.Recorder) -> None:
     def ours(h, e, y):
         return fused_linear.fused_loss(
             h, e, y, lambda c, _: eisl.eisl_from_pairs(c, ngrams=NGRAMS), budget=budget
@@ -139,32 +153,40 @@ def fused_forms(rounds: int, width: int, budget: int) -> None:
     def plain(h, e, y):
         return cross_entropy(jnp.einsum("btd,vd->btv", h, e), y)
 
-    for v in (8_000, 32_000, 128_000):
+    for v in VOCABULARIES:
         h = jax.random.normal(jax.random.key(0), (32, 32, width))
         e = jax.random.normal(jax.random.key(2), (v, width)) / width**0.5
         y = jax.random.randint(jax.random.key(1), (32, 32), 0, v)
         f, our_bytes = compiled(jax.value_and_grad(ours, (0, 1)), h, e, y)
         g, plain_bytes = compiled(jax.value_and_grad(plain, (0, 1)), h, e, y)
-        a, c = paired(f, g, max(3, rounds // 2), 1)
-        mid, low, high = ratio(a, c)
-        print(
-            f"(c) B 32 T 32 D {width} V {v}: fused EISL {statistics.median(a):.0f} ms, output layer + "
-            f"CE {statistics.median(c):.0f} ms; fused / unfused {mid:.3f} (min {low:.3f}, max "
-            f"{high:.3f}); temporary memory {our_bytes / 2**20:.1f} / {plain_bytes / 2**20:.1f} MiB "
-            f"(the embedding's gradient is {4 * v * width / 2**20:.1f})",
-            flush=True,
+        sizes, most = {"B": 32, "T": 32, "D": width, "V": v}, v == VOCABULARIES[-1]
+        more = {"part": "fused", "sides": ("fused EISL", "output layer and CE"), "cost": True}
+        out.add(
+            records.pairs(
+                "value and gradients",
+                *paired(f, g, max(3, rounds // 2), 1),
+                sizes=sizes,
+                target=1.15 if most else None,
+                extra={"embedding's gradient, MiB": 4 * v * width / 2**20},
+                **more,
+            )
+        )
+        both = [[n / 2**20] for n in (our_bytes, plain_bytes)]
+        target = 0.1 if most else None
+        out.add(
+            records.pairs("temporary memory", *both, sizes=sizes, unit="MiB", target=target, **more)
         )
 
 
-def plot(path: str, rows: list[tuple]) -> None:
+def plot(path: pathlib.Path, rows: list[records.Record]) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    rows = sorted(rows, key=lambda r: r[0] * r[1] * r[2])
-    size = [b * t * v for b, t, v, *_ in rows]
-    axes.loglog(size, [r[3] for r in rows], marker="o", label="EISL")
-    axes.loglog(size, [r[4] for r in rows], marker="x", label="cross-entropy")
+    rows = sorted(rows, key=lambda r: math.prod(r.sizes.values()))
+    size = [math.prod(r.sizes.values()) for r in rows]
+    axes.loglog(size, [r.ours.median for r in rows], marker="o", label="EISL")
+    axes.loglog(size, [r.peer.median for r in rows], marker="x", label="cross-entropy")
     axes.set_xlabel("B T V")
     axes.set_ylabel("value and gradient, ms")
     axes.legend()
@@ -172,24 +194,23 @@ def plot(path: str, rows: list[tuple]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
+    parser = records.parser(__doc__, rounds=7)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument(
         "--budget", type=int, default=fused_linear.BUDGET, help="bytes of logits in a tile"
     )
-    parser.add_argument("--plot", default="")
+    parser.add_argument("--plot", type=pathlib.Path)
     parser.add_argument("--parts", default="abc")
     args = parser.parse_args()
-    print(f"jax {jax.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    out = records.Recorder(args.json)
     if "a" in args.parts:
-        rows = against_cross_entropy(args.rounds)
+        rows = against_cross_entropy(args.rounds, out)
         if args.plot:
             plot(args.plot, rows)
     if "b" in args.parts:
-        against_torch(args.rounds)
+        against_torch(args.rounds, out)
     if "c" in args.parts:
-        fused_forms(args.rounds, args.width, args.budget)
+        fused_forms(args.rounds, args.width, args.budget, out)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The latent ODE of LatentOps, against torchdiffeq on the same operators.
 
     pip install -e '.[parity]' && python benchmarks/latent_ode.py
+    python benchmarks/latent_ode.py --trace    # where our time goes, by kind of operation, with 3 operators
 
 Operators are MLP classifiers on latents of size 64; both sides have the same weights and solve
 dz/dt = beta(t)/2 grad E(z) from t = 1 to 0 with dopri5 at rtol = atol = 1e-5, and must end at the same
@@ -8,21 +9,24 @@ latents within 1e-3. torchdiffeq has one step size for the whole batch. Ours is 
 for each row (the default) and with one for the batch.
 """
 
-import argparse
 import functools
-import statistics
 
 import jax
 import numpy as np
+import op_times
+import records
 import torch
 from flax import nnx
-from pairs import paired, show
+from pairs import paired
 from torchdiffeq import odeint
 
 from jaxgen.latent_ode import energy, sample
 
 DIM, WIDTH, LABELS = 64, 128, (2, 3, 2)
 TOL = 1e-5
+# (samples, operators, one step size for all) -> torchdiffeq's time over ours.
+TARGETS = {(150, 1, True): 10.0, (150, 3, True): 7.0, (4096, 1, True): 5.5, (4096, 3, True): 2.8}
+TARGETS |= {(4096, 1, False): 4.0, (4096, 3, False): 2.3}
 
 
 class Classifier(nnx.Module):
@@ -74,7 +78,7 @@ def solve(nets, z, *, batched):
     return sample.solve(energy.compose(parts), z, rtol=TOL, atol=TOL, batched=batched)
 
 
-def compare(nets: list[Classifier], count: int, rounds: int) -> None:
+def compare(nets: list[Classifier], count: int, rounds: int, out: records.Recorder) -> None:
     """Both step sizes of ours against torchdiffeq, after checking that the ends agree."""
     z = np.asarray(jax.random.normal(jax.random.key(count), (count, DIM)))
     theirs, torch_z = [to_torch(net) for net in nets], torch.tensor(z)
@@ -86,27 +90,49 @@ def compare(nets: list[Classifier], count: int, rounds: int) -> None:
         assert gap < 1e-3, gap
         ours = functools.partial(lambda run: jax.block_until_ready(run(nets, z)[0]), run)
         times = paired(ours, lambda: torch_solve(theirs, torch_z), rounds, 3 if count < 1000 else 1)
-        rows = "one step size" if batched else "a step size a row"
-        show(f"{count} samples, {len(nets)} operators, {rows}", *times, other="torchdiffeq")
         nfe = np.asarray(stats.nfe)
-        print(
-            f"    evaluations: ours {statistics.mean(nfe.tolist()):.0f} (max {nfe.max()}), "
-            f"torchdiffeq {evaluations}; ends agree to {gap:.1e}"
+        out.add(
+            records.pairs(
+                "one step size for all" if batched else "a step size a row",
+                *times,
+                sizes={"samples": count, "operators": len(nets)},
+                sides=("ours", "torchdiffeq"),
+                target=TARGETS.get((count, len(nets), batched)),
+                extra={
+                    "evaluations of ours, mean": round(float(nfe.mean())),
+                    "most": int(nfe.max()),
+                    "of torchdiffeq": evaluations,
+                    "ends differ by": gap,
+                },
+            )
         )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
+    parser = records.parser(__doc__, rounds=7)
+    parser.add_argument("--samples", type=int, nargs="+", default=[150, 4096])
+    parser.add_argument("--trace", action="store_true", help="of ours; nothing is compared")
     args = parser.parse_args()
+    if (
+        args.trace
+    ):  # before a TPU's library is loaded: with it, but without a TPU, the profiler crashes
+        jax.config.update("jax_platforms", "cpu")
+    out = records.Recorder(args.json)
     # Weights of trained operators are larger than those of fresh ones: logits of a few units.
     nets = [Classifier(k, nnx.Rngs(i)) for i, k in enumerate(LABELS)]
     for net in nets:
         net.last.kernel[...] = 3.0 * net.last.kernel[...]
-    print(f"jax {jax.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads")
-    for count in (150, 4096):
+    if args.trace:
+        z = jax.random.normal(jax.random.key(0), (args.samples[-1], DIM))
+        built = jax.jit(functools.partial(solve, batched=True)).lower(nets, z).compile()
+        run = functools.partial(lambda: jax.block_until_ready(built(nets, z)))
+        kinds = {"the field's sums and elementwise": ("jvp", "grad"), "the solver's": ("",)}
+        for record in op_times.by_kind(run, built.as_text(), calls=args.rounds, kinds=kinds):
+            out.add(record)
+        return
+    for count in args.samples:
         for operators in (1, 2, 3):
-            compare(nets[:operators], count, args.rounds)
+            compare(nets[:operators], count, args.rounds, out)
 
 
 if __name__ == "__main__":

@@ -11,14 +11,13 @@
 Forward, and forward with gradients, in turns in one process.
 """
 
-import argparse
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import records
 from flax import nnx
-from pairs import paired, show
+from pairs import paired
 
 from jaxgen.moe import dispatch, gates, layer
 
@@ -66,30 +65,35 @@ def sides(experts: int, tokens: int, k: int, width: int, hidden: int, factor: fl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    args = parser.parse_args()
-    compare = functools.partial(paired, rounds=args.rounds, inner=1)
+    args = records.parser(__doc__, rounds=7).parse_args()
+    out = records.Recorder(args.json)
+
+    def compare(
+        name: str, ours: Any, peer: Any, sides: tuple[str, str], part: str, **more: Any
+    ) -> None:
+        times = paired(ours, peer, args.rounds, 1)
+        out.add(records.pairs(name, *times, sides=sides, part=part, **more))
+
     kinds = ("forward", "with gradients")
-    print("(a) experts alone / layer: d 512, hidden 2,048, E 16, k 2, N 4,096")
+    print("(a) d 512, hidden 2,048, E 16, k 2, N 4,096")
     dropless = sides(16, 4096, 2, 512, 2048, 0.0)
-    for i, kind in enumerate(kinds):
-        show(kind, *compare(dropless[i], dropless[2 + i]), other="experts alone")
-        for name, at in (("groups as routed", 6), ("even groups", 8)):
-            show(
-                f"{name}, {kind}",
-                *compare(dropless[at + i], dropless[2 + i]),
-                other="experts alone",
-            )
-    print("(b) buffers / dropless")
+    beside = (("layer", 0, 1.12), ("sorted rows, groups as routed", 6, None))
+    for name, at, target in (*beside, ("sorted rows, even groups", 8, None)):
+        for i, kind in enumerate(kinds):
+            run, alone = dropless[at + i], dropless[2 + i]
+            names = ("this", "experts alone")
+            compare(f"{name}, {kind}", run, alone, names, "alone", cost=True, target=target)
+    print("(b) the same sizes")
     for factor in (1.25, 2.0):
         buffers = sides(16, 4096, 2, 512, 2048, factor)
         for i, kind in enumerate(kinds):
-            show(f"factor {factor}, {kind}", *compare(dropless[i], buffers[i]), other="buffers")
-    print("(c) mask [N, E, C] / dropless: d 128, hidden 256, k 2, forward")
+            name = f"factor {factor}, {kind}"
+            compare(name, dropless[i], buffers[i], ("dropless", "buffers"), "buffers")
+    print("(c) d 128, hidden 256, k 2, forward")
     for experts, tokens in ((8, 1024), (16, 1024), (64, 1024), (16, 2048), (16, 4096)):
         made = sides(experts, tokens, 2, 128, 256, 0.0)
-        show(f"E {experts}, N {tokens}", *compare(made[0], made[4]), other="mask")
+        sizes = {"E": experts, "N": tokens}
+        compare("forward", made[0], made[4], ("dropless", "mask"), "mask", sizes=sizes)
 
 
 if __name__ == "__main__":

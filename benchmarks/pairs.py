@@ -1,6 +1,5 @@
 """Timing two sides in turns, in one process: A B A B ..."""
 
-import statistics
 import time
 from collections.abc import Callable
 
@@ -18,14 +17,3 @@ def paired(
             if i >= 2:
                 times[side].append((time.perf_counter() - begin) / inner * 1e3)
     return times
-
-
-def show(name: str, ours: list[float], theirs: list[float], *, other: str = "PyTorch") -> None:
-    """One line: medians, and the ratio theirs / ours with its spread."""
-    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
-    print(
-        f"{name}: ours {statistics.median(ours):.2f} ms, {other} {statistics.median(theirs):.2f} ms;"
-        f" ratio {statistics.median(ratios):.2f}x (min {min(ratios):.2f}, max {max(ratios):.2f},"
-        f" {len(ratios)} pairs)",
-        flush=True,
-    )

@@ -9,11 +9,11 @@ Plans start from the static placement. The bound is what no placement with evenl
 uniform below 1,000, nodes of 8, here 4 slots a device.
 """
 
-import argparse
 import statistics
 import time
 
 import numpy as np
+import records
 
 from jaxgen.moe.placement import cost, laer, planner, simulator
 from jaxgen.moe.placement import traffic as traffic_lib
@@ -27,8 +27,10 @@ def traffic(exponent: float, rng: np.random.Generator) -> np.ndarray:
     return rng.multinomial(TOKENS, weight / weight.sum())
 
 
-def compare(devices: int, slots: int, name: str, cases: list[np.ndarray]) -> list[float]:
-    """Prints a line; returns excess over the bound of each case."""
+def compare(
+    devices: int, slots: int, name: str, cases: list[np.ndarray], out: records.Recorder
+) -> list[float]:
+    """Excess over the bound of each case."""
     start = planner.initial(EXPERTS, devices, slots)
     ratios: dict[str, list[float]] = {"bound": [], "plan": [], "packed": [], "static": []}
     times, excess = [], []
@@ -45,18 +47,22 @@ def compare(devices: int, slots: int, name: str, cases: list[np.ndarray]) -> lis
             ratios[kind].append(cost.balance_ratio(where, tokens))
         ratios["bound"].append(planner.bound(tokens, devices, slots))
         excess.append(ratios["plan"][-1] / ratios["bound"][-1] - 1)
-    mid = {kind: f"{statistics.median(r):.3f}" for kind, r in ratios.items()}
-    print(
-        f"{devices} x {slots}, {name}: bound {mid['bound']}, plan {mid['plan']} (over the bound: "
-        f"median {statistics.median(excess):.1%}, worst {max(excess):.1%}), EPLB-like {mid['packed']}, "
-        f"static {mid['static']}; planning {statistics.median(times):.2f} ms (max {max(times):.2f})",
-        flush=True,
-    )
+    sizes = {"devices": devices, "slots": slots}
+    extra = {kind: statistics.median(r) for kind, r in ratios.items()} | over(excess)
+    out.add(records.alone(name, times, sizes=sizes, part="plans", extra=extra))
     return excess
 
 
-def laer_times(devices: int, cases: int) -> None:
-    """Prints a line."""
+def over(excess: list[float]) -> dict[str, float]:
+    """As columns, in per cent."""
+    return {
+        "over the bound, %": 100 * statistics.median(excess),
+        "worst, %": 100 * max(excess),
+    }
+
+
+def laer_times(devices: int, cases: int) -> records.Record:
+    """Milliseconds of a core for a plan."""
     costs = simulator.Shape(4096, 14_336, 4096).costs(simulator.DEVICES["laer"])
     rng, times, ratios = np.random.default_rng(0), [], []
     for _ in range(cases):
@@ -65,27 +71,25 @@ def laer_times(devices: int, cases: int) -> None:
         slots = laer.place(tokens, devices, 4, costs)
         times.append((time.process_time() - begin) * 1e3)
         ratios.append(cost.balance_ratio(slots, tokens))
-    print(
-        f"LAER, {devices} x 4: balance {statistics.median(ratios):.3f}, planning "
-        f"{statistics.median(times):.1f} ms of a core"
-    )
+    sizes, extra = {"devices": devices, "slots": 4}, {"balance": statistics.median(ratios)}
+    return records.alone("LAER's planner", times, sizes=sizes, part="laer", extra=extra)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", type=int, default=40)
+    parser = records.parser(__doc__, option="--cases", rounds=40)
     args = parser.parse_args()
+    out = records.Recorder(args.json)
     excess = []
     for devices, slots in ((32, 8), (64, 4)):
         for exponent in (0.5, 0.75, 1.0, 1.25, 1.5):
             rng = np.random.default_rng(0)
             cases = [traffic(exponent, rng) for _ in range(args.cases)]
-            excess += compare(devices, slots, f"Zipf {exponent}", cases)
+            excess += compare(devices, slots, f"Zipf {exponent}", cases, out)
         seen = traffic_lib.scaled(traffic_lib.recorded(), TOKENS)
-        excess += compare(devices, slots, "recorded", [c for step in seen for c in step])
+        excess += compare(devices, slots, "recorded", [c for step in seen for c in step], out)
     for devices in (64, 256, 1024):
-        laer_times(devices, min(args.cases, 10))
-    print(f"over the bound, all: median {statistics.median(excess):.1%}, worst {max(excess):.1%}")
+        out.add(laer_times(devices, min(args.cases, 10)))
+    out.add(records.Record("all of the plans above", part="plans", extra=over(excess)))
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@ Value and gradient of one loss that grows by one part at a time, at the sizes of
 the parts' times are differences of medians, so that they add up to the step. The optimiser's update is the last part.
 """
 
-import argparse
 import functools
 import statistics
 
 import jax
 import jax.numpy as jnp
 import optax
+import records
 from flax import nnx
 from pairs import paired
 
@@ -54,12 +54,12 @@ def update(model, *inputs):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = records.parser(__doc__, rounds=5)
     parser.add_argument("--paper", action="store_true", help="the sizes of configs/.../paper.py")
     args = parser.parse_args()
     b, t, m, v, g, width, heads, state = PAPER if args.paper else DEFAULT
-    print(f"jax {jax.__version__}, {jax.default_backend()}; rows {b}, T {t}, M {m}, width {width}")
+    out = records.Recorder(args.json)
+    sizes = {"B": b, "T": t, "M": m, "D": width}
     keys = jax.random.split(jax.random.key(0), 5)
     ids = lambda key, *shape: jax.random.randint(key, shape, 4, g)  # noqa: E731
     record = RecordIds(ids(keys[0], b, m) % 30, ids(keys[1], b, m) + v - g, ids(keys[2], b, m))
@@ -88,11 +88,9 @@ def main() -> None:
     for name, run in stages.items():
         x, y = paired(run, stages["update"], args.rounds, 1)
         share = statistics.median(p / q for p, q in zip(x, y, strict=True))
-        print(
-            f"{name}: {100 * (share - before):.0f} % of a step (so far {statistics.median(x):.0f} of "
-            f"{statistics.median(y):.0f} ms)",
-            flush=True,
-        )
+        extra = {"of a step, %": 100 * (share - before)}
+        sides = ("so far", "whole step")
+        out.add(records.pairs(name, x, y, sizes=sizes, sides=sides, cost=True, extra=extra))
         before = share
 
 

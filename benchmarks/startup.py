@@ -6,15 +6,15 @@ Launches `experiments.eddpm` on the digits in fresh workdirs, in turns, and stop
 which the judge takes one too. What is compiled is kept beside the workdir (`jaxgen.launch`); cold launches have a folder of their own.
 """
 
-import argparse
 import os
 import pathlib
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+
+import records
 
 ROOT = pathlib.Path(__file__).parents[1]
 COMMAND = ("-m", "experiments.eddpm", "--config=configs/eddpm/digits.py")
@@ -46,9 +46,8 @@ def launch(folder: pathlib.Path) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    args = parser.parse_args()
+    args = records.parser(__doc__, rounds=5).parse_args()
+    out = records.Recorder(args.json)
     with tempfile.TemporaryDirectory() as made:
         cold, warm = pathlib.Path(made) / "cold", pathlib.Path(made) / "warm"
         launch(warm)  # fills the folder that warm launches share
@@ -56,15 +55,9 @@ def main() -> None:
         for _ in range(args.rounds):
             shutil.rmtree(cold, ignore_errors=True)
             pairs.append((launch(cold), launch(warm)))
-    for name, values in zip(
-        ("nothing compiled", "compiled before"), zip(*pairs, strict=True), strict=True
-    ):
-        print(
-            f"{name}: {statistics.median(values):.1f} s (min {min(values):.1f}, max {max(values):.1f})"
-        )
-    ratios = [a / b for a, b in pairs]
-    spread = f"min {min(ratios):.2f}, max {max(ratios):.2f}, {len(ratios)} pairs"
-    print(f"ratio {statistics.median(ratios):.2f}x ({spread})")
+    kept, fresh = ([pair[i] for pair in pairs] for i in (1, 0))
+    sides = ("compiled before", "nothing compiled")
+    out.add(records.pairs("launch to first step", kept, fresh, unit="s", sides=sides, target=2.0))
 
 
 if __name__ == "__main__":

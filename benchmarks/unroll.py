@@ -1,28 +1,27 @@
 """Soft unrolled texts beside plain cached decoding, and what their gradients hold in memory.
 
-    PYTHONPATH=. python benchmarks/unroll.py
+    python benchmarks/unroll.py
 
 Both sides run in this process, in turns, on one model of GPT-2's kind. Decoding samples hard tokens, T steps with the
 cache; the soft side draws distributions, which the model reads as expected embeddings. Memory is the compiler's count
 of temporaries of the gradient, with the backward pass that finds earlier caches again and with a plain scan.
 """
 
-import argparse
 import functools
 
 import jax
 import jax.numpy as jnp
+import records
 from flax import nnx
+from pairs import paired
 
-from benchmarks.pairs import paired, show
 from jaxgen.models import gpt2
 from jaxgen.text import decoding
 from jaxgen.text.gumbel_softmax import unroll
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9)
+    parser = records.parser(__doc__, rounds=9)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--vocab", type=int, default=1000)
     parser.add_argument("--width", type=int, default=128)
@@ -52,29 +51,36 @@ def main() -> None:
 
     gradient = jax.jit(jax.grad(loss), static_argnums=(2, 3))
     key, n = jax.random.key(0), args.length
-    print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}; {args}")
+    out = records.Recorder(args.json)
+    sizes = {"B": args.batch, "V": args.vocab, "D": args.width, "depth": args.depth, "T": n}
     times = paired(
         lambda: soft(model, key, n, True).block_until_ready(),
         lambda: hard(model, key).block_until_ready(),
         args.rounds,
         3,
     )
-    show(f"{n} soft tokens", *times, other="cached decoding")
+    sides = ("soft", "cached decoding")
+    name = "soft tokens"
+    out.add(
+        records.pairs(name, *times, sizes=sizes, part="time", sides=sides, cost=True, target=1.3)
+    )
     times = paired(
         lambda: jax.block_until_ready(gradient(model, key, n, True)),
         lambda: jax.block_until_ready(gradient(model, key, n, False)),
         args.rounds,
         3,
     )
-    show("their gradient, earlier caches found again", *times, other="plain scan")
+    memory = {}
     for rewound in (True, False):
-        sizes = []
         for length in (n, 2 * n, longest):
             compiled = gradient.lower(model, key, length, rewound).compile()
-            sizes.append(compiled.memory_analysis().temp_size_in_bytes / 2**20)
-        told = ", ".join(f"{size:.1f}" for size in sizes)
-        name = "found again" if rewound else "plain scan"
-        print(f"{name}: {told} MiB at lengths {n}, {2 * n}, {longest}")
+            memory[rewound, length] = compiled.memory_analysis().temp_size_in_bytes / 2**20
+    sides = ("caches found again", "plain scan")
+    more = {"part": "gradient", "sides": sides, "cost": True}
+    out.add(records.pairs("gradient", *times, sizes=sizes, **more))
+    for length in (n, 2 * n, longest):
+        both = [[memory[rewound, length]] for rewound in (True, False)]
+        out.add(records.pairs("temporary memory", *both, sizes={"T": length}, unit="MiB", **more))
 
 
 if __name__ == "__main__":

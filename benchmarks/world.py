@@ -7,9 +7,7 @@ whose executor runs the same scripts, one world after the other, and must end in
 60 nodes; every line of the scripts is an action that can be done, drawn at random.
 """
 
-import argparse
 import pathlib
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +16,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import records
 
 from jaxgen.world import actions, activities, apartments, gathering, graph, planning, search
 from jaxgen.world.graph import World
@@ -75,13 +74,7 @@ def clock(call: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def spread(values: list[float], form: str) -> str:
-    """Median, and from least to most."""
-    middle, least, most = (format(f(values), form) for f in (statistics.median, min, max))
-    return f"{middle} ({least} to {most})"
-
-
-def searches(worlds: int, nodes: int, simulations: int, rounds: int) -> None:
+def searches(worlds: int, nodes: int, simulations: int, rounds: int) -> records.Record:
     """Simulations a second of the tree search that makes experience, each with a walk of 12 actions at its end."""
     rng, problems = np.random.default_rng(0), []
     while len(problems) < worlds:
@@ -92,21 +85,20 @@ def searches(worlds: int, nodes: int, simulations: int, rounds: int) -> None:
     run = partial(search.search, *gathering.stacked(problems), jax.random.key(0), **options)
     clock(run)  # compiles
     rates = [worlds * simulations / clock(run) for _ in range(rounds)]
-    print(
-        f"tree search, {worlds} worlds of {nodes} nodes: {spread(rates, ',.0f')} simulations a second"
-    )
+    sizes = {"worlds": worlds, "nodes": nodes, "simulations": simulations}
+    return records.alone("tree search", rates, sizes=sizes, part="search", unit="simulations/s")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = records.parser(__doc__, rounds=7)
     parser.add_argument("--peer", type=pathlib.Path)
     parser.add_argument("--worlds", type=int, default=4096)
     parser.add_argument("--nodes", type=int, default=60)
     parser.add_argument("--apartments", type=int, default=256)
     parser.add_argument("--chunk", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--peer_worlds", type=int, default=64)
     args = parser.parse_args()
+    out = records.Recorder(args.json)
 
     rng = np.random.default_rng(0)
     graphs = [apartments.sample(rng, nodes=args.nodes) for _ in range(args.apartments)]
@@ -145,20 +137,20 @@ def main() -> None:
             for i in range(count)
         ]
         peer = Peer(args.peer, graphs[:count], lines, ends)
-    rates: dict[str, list[float]] = {"all at once": [], "one after the other": [], "peer": []}
+    at_once, singles, others = [], [], []
     for _ in range(args.rounds):
-        rates["all at once"].append(steps / clock(partial(many, worlds, scripts)))
-        rates["one after the other"].append(len(one) * LINES / clock(singly))
+        at_once.append(steps / clock(partial(many, worlds, scripts)))
+        singles.append(len(one) * LINES / clock(singly))
         if peer is not None:
-            rates["peer"].append(len(peer.scripts) * LINES / peer.seconds())
-    for name, found in rates.items():
-        if found:
-            ratios = [a / b for a, b in zip(rates["all at once"], found, strict=True)]
-            beside = (
-                "" if name == "all at once" else f"; all at once / this: {spread(ratios, '.1f')}x"
-            )
-            print(f"{name}: {spread(found, ',.0f')} steps a second{beside}", flush=True)
-    searches(64, 48, 48, args.rounds)
+            others.append(len(peer.scripts) * LINES / peer.seconds())
+    more = {"part": "steps", "unit": "steps/s", "sides": ("all at once", "this")}
+    out.add(records.pairs("jitted, one world after the other", at_once, singles, **more))
+    name = "the Python executor, one world after the other"
+    if peer is None:
+        out.add(records.Record(name, missing="not run: no --peer=DIR", **more))
+    else:
+        out.add(records.pairs(name, at_once, others, target=100.0, **more))
+    out.add(searches(64, 48, 48, args.rounds))
 
 
 if __name__ == "__main__":

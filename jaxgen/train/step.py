@@ -198,6 +198,10 @@ class Stepper:
         self._leaves, metrics = self._run(self._leaves, batch)
         return metrics
 
+    def lower(self, batch: PyTree) -> jax.stages.Lowered:
+        """The program that a call runs, to look at: its memory, its operations."""
+        return self._run.lower(self._leaves, batch)
+
     @property
     def state(self) -> TrainState:
         """After the last step; its buffers are gone after the next."""

@@ -267,6 +267,51 @@ def test_several_t_per_example_agree_in_mean_and_have_less_noise(key):
     assert four.var() < 0.6 * one.var()
 
 
+def test_several_t_of_an_example_are_as_each_alone(key):
+    """One row for each t, side by side; what does not depend on t is computed once an example."""
+    x, decoded = batch(key), []
+    noise_0, noise_t = jax.random.normal(key, (64, 3)), jax.random.normal(key, (192, 3))
+    t = jnp.arange(192) % 12 + 1
+
+    def counted(x, z):
+        decoded.append(z.shape)
+        return decode_logprob(x, z)
+
+    def at(t, noise_t):
+        return eddpm.terms(encode(x), 0.1, denoise, counted, x, t, noise_0, noise_t, S)
+
+    together = at(t, noise_t)
+    assert decoded == [(64, 3)]
+    for k in range(3):
+        alone = at(t[k::3], noise_t[k::3])
+        for name, value in alone._asdict().items():
+            assert np.allclose(getattr(together, name)[k::3], value, rtol=1e-5), name
+
+
+def test_draws_of_the_loss_lie_on_one_axis_and_are_those_of_its_key(key):
+    x, rows = batch(key), []
+
+    def counted(z, t):
+        rows.append((z.shape, t.shape))
+        return denoise(z, t)
+
+    value, aux = eddpm.loss(encode, counted, decode_logprob, x, key, S, num_t=4, sigma_0=0.1)
+    assert rows == [((256, 3), (256,))]
+    key_t, key_0, key_eps, _ = jax.random.split(key, 4)
+    t = jax.random.randint(key_t, (4, 64), 1, 13, jnp.int32)
+    noise_0, noise_t = jax.random.normal(key_0, (64, 3)), jax.random.normal(key_eps, (4, 64, 3))
+    part = jax.vmap(
+        lambda t, noise: eddpm.terms(
+            encode(x), 0.1, denoise, decode_logprob, x, t, noise_0, noise, S
+        )
+    )(t, noise_t)
+    part = part._replace(variance=jnp.zeros_like(part.variance))
+    sampled, fixed = eddpm.weigh(part, t, S, "simple")
+    assert value == pytest.approx(float((sampled + fixed).mean()), rel=1e-6)
+    assert jnp.all(t == aux["t"].reshape(64, 4).T)
+    assert np.allclose(aux["loss_at_t"].reshape(64, 4).T, sampled, rtol=1e-5)
+
+
 def test_predicted_sigma_enters_every_term_that_holds_it(key):
     x = batch(key)
 
