@@ -127,6 +127,14 @@ def log_softmax(a):
     return a - np.log(np.exp(a).sum(-1, keepdims=True))
 
 
+@functools.partial(jax.jit, static_argnums=1)
+def wide_beam(table, length):
+    # 16 beams hold every prefix of two tokens; impossible tokens fill the vocabulary up.
+    padded = jnp.pad(table, ((0, 0), (0, 28)), constant_values=-1e30)
+    start = decoding.Start(lambda c, t: (padded[jnp.minimum(t, 3)], c), jnp.zeros(1), padded[:1])
+    return decoding.beam(start, beams=16, max_tokens=length, length_penalty=0.0)
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 3))
 def test_a_wide_beam_finds_the_likeliest_sequence(seed, length):
@@ -139,10 +147,7 @@ def test_a_wide_beam_finds_the_likeliest_sequence(seed, length):
         return sum(logp[a, b] for a, b in itertools.pairwise((0, *seq)))
 
     score = max(map(total, itertools.product(range(vocab), repeat=length)))
-    # 16 beams hold every prefix of two tokens; impossible tokens fill the vocabulary up.
-    padded = jnp.pad(jnp.asarray(table), ((0, 0), (0, 28)), constant_values=-1e30)
-    begin_ = decoding.Start(lambda c, t: (padded[jnp.minimum(t, 3)], c), jnp.zeros(1), padded[:1])
-    got = decoding.beam(begin_, beams=16, max_tokens=length, length_penalty=0.0)
+    got = wide_beam(table, length)
     assert float(got.scores[0]) == pytest.approx(score, abs=1e-4)
     # Sequences can tie: 0 1 0 and 1 0 0 go through the same pairs.
     assert total(got.tokens[0].tolist()) == pytest.approx(score, abs=1e-4)
