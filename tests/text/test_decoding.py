@@ -215,9 +215,14 @@ def test_scores_are_log_probabilities_of_the_model():
         gpt2.config(23, width=16, depth=1, heads=2, max_positions=16), rngs=nnx.Rngs(3)
     )
     tokens = jnp.asarray([[3, 4, 5], [6, 7, 8]])
-    got = decoding.greedy(model.start(tokens, max_tokens=5), max_tokens=5)
+
+    @jax.jit
+    def run(model):
+        return decoding.greedy(model.start(tokens, max_tokens=5), max_tokens=5)
+
+    got = run(model)
     full = jnp.concatenate([tokens, got.tokens], 1)
-    logp = jax.nn.log_softmax(model(full)[0])[:, 2:-1]
+    logp = jax.nn.log_softmax(jax.jit(lambda model: model(full)[0])(model))[:, 2:-1]
     want = jnp.take_along_axis(logp, got.tokens[..., None], -1)[..., 0].sum(-1)
     assert np.allclose(got.scores, want, atol=1e-4)
 
@@ -285,11 +290,16 @@ def test_more_tokens_than_the_prompt_made_room_for_are_refused(kind):
     tokens = jnp.ones((2, 3), jnp.int32)
     if kind == "gpt":
         shape = gpt2.config(7, width=8, depth=1, heads=2, max_positions=32)
-        start = gpt2.GPT(shape, rngs=nnx.Rngs(0)).start(tokens, max_tokens=2)
+        model = gpt2.GPT(shape, rngs=nnx.Rngs(0))
     else:
         shape = t5.fresh_config(7, width=8, depth=1, heads=2)
-        start = t5.T5(shape, rngs=nnx.Rngs(0)).start(tokens, max_tokens=2)
-    assert np.isfinite(decoding.greedy(start, max_tokens=2).scores).all()
+        model = t5.T5(shape, rngs=nnx.Rngs(0))
+
+    def scores(model, decode, max_tokens):
+        return decode(model.start(tokens, max_tokens=2), max_tokens=max_tokens).scores
+
+    run = jax.jit(scores, static_argnums=(1, 2))
+    assert np.isfinite(run(model, decoding.greedy, 2)).all()
     for decode in (
         decoding.greedy,
         functools.partial(decoding.sample, key=jax.random.key(0)),
@@ -298,4 +308,4 @@ def test_more_tokens_than_the_prompt_made_room_for_are_refused(kind):
         with pytest.raises(
             ValueError, match=r"max_tokens is 3, allowed: .* at most the prompt's 2"
         ):
-            decode(start, max_tokens=3)
+            run(model, decode, 3)
