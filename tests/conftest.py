@@ -2,6 +2,7 @@
 
 import atexit
 import collections
+import gc
 import os
 import pathlib
 import shutil
@@ -50,6 +51,12 @@ def one_device(monkeypatch):
     make = mesh.make_mesh
     one = lambda shape, devices=None, **more: make(shape, devices or jax.devices()[:1], **more)  # noqa: E731
     monkeypatch.setattr(mesh, "make_mesh", one)
+
+
+def pytest_collection_finish():
+    """Tracing makes objects by the million: a seventh of its time went into looking for garbage among them and imports."""
+    gc.freeze()
+    gc.set_threshold(50_000, 10, 10)
 
 
 def pytest_collection_modifyitems(items):

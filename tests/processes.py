@@ -13,6 +13,10 @@ XLA_FLAGS = (
     else ""
 )
 
+# For `jax.jit(f, compiler_options=RUNS_LONG)`: programs compile without optimisations here (see conftest), and one
+# that draws millions of numbers then runs three times as long.
+RUNS_LONG = {"xla_backend_optimization_level": 2}
+
 
 def environment(*, for_tpu: bool = False) -> dict[str, str]:
     """Of a launch as from a shell: on one CPU device, where the tests themselves have eight.

@@ -153,6 +153,14 @@ def test_notebooks_install_from_the_repository_of_pyproject():
         assert "find_spec" in first
 
 
+def test_oracles_for_the_newest_python_exist():
+    names = (ROOT / ".ci" / "newest").read_text(encoding="utf-8").split()
+    assert names == sorted(names)
+    for name in names:
+        path, test = name.split("::")
+        assert f"def {test}(" in (ROOT / path).read_text(encoding="utf-8"), name
+
+
 @pytest.mark.slow
 def test_site_builds_and_shows_every_symbol(tmp_path):
     """Strictly: a broken link, or a name that leads nowhere, is an error."""

@@ -368,12 +368,12 @@ def language_models():
         seq2seq.start(tokens, max_tokens=4, mask=tokens > 0),
         latent.start(jnp.ones((2, 3), jnp.float32)),
     ]
-    out = []
-    for start in starts:
-        out.append(decoding.greedy(start, max_tokens=4, eos=1))
-        out.append(decoding.beam(start, beams=2, max_tokens=4, eos=1))
-        out.append(decoding.sample(start, KEY(), max_tokens=4, eos=1))
-    return out
+    # Of a model, decoders know its step and gather the rows of its cache: one goes through all of them.
+    return [
+        *(decoding.greedy(start, max_tokens=4, eos=1) for start in starts),
+        decoding.beam(starts[0], beams=2, max_tokens=4, eos=1),
+        decoding.sample(starts[0], KEY(), max_tokens=4, eos=1),
+    ]
 
 
 def test_language_models_decode_alike_with_64_bits():

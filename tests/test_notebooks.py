@@ -22,7 +22,7 @@ def test_notebook_imports_jaxgen_alone(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_runs(path, monkeypatch):
-    monkeypatch.setenv("JAXGEN_NOTEBOOK_STEPS", "60")
+    monkeypatch.setenv("JAXGEN_NOTEBOOK_STEPS", "24")
     for name, value in processes.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))

@@ -1,3 +1,4 @@
+import functools
 import inspect
 
 import jax
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from jaxgen.diffusion import eddpm, gaussian, schedule
 from jaxgen.nn.conv import gaussian_logprob
 from tests.diffusion.test_gaussian import exhaustive_elbo, optimal_denoiser
+from tests.processes import RUNS_LONG
 
 S = schedule.linear(12, 1e-3, 0.3)
 W_ENC = jax.random.normal(jax.random.key(10), (5, 3))
@@ -148,7 +150,11 @@ def identity_elbo(x, key, s, data_variance, sigma, alignment):
         sampled, fixed = eddpm.weigh(part, ts, s, "elbo")
         return total + (sampled + fixed).mean() / steps, None
 
-    total, _ = jax.lax.scan(one, 0.0, (jnp.arange(1, steps + 1), jax.random.split(key, steps)))
+    @functools.partial(jax.jit, compiler_options=RUNS_LONG)
+    def over_all_t(keys):
+        return jax.lax.scan(one, 0.0, (jnp.arange(1, steps + 1), keys))[0]
+
+    total = over_all_t(jax.random.split(key, steps))
     return float(total + x.shape[-1] * gaussian.reverse_variance_kl(s))
 
 

@@ -157,6 +157,7 @@ def test_full_drift_transports_to_a_gaussian_prior_times_a_gaussian_likelihood()
 def test_gradient_through_the_solve(adjoint):
     z = jnp.asarray([[0.4, -0.3, 0.8]])
 
+    @jax.jit
     def end(strength):
         e = classifier_energy()
         got, _ = sample.solve(

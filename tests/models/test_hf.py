@@ -219,7 +219,7 @@ def test_minilm_sentence_embeddings():
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     lines = ["The food was great.", "I did not like the soup at all!", "Dinosaurs"]
     enc = tokenizer(lines, padding=True, return_tensors="np")
-    got = bert.sentence_embedding(
+    got = jax.jit(bert.sentence_embedding)(
         model, jnp.asarray(enc["input_ids"]), jnp.asarray(enc["attention_mask"], bool)
     )
     theirs = transformers.AutoModel.from_pretrained(folder, trust_remote_code=False).eval()
@@ -248,13 +248,14 @@ def test_cached_decoding_equals_one_pass():
         model = gpt2.GPT(spec, rngs=nnx.Rngs(0))
         tokens = jax.random.randint(jax.random.key(0), (3, 9), 0, V)
         prefix = jax.random.normal(jax.random.key(1), (3, 2, 2, spec.stack.kv_width))
-        want, none = model(tokens, prefix=prefix)
+        run = jax.jit(lambda model, tokens, **given: model(tokens, **given))
+        want, none = run(model, tokens, prefix=prefix)
         assert none is None
         cache = model.make_cache(3, 16)
-        first, cache = model(tokens[:, :4], prefix=prefix, cache=cache)
+        first, cache = run(model, tokens[:, :4], prefix=prefix, cache=cache)
         parts = [first]
         for i in range(4, 9):
-            step, cache = model(tokens[:, i : i + 1], cache=cache)
+            step, cache = run(model, tokens[:, i : i + 1], cache=cache)
             parts.append(step)
         assert int(cache.length) == 11
         assert cache.read.tolist() == [9, 9, 9]

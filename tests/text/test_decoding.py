@@ -127,6 +127,14 @@ def log_softmax(a):
     return a - np.log(np.exp(a).sum(-1, keepdims=True))
 
 
+@functools.partial(jax.jit, static_argnums=1)
+def wide_beam(table, length):
+    # 16 beams hold every prefix of two tokens; impossible tokens fill the vocabulary up.
+    padded = jnp.pad(table, ((0, 0), (0, 28)), constant_values=-1e30)
+    start = decoding.Start(lambda c, t: (padded[jnp.minimum(t, 3)], c), jnp.zeros(1), padded[:1])
+    return decoding.beam(start, beams=16, max_tokens=length, length_penalty=0.0)
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 3))
 def test_a_wide_beam_finds_the_likeliest_sequence(seed, length):
@@ -139,10 +147,7 @@ def test_a_wide_beam_finds_the_likeliest_sequence(seed, length):
         return sum(logp[a, b] for a, b in itertools.pairwise((0, *seq)))
 
     score = max(map(total, itertools.product(range(vocab), repeat=length)))
-    # 16 beams hold every prefix of two tokens; impossible tokens fill the vocabulary up.
-    padded = jnp.pad(jnp.asarray(table), ((0, 0), (0, 28)), constant_values=-1e30)
-    begin_ = decoding.Start(lambda c, t: (padded[jnp.minimum(t, 3)], c), jnp.zeros(1), padded[:1])
-    got = decoding.beam(begin_, beams=16, max_tokens=length, length_penalty=0.0)
+    got = wide_beam(table, length)
     assert float(got.scores[0]) == pytest.approx(score, abs=1e-4)
     # Sequences can tie: 0 1 0 and 1 0 0 go through the same pairs.
     assert total(got.tokens[0].tolist()) == pytest.approx(score, abs=1e-4)
@@ -210,9 +215,14 @@ def test_scores_are_log_probabilities_of_the_model():
         gpt2.config(23, width=16, depth=1, heads=2, max_positions=16), rngs=nnx.Rngs(3)
     )
     tokens = jnp.asarray([[3, 4, 5], [6, 7, 8]])
-    got = decoding.greedy(model.start(tokens, max_tokens=5), max_tokens=5)
+
+    @jax.jit
+    def run(model):
+        return decoding.greedy(model.start(tokens, max_tokens=5), max_tokens=5)
+
+    got = run(model)
     full = jnp.concatenate([tokens, got.tokens], 1)
-    logp = jax.nn.log_softmax(model(full)[0])[:, 2:-1]
+    logp = jax.nn.log_softmax(jax.jit(lambda model: model(full)[0])(model))[:, 2:-1]
     want = jnp.take_along_axis(logp, got.tokens[..., None], -1)[..., 0].sum(-1)
     assert np.allclose(got.scores, want, atol=1e-4)
 
@@ -280,11 +290,16 @@ def test_more_tokens_than_the_prompt_made_room_for_are_refused(kind):
     tokens = jnp.ones((2, 3), jnp.int32)
     if kind == "gpt":
         shape = gpt2.config(7, width=8, depth=1, heads=2, max_positions=32)
-        start = gpt2.GPT(shape, rngs=nnx.Rngs(0)).start(tokens, max_tokens=2)
+        model = gpt2.GPT(shape, rngs=nnx.Rngs(0))
     else:
         shape = t5.fresh_config(7, width=8, depth=1, heads=2)
-        start = t5.T5(shape, rngs=nnx.Rngs(0)).start(tokens, max_tokens=2)
-    assert np.isfinite(decoding.greedy(start, max_tokens=2).scores).all()
+        model = t5.T5(shape, rngs=nnx.Rngs(0))
+
+    def scores(model, decode, max_tokens):
+        return decode(model.start(tokens, max_tokens=2), max_tokens=max_tokens).scores
+
+    run = jax.jit(scores, static_argnums=(1, 2))
+    assert np.isfinite(run(model, decoding.greedy, 2)).all()
     for decode in (
         decoding.greedy,
         functools.partial(decoding.sample, key=jax.random.key(0)),
@@ -293,4 +308,4 @@ def test_more_tokens_than_the_prompt_made_room_for_are_refused(kind):
         with pytest.raises(
             ValueError, match=r"max_tokens is 3, allowed: .* at most the prompt's 2"
         ):
-            decode(start, max_tokens=3)
+            run(model, decode, 3)

@@ -1,3 +1,4 @@
+import functools
 import os
 import shutil
 
@@ -25,7 +26,12 @@ TEMPLATE = jax.eval_shape(init, jax.random.key(0))
 
 
 def make(shape, devices=8, seed=0):
-    mesh = mesh_lib.make_mesh(shape, jax.devices()[:devices])
+    return made(tuple(shape.items()), devices, seed)
+
+
+@functools.cache  # no test changes a state, and each would be compiled anew
+def made(shape, devices, seed):
+    mesh = mesh_lib.make_mesh(dict(shape), jax.devices()[:devices])
     return state.create_sharded(init, jax.random.key(seed), mesh)
 
 
