@@ -29,9 +29,10 @@ from tests.test_launch import TINY as DIGITS
 
 ROOT = pathlib.Path(__file__).parents[2]
 KILLS = int(os.environ.get("JAXGEN_KILLS", "0"))
+LATENTS_AND_PIXELS = "--config.systems=('eddpm', 'ddpm')"  # one kill meets one of the systems
 OFTEN = {"train.save_every": 2, "train.log_every": 1}
 LAUNCHES = {
-    "eddpm": ("eddpm/digits", DIGITS),
+    "eddpm": ("eddpm/digits", DIGITS if KILLS else [*DIGITS, LATENTS_AND_PIXELS]),
     "eddpm_text": ("eddpm/grammar", test_eddpm_sequences.TINY),
     "eddpm_ablation": ("eddpm/digits", DIGITS),
     "latentops": ("latentops/grammar", test_latentops.TINY),

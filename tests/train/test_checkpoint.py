@@ -1,4 +1,3 @@
-import functools
 import os
 import shutil
 
@@ -26,12 +25,7 @@ TEMPLATE = jax.eval_shape(init, jax.random.key(0))
 
 
 def make(shape, devices=8, seed=0):
-    return made(tuple(shape.items()), devices, seed)
-
-
-@functools.cache  # no test changes a state, and each would be compiled anew
-def made(shape, devices, seed):
-    mesh = mesh_lib.make_mesh(dict(shape), jax.devices()[:devices])
+    mesh = mesh_lib.make_mesh(shape, jax.devices()[:devices])
     return state.create_sharded(init, jax.random.key(seed), mesh)
 
 
