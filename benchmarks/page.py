@@ -65,18 +65,18 @@ def table(rows: Sequence[Record]) -> str:
     if not rows:
         return ""
     first = next((r for r in rows if r.ratio is not None), rows[0])
-    columns = {
-        "": [r.title for r in rows],
-        first.sides[0]: [_value(r, r.ours) for r in rows],
-        first.sides[1]: [_value(r, r.peer) for r in rows],
-        f"{first.ratio_name} (min to max)": [_ratio(r) for r in rows],
-    }
+    columns = [
+        ("", [r.title for r in rows]),
+        (first.sides[0], [_value(r, r.ours) for r in rows]),
+        (first.sides[1], [_value(r, r.peer) for r in rows]),
+        (f"{first.ratio_name} (min to max)", [_ratio(r) for r in rows]),
+    ]
     for key in dict.fromkeys(key for r in rows for key in r.extra):
-        columns[key] = [records.number(r.extra.get(key, "")) for r in rows]
-    columns["target"] = [r.verdict for r in rows]
-    columns["missing"] = [r.missing for r in rows]
-    kept = {name: cells for name, cells in columns.items() if not name or any(cells)}
-    lines = [list(kept), ["---"] * len(kept), *zip(*kept.values(), strict=True)]
+        columns.append((key, [records.number(r.extra.get(key, "")) for r in rows]))
+    columns += [("target", [r.verdict for r in rows]), ("missing", [r.missing for r in rows])]
+    kept = [(name, cells) for name, cells in columns if any(cells)]
+    lines = [[name for name, _ in kept], ["---"] * len(kept)]
+    lines += zip(*(cells for _, cells in kept), strict=True)
     return "\n".join(f"| {' | '.join(c.replace('|', '/') for c in cells)} |" for cells in lines)
 
 

@@ -171,6 +171,17 @@ def test_rows_of_other_sides_are_no_table(records, page):
         page.table(rows)
 
 
+def test_a_table_has_the_columns_that_its_rows_need(records, page):
+    rows = [records.alone("a", [2.0], sides=("a call", ""), extra={"%": 50.0})]
+    rows.append(records.Record("b", sides=("a call", ""), extra={"GFLOP/s": 90.0}))
+    assert page.table(rows).splitlines() == [
+        "|  | a call | % | GFLOP/s |",
+        "| --- | --- | --- | --- |",
+        "| a | 2.00 ms | 50.0 |  |",
+        "| b |  |  | 90.0 |",
+    ]
+
+
 def test_a_failure_is_kept_the_others_go_on_and_resume_skips(every, monkeypatch, tmp_path):
     scripts = {
         "good": stand_in(tmp_path, "good"),

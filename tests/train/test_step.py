@@ -150,6 +150,8 @@ def test_a_stepper_is_the_step_bit_for_bit(key):
         strict=True,
     ):
         np.testing.assert_array_equal(a, b)
+    made = jax.tree.leaves(stepper.lower(data()).out_info)
+    assert [m.shape for m in made] == [a.shape for a in jax.tree.leaves((stepper.state, got))]
     # A state that was changed between steps is what goes on.
     stepper.state = dataclasses.replace(stepper.state, step=jnp.int32(40))
     stepper(data())
