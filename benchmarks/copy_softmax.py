@@ -37,7 +37,7 @@ def compiled(f, *arguments):
 
 def main() -> None:
     args = records.parser(__doc__, rounds=9).parse_args()
-    out = records.Recorder(args.json)
+    report = records.Recorder(args.json)
     for b, t, d, v, m in GRID:
         keys = jax.random.split(jax.random.key(0), 5)
         h = jax.random.normal(keys[0], (b, t, d))
@@ -51,7 +51,9 @@ def main() -> None:
         times = paired(ours, theirs, args.rounds, 1)
         sizes = {"B": b, "T": t, "D": d, "V": v, "M": m}
         sides = ("joint", "plain")
-        out.add(records.pairs("softmax", *times, sizes=sizes, sides=sides, cost=True, target=1.2))
+        report.add(
+            records.pairs("softmax", *times, sizes=sizes, sides=sides, cost=True, target=1.2)
+        )
 
 
 if __name__ == "__main__":
