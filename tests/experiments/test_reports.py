@@ -74,7 +74,7 @@ def images(folder):
     data = {NAME: Images(pictures, None), "test": Images(pictures, None)}
     rows = [{"system": NAME, "seed": 0, "reconstruction_mse": 0.5, "frechet_test": 1.0}]
     real = {"classifier_accuracy": 0.9, "frechet_floor": 1.0, "nearest_train_mse": 0.1}
-    shown = {NAME: (None, {"samples": pictures, "restored": pictures})}
+    shown = {NAME: (None, dict.fromkeys(("samples", "originals", "restored"), pictures))}
     floors = {"mean image": {"reconstruction_mse": 0.25}}
     return image_report.write(config, folder, data, rows, shown, real, floors)
 
