@@ -84,7 +84,7 @@ def run(name: str, *, rounds: int | None = None, options: Sequence[str] = ()) ->
     failed = " ".join(f"exit code {process.returncode}: {last}".split())[:200]
     return {
         "benchmark": name,
-        "command": " ".join(["python", f"benchmarks/{script}", *given]),
+        "command": " ".join(["python", f"benchmarks/{script}", *map(_without_folder, given)]),
         "machine": records.machine(),
         "load": [round(before, 2), round(os.getloadavg()[0], 2)],
         "seconds": round(time.perf_counter() - begin, 1),

@@ -219,6 +219,14 @@ def test_a_failure_is_kept_the_others_go_on_and_resume_skips(every, monkeypatch,
     assert again[0]["records"][0]["rounds"] == 3  # the script's own number
 
 
+def test_where_a_peer_lies_is_not_kept(every, monkeypatch, tmp_path):
+    made = {"world": every.Benchmark(stand_in(tmp_path, "world"))}
+    monkeypatch.setattr(every, "BENCHMARKS", made)
+    every.main(["--json", str(tmp_path / "all.json"), "--peer", str(tmp_path)])
+    (run,) = json.loads((tmp_path / "all.json").read_text())["runs"]
+    assert run["command"].endswith(".py --peer=DIR")
+
+
 def test_what_was_measured_survives_a_kill(tmp_path):
     scripts = {
         "good": stand_in(tmp_path, "good"),
