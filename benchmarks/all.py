@@ -108,6 +108,11 @@ def pin(count: int) -> None:
     os.sched_setaffinity(0, cores[-count:])
 
 
+def _without_folder(option: str) -> str:
+    """Where a peer's checkout lies is no part of what was measured."""
+    return "--peer=DIR" if option.startswith("--peer=") else option
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=pathlib.Path, required=True, help="the file of all runs")

@@ -120,7 +120,7 @@ def by_kind(
       hlo: its text.
       kinds: a kind -> words, one of which the path of its operations has.
     """
-    run()
+    jax.block_until_ready(run())  # or its last operations would stand in the trace
     known = operations(hlo)
     times: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     for name, events in traced(run, calls).items():
