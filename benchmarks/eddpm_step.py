@@ -217,10 +217,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--trace", action="store_true", help="of our step; nothing is compared")
     args = parser.parse_args()
-    if (
-        args.trace
-    ):  # before a TPU's library is loaded: with it, but without a TPU, the profiler crashes
-        jax.config.update("jax_platforms", "cpu")
+    if args.trace:
+        op_times.use_cpu()
     out = records.Recorder(args.json)
     config = digits.get_config()
     chain = chain_of(config)

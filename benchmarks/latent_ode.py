@@ -113,10 +113,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, nargs="+", default=[150, 4096])
     parser.add_argument("--trace", action="store_true", help="of ours; nothing is compared")
     args = parser.parse_args()
-    if (
-        args.trace
-    ):  # before a TPU's library is loaded: with it, but without a TPU, the profiler crashes
-        jax.config.update("jax_platforms", "cpu")
+    if args.trace:
+        op_times.use_cpu()
     out = records.Recorder(args.json)
     # Weights of trained operators are larger than those of fresh ones: logits of a few units.
     nets = [Classifier(k, nnx.Rngs(i)) for i, k in enumerate(LABELS)]

@@ -80,6 +80,11 @@ def _flops(code: str, rest: str, out: tuple[int, ...], shapes: Mapping[str, tupl
     return 0
 
 
+def use_cpu() -> None:
+    """Before jax finds its devices: with a TPU's library but without a TPU the profiler crashes."""
+    jax.config.update("jax_platforms", "cpu")
+
+
 def traced(run: Callable[[], object], calls: int) -> dict[str, list[float]]:
     """Milliseconds of every event of so many calls, by its name."""
     found: dict[str, list[float]] = defaultdict(list)

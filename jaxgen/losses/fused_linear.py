@@ -26,9 +26,8 @@ from jaxgen.losses.pair_logprobs import at_targets, known, logits_gradient, logs
 from jaxgen.mesh import BATCH_AXES
 from jaxgen.numerics import wide
 
-BUDGET = (
-    2**25
-)  # bytes of logits in a tile: larger ones gain little, smaller ones read the embedding more often
+# Bytes of logits in a tile: larger ones gain little, smaller ones read the embedding more often.
+BUDGET = 2**25
 
 # (c [G, T, S], what belongs to the tile's rows) -> loss of each row [G].
 PairLoss = Callable[[Float[Array, "G T S"], PyTree], Float[Array, " G"]]

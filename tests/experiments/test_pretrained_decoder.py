@@ -93,15 +93,13 @@ def test_what_was_read_from_files_learns_at_a_rate_of_its_own(folder, tmp_path):
     model = networks.build(nnx.Rngs(0), predict_variance=False)
     tx = step.by_rate(task.rates, optax.sgd)
     moved, _ = tx.update(jax.tree.map(jnp.ones_like, model), tx.init(model))
-    for path, leaf in jax.tree_util.tree_leaves_with_path(moved):
-        name = mesh.path_name(path)
+    leaves = jax.tree_util.tree_leaves_with_path(moved)
+    steps = {mesh.path_name(path): np.asarray(leaf) for path, leaf in leaves}
+    assert len(steps) == len(leaves)
+    for name, leaf in steps.items():
         read = name.startswith("decoder/gpt/") and not name.endswith(("/a", "/b"))
-        assert (np.asarray(leaf) == (-0.25 if read else -1.0)).all(), name
-    assert any("/attention/" in p and p.endswith("/a") for p in map(mesh.path_name, paths(moved)))
-
-
-def paths(tree):
-    return [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+        assert (leaf == (-0.25 if read else -1.0)).all(), name
+    assert any("/attention/" in name and name.endswith("/a") for name in steps)
 
 
 @pytest.mark.parametrize(
