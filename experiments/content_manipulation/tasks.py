@@ -15,6 +15,7 @@ from jaxgen.losses.coverage import exact_coverage, possible_nll, shared_values
 from jaxgen.losses.eisl import eisl_from_pairs
 from jaxgen.models.data_to_text import DataToText, RecordIds
 from jaxgen.nn.copy_attention import Copied
+from jaxgen.nn.layers import linear
 from jaxgen.text.masking import eos_mask
 from jaxgen.train.latent_tasks import Batch
 from jaxgen.train.runs import TrainTask
@@ -39,8 +40,8 @@ class Judge(nnx.Module):
     ) -> Float[Array, " B"]:
         """Logits: above 0 for yes."""
         parts = (self.words(record.value), self.types(record.type), self.words(record.owner))
-        tuples = nnx.relu(self.of_tuples(jnp.concatenate(parts, -1)))
-        text = nnx.relu(self.of_states(states))
+        tuples = nnx.relu(linear(self.of_tuples, jnp.concatenate(parts, -1)))
+        text = nnx.relu(linear(self.of_states, states))
         a, b = _mean(text, said), _mean(tuples, record.mask)
         return self.out(jnp.concatenate([a, b, a * b], -1))[..., 0]
 

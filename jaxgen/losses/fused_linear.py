@@ -224,13 +224,14 @@ def _add_product(
 ) -> Float[Array, "V D"]:
     """total + d^T h, block by block in place: the product of all V is never held beside the sum."""
     vocab = total.shape[0]
+    d, h = (a.reshape(-1, a.shape[-1]) for a in (d, h))  # one axis to sum over: `jaxgen.nn.rows`
     size = _largest_divisor(vocab, 8192)  # rows of a block
     if size < 1024:  # blocks would be too thin to be worth their overhead
-        return total + jnp.einsum("gtv,gtd->vd", d, h, preferred_element_type=total.dtype)
+        return total + jnp.einsum("nv,nd->vd", d, h, preferred_element_type=total.dtype)
 
     def block(i: Array, total: Array) -> Array:
-        part = jax.lax.dynamic_slice_in_dim(d, i * size, size, 2)
-        more = jnp.einsum("gtv,gtd->vd", part, h, preferred_element_type=total.dtype)
+        part = jax.lax.dynamic_slice_in_dim(d, i * size, size, 1)
+        more = jnp.einsum("nv,nd->vd", part, h, preferred_element_type=total.dtype)
         old = jax.lax.dynamic_slice_in_dim(total, i * size, size, 0)
         return jax.lax.dynamic_update_slice_in_dim(total, old + more, i * size, 0)
 

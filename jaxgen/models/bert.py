@@ -13,7 +13,8 @@ from jaxgen.errors import ConfigError, require
 from jaxgen.models import hf_fields as hf
 from jaxgen.models.hf_family import Family
 from jaxgen.nn.embedding import embed
-from jaxgen.nn.layers import dropout, make_linear, make_norm, split_key
+from jaxgen.nn.layers import dropout, linear, make_linear, make_norm, split_key
+from jaxgen.nn.rows import on_one_axis
 from jaxgen.nn.transformer import Transformer
 from jaxgen.nn.transformer_config import ACTIVATIONS, TransformerConfig
 from jaxgen.numerics import lookup, wide
@@ -139,8 +140,9 @@ class MLMHead(nnx.Module):
     def __call__(
         self, h: Float[Array, "B T D"], embedding: Float[Array, "V D"]
     ) -> Float[Array, "B T V"]:
-        h = self.norm(ACTIVATIONS[self.activation](self.transform(h)))
-        return (h @ embedding.T.astype(h.dtype)).astype(jnp.float32) + self.bias[...]
+        h = self.norm(ACTIVATIONS[self.activation](linear(self.transform, h)))
+        logits = on_one_axis(lambda rows: rows @ embedding.T.astype(h.dtype), h)
+        return logits.astype(jnp.float32) + self.bias[...]
 
 
 def mean_pool(hidden: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:

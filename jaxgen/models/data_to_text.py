@@ -21,8 +21,9 @@ from jaxgen.nn import copy_attention
 from jaxgen.nn.attention import Cache, make_cache
 from jaxgen.nn.copy_attention import CopyHead
 from jaxgen.nn.embedding import embed
-from jaxgen.nn.layers import dropout, split_key
+from jaxgen.nn.layers import dropout, linear, split_key
 from jaxgen.nn.rotary import Rotary
+from jaxgen.nn.rows import on_one_axis
 from jaxgen.nn.transformer import Transformer
 from jaxgen.nn.transformer_config import TransformerConfig
 from jaxgen.text import copy_limits, decoding
@@ -160,7 +161,7 @@ class DataToText(nnx.Module):
             embed(self.types.embedding[...], record.type, "type", real),
             embed(words, record.owner, "owner", real),
         )
-        x = self.tuple(jnp.concatenate([fsdp.looked_up(p) for p in parts], -1))
+        x = linear(self.tuple, jnp.concatenate([fsdp.looked_up(p) for p in parts], -1))
         if self.ordered:
             x = x + _places(x.shape[1], x.shape[2]).astype(x.dtype)
         tuples, _, _ = self.record_encoder(
@@ -288,9 +289,9 @@ class DataToText(nnx.Module):
 
     def _words(self, h: Float[Array, "B T D"]) -> Float[Array, "B T G"]:
         if self.out is not None:
-            return self.out(h)
+            return linear(self.out, h)
         words = fsdp.gather_table(self.tokens.embedding[...], h.dtype)[: self.generated]
-        scores = h @ words.T
+        scores = on_one_axis(lambda rows: rows @ words.T, h)
         return scores if self.bias is None else scores + self.bias[...].astype(h.dtype)
 
     def _step(self, state: State, token: Array) -> tuple[Float[Array, "B W"], State]:

@@ -16,7 +16,7 @@ from jaxgen.models.hf_family import Family
 from jaxgen.moe.layer import MoEContext, RouterStats
 from jaxgen.nn.attention import Cache, make_cache, rewind
 from jaxgen.nn.embedding import embed
-from jaxgen.nn.layers import dropout, make_linear, split_key
+from jaxgen.nn.layers import dropout, linear, make_linear, split_key
 from jaxgen.nn.prepack import thin_matmul
 from jaxgen.nn.stacked import unstack
 from jaxgen.nn.transformer import Transformer
@@ -162,7 +162,7 @@ class GPT(nnx.Module):
         key_embed, key_stack = split_key(key, 2)
         h = fsdp.looked_up(embed(self.tokens.embedding[...], tokens, "tokens", mask))
         if self.project_in is not None:
-            h = self.project_in(h)
+            h = linear(self.project_in, h)
         if self.positions is not None:
             rows = positions + self.config.position_offset
             h = h + lookup(self.positions.embedding[...], rows, "positions", mask)
@@ -182,9 +182,9 @@ class GPT(nnx.Module):
     def logits(self, h: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Of the token after each state; float32."""
         if self.project_out is not None:
-            h = self.project_out(h)
+            h = linear(self.project_out, h)
         if self.head is not None:
-            return self.head(h).astype(jnp.float32)
+            return linear(self.head, h).astype(jnp.float32)
         table = fsdp.gather_table(self.tokens.embedding[...], h.dtype)
         return thin_matmul(h, table, jnp.float32)
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen.errors import require
 from jaxgen.nn.embedding import embed
-from jaxgen.nn.layers import dropout, split_key
+from jaxgen.nn.layers import dropout, linear, split_key
 from jaxgen.numerics import Number
 from jaxgen.text import decoding
 from jaxgen.text.masking import shift_right
@@ -130,7 +130,8 @@ class StyleTransfer(nnx.Module):
             return carry, carry[1]
 
         _, h = jax.lax.scan(body, state, read.swapaxes(0, 1))
-        return self.out(dropout(h.swapaxes(0, 1), self.dropout, key_out)).astype(jnp.float32)
+        h = dropout(h.swapaxes(0, 1), self.dropout, key_out)
+        return linear(self.out, h).astype(jnp.float32)
 
     def _begin(
         self, text: Array, mask: Array, style: Array, hidden: Array | None, key: Array | None

@@ -14,7 +14,7 @@ from jaxgen.models import hf_fields as hf
 from jaxgen.models.hf_family import Family
 from jaxgen.nn.attention import Cache, make_cache, rewind
 from jaxgen.nn.embedding import embed
-from jaxgen.nn.layers import dropout, make_linear, split_key
+from jaxgen.nn.layers import dropout, linear, make_linear, split_key
 from jaxgen.nn.prepack import thin_matmul
 from jaxgen.nn.stacked import unstack
 from jaxgen.nn.transformer import Transformer
@@ -161,7 +161,7 @@ class T5(nnx.Module):
             tokens, memory, memory_mask=memory_mask, mask=mask, cache=cache, key=key
         )
         if self.head is not None:
-            return self.head(h).astype(jnp.float32), cache
+            return linear(self.head, h).astype(jnp.float32), cache
         return thin_matmul(h, self.output_embedding().astype(h.dtype)).astype(jnp.float32), cache
 
     def __call__(

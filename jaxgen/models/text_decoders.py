@@ -16,7 +16,7 @@ from jaxgen.errors import require
 from jaxgen.losses import eisl
 from jaxgen.losses.cross_entropy import sum_cross_entropy
 from jaxgen.models import gpt2
-from jaxgen.nn.layers import split_key
+from jaxgen.nn.layers import linear, split_key
 from jaxgen.nn.transformer import Transformer
 from jaxgen.nn.transformer_config import TransformerConfig
 from jaxgen.numerics import Number, is_zero
@@ -184,7 +184,7 @@ class NonAutoregressiveDecoder(nnx.Module):
         """Logits of every position, padding included."""
         width = self.stack.config.width
         h, _, _ = self.stack(self.latent(z).reshape(z.shape[0], self.length, width))
-        return self.head(h).astype(jnp.float32)
+        return linear(self.head, h).astype(jnp.float32)
 
     def decode(self, z: Float[Array, "B D"]) -> Int[Array, "B T"]:
         """The likeliest token of each position."""

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxgen.errors import require
 from jaxgen.moe.layer import MoEContext, RouterStats
+from jaxgen.nn.layers import linear
 from jaxgen.nn.transformer import Transformer
 from jaxgen.nn.transformer_config import TransformerConfig
 
@@ -92,6 +93,6 @@ class ViT(nnx.Module):
         """
         want = (self.config.size, self.config.size, self.config.channels)
         require("a picture's shape", x.shape[1:] == want, x.shape[1:], str(want))
-        h = self.embed(patches(x, self.config.patch)) + self.positions.embedding[...]
+        h = linear(self.embed, patches(x, self.config.patch)) + self.positions.embedding[...]
         h, _, loads = self.stack(h, route=route, key=key)
         return self.head(h.mean(1)).astype(jnp.float32), loads

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from jaxgen.errors import require
 from jaxgen.nn.group_norm import GroupNorm
+from jaxgen.nn.layers import linear
 from jaxgen.numerics import Number, sum_trailing, wide
 
 
@@ -50,7 +51,7 @@ class ResBlock(nnx.Module):
             scale, shift = jnp.split(self.cond(cond)[:, None, None, :], 2, axis=-1)
             h = h * (1.0 + scale) + shift
         h = self.conv2(jax.nn.silu(h))
-        return h + (x if self.skip is None else self.skip(x))
+        return h + (x if self.skip is None else linear(self.skip, x))
 
 
 def conv3(

@@ -22,6 +22,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen.errors import require
+from jaxgen.nn.layers import linear
 from jaxgen.numerics import wide
 
 
@@ -236,7 +237,7 @@ class CopyHead(nnx.Module):
 
     def keys(self, memory: Float[Array, "B M E"]) -> Float[Array, "B M D"]:
         """U h, the same for all steps."""
-        return self.project(memory)
+        return linear(self.project, memory)
 
     def empty(self, keys: Float[Array, "B M D"]) -> Float[Array, "B M C"]:
         """The coverage state before the first step."""
@@ -257,7 +258,7 @@ class CopyHead(nnx.Module):
           mask: which items are real.
           state: of coverage, from `empty` or from the step before.
         """
-        gate = None if self.gate is None else self.gate(states)[..., 0]
+        gate = None if self.gate is None else linear(self.gate, states)[..., 0]
         if not self.coverage:
             return Scores(jnp.einsum("bmd,btd->btm", jnp.tanh(keys), states), gate, state)
         dtype = wide(states)
@@ -267,7 +268,7 @@ class CopyHead(nnx.Module):
             state: Float[Array, "B M C"], turn: tuple[Array, Array]
         ) -> tuple[Float[Array, "B M C"], Float[Array, "B M"]]:
             s, rest = turn
-            c = jnp.einsum("bmd,bd->bm", jnp.tanh(keys + self.read(state)), s)
+            c = jnp.einsum("bmd,bd->bm", jnp.tanh(keys + linear(self.read, state)), s)
             x = jnp.where(mask, c.astype(dtype), low)
             if gate is None:
                 log_z = jnp.logaddexp(rest, jax.nn.logsumexp(x, -1))
@@ -284,8 +285,8 @@ class CopyHead(nnx.Module):
         self, state: Float[Array, "B M C"], copied: Float[Array, "B M"], s: Float[Array, "B D"]
     ) -> Float[Array, "B M C"]:
         """A GRU's step for every item; what reads s is the same for all of them."""
-        given = self.of_copies(copied[..., None]) + self.of_states(s)[:, None]
-        kept = self.recurrent(state)
+        given = linear(self.of_copies, copied[..., None]) + self.of_states(s)[:, None]
+        kept = linear(self.recurrent, state)
         (r, z, n), (hr, hz, hn) = jnp.split(given, 3, -1), jnp.split(kept, 3, -1)
         z = jax.nn.sigmoid(z + hz)
         return (1 - z) * jnp.tanh(n + jax.nn.sigmoid(r + hr) * hn) + z * state

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen.errors import require
+from jaxgen.nn.rows import on_one_axis
 from jaxgen.numerics import lookup
 
 
@@ -33,4 +34,4 @@ def embed(
     require(f"vocabulary of {name}", width == size, width, f"{size}, as the embedding has rows")
     if real is not None:
         text = jnp.where(real[..., None], text, 0)
-    return text.astype(table.dtype) @ table
+    return on_one_axis(lambda rows: rows @ table, text.astype(table.dtype))

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from jaxgen.nn.rows import on_one_axis
 from jaxgen.nn.transformer_config import ACTIVATIONS, TransformerConfig
 from jaxgen.numerics import Number, is_zero
 
@@ -55,9 +56,14 @@ def make_linear(
     )
 
 
-def linear(layer: nnx.Module, x: Float[Array, "... I"], key: Key[Array, ""] | None) -> Array:
-    """layer(x), or layer(x, key) of one that says `takes_key`: `jaxgen.peft.lora.LoRALinear`, for its dropout."""
-    return layer(x, key) if getattr(layer, "takes_key", False) else layer(x)
+def linear(
+    layer: nnx.Module, x: Float[Array, "... I"], key: Key[Array, ""] | None = None
+) -> Float[Array, "... O"]:
+    """layer(x) of one axis of rows (`jaxgen.nn.rows`), or layer(x, key) of a layer that says `takes_key`:
+    `jaxgen.peft.lora.LoRALinear`, for its dropout."""
+    if getattr(layer, "takes_key", False):
+        return on_one_axis(lambda rows: layer(rows, key), x)
+    return on_one_axis(layer, x)
 
 
 def residual_std(config: TransformerConfig) -> float:

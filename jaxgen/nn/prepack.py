@@ -14,6 +14,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxgen.nn.rows import on_one_axis
+
 M = TypeVar("M")
 
 _FEW = 64  # rows; with more, turning the result around costs what was gained
@@ -37,7 +39,7 @@ def thin_matmul(
         return jax.lax.optimization_barrier(out).T.reshape(*x.shape[:-1], -1)
 
     if not 1 <= math.prod(x.shape[:-1]) <= _FEW:
-        return plain(x, w)
+        return on_one_axis(lambda rows: plain(rows, w), x)
     return jax.lax.platform_dependent(x, w, cpu=left, default=plain)
 
 

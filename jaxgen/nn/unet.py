@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxgen.nn.conv import ResBlock, conv3, depth_to_space, group_norm
+from jaxgen.nn.layers import linear
 from jaxgen.nn.mlp import timestep_embedding
 
 
@@ -30,9 +31,9 @@ class SelfAttention(nnx.Module):
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         b, h, w, c = x.shape
-        q, k, v = jnp.split(self.qkv(self.norm(x)).reshape(b, h * w, 1, 3 * c), 3, -1)
+        q, k, v = jnp.split(linear(self.qkv, self.norm(x)).reshape(b, h * w, 1, 3 * c), 3, -1)
         y = jax.nn.dot_product_attention(q, k, v)
-        return x + self.out(y.reshape(b, h, w, c))
+        return x + linear(self.out, y).reshape(b, h, w, c)
 
 
 class UNet(nnx.Module):
