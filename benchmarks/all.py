@@ -37,7 +37,8 @@ class Benchmark(NamedTuple):
 
 BENCHMARKS = {
     "eddpm_step": Benchmark("eddpm_step.py"),
-    "eddpm_step_trace": Benchmark("eddpm_step.py", ("--trace",)),
+    "eddpm_step_trace": Benchmark("eddpm_step.py", ("--trace", "step")),
+    "ddim_trace": Benchmark("eddpm_step.py", ("--trace", "ddim")),
     "latent_ode": Benchmark("latent_ode.py"),
     "latent_ode_trace": Benchmark("latent_ode.py", ("--trace",)),
     "eisl": Benchmark("eisl.py"),
@@ -46,6 +47,7 @@ BENCHMARKS = {
     "unroll": Benchmark("unroll.py"),
     "decoding": Benchmark("decoding.py"),
     "decoding_smollm2": Benchmark("decoding.py", ("--model", "smollm2")),
+    "decoding_trace": Benchmark("decoding.py", ("--trace", "--batches", "1")),
     "world": Benchmark("world.py"),
     "startup": Benchmark("startup.py"),
     "placement": Benchmark("placement.py", rounds="--cases"),

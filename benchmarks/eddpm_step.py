@@ -1,13 +1,14 @@
 """EDDPM's train step and 50-step DDIM sampling, against the same model written in PyTorch.
 
     pip install -e '.[parity]' && PYTHONPATH=. python benchmarks/eddpm_step.py
-    PYTHONPATH=. python benchmarks/eddpm_step.py --trace    # where our step's time goes, by kind of operation
+    PYTHONPATH=. python benchmarks/eddpm_step.py --trace step    # where our step's time goes, by kind; or ddim
 
 Both sides run in this process, on the digits config, in turns: A B A B .. Before timing, the
 PyTorch model gets our weights and has to reproduce our encoder, noise predictor and decoder. Its step
 is eager, as the reference implementations are, with the fused AdamW and a foreach EMA.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -210,12 +211,17 @@ KINDS = {
     "sums and elementwise, forward and backward": ("jvp",),
     "optimiser, moving averages, clipping": ("jit(step)",),
 }
+DDIM_KINDS = {
+    "random numbers": ("threefry", "random_bits"),
+    "the chain's sums and elementwise": ("while",),
+    "the decoder's": ("jit(draw)",),
+}
 
 
 def main() -> None:
     parser = records.parser(__doc__, rounds=11)
     parser.add_argument("--samples", type=int, default=256)
-    parser.add_argument("--trace", action="store_true", help="of our step; nothing is compared")
+    parser.add_argument("--trace", choices=("step", "ddim"), help="ours alone; nothing is compared")
     args = parser.parse_args()
     if args.trace:
         op_times.use_cpu()
@@ -233,9 +239,22 @@ def main() -> None:
     def our_step() -> None:
         stepper({"image": x})["loss"].block_until_ready()
 
-    if args.trace:
+    @jax.jit
+    def draw(model, key):
+        z = jax.random.normal(key, (args.samples, config.model.latent_dim))
+        return model.decoder(samplers.ddim(model.mlp, z, chain, num_steps=50))
+
+    if args.trace == "step":
         hlo = stepper.lower({"image": x}).compile().as_text()
         for record in op_times.by_kind(our_step, hlo, calls=20 * args.rounds, kinds=KINDS):
+            out.add(record)
+        return
+    if args.trace == "ddim":
+        built = draw.lower(model, jax.random.key(1)).compile()
+        run = functools.partial(built, model, jax.random.key(1))
+        for record in op_times.by_kind(
+            run, built.as_text(), calls=5 * args.rounds, kinds=DDIM_KINDS
+        ):
             out.add(record)
         return
     net = TorchEDDPM(config.model)
@@ -264,19 +283,9 @@ def main() -> None:
     extra = {"outputs differ by": float(max(gaps.values()))}
     out.add(records.pairs("train step", *times, sizes=sizes, target=1.15, extra=extra))
 
-    draw = jax.jit(
-        lambda k: model.decoder(
-            samplers.ddim(
-                model.mlp,
-                jax.random.normal(k, (args.samples, config.model.latent_dim)),
-                chain,
-                num_steps=50,
-            )
-        )
-    )
     keys = iter(jax.random.split(jax.random.key(1), 10_000))
     times = paired(
-        lambda: draw(next(keys)).block_until_ready(),
+        lambda: draw(model, next(keys)).block_until_ready(),
         lambda: torch_sample(net, chain, 50, args.samples, config.model.latent_dim),
         args.rounds,
         3,
