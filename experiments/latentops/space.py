@@ -115,8 +115,10 @@ class Space:
         return train.vocabulary.decode(batched_apply(decode, self, u)) if len(u) else []
 
 
-def train_space(config: Config, runs: Runs, train: TextSplit, kind: str, seed: int) -> Space:
-    """Trains (or restores) an autoencoder and fits its prior.
+def train_space(
+    config: Config, runs: Runs, train: TextSplit, kind: str, seed: int
+) -> tuple[Space, Vectors]:
+    """Trains (or restores) an autoencoder and fits its prior; the space, and u of the train split.
 
     The VAE's prior is a GAN on its latents or a Gaussian, as `prior.kind` says; EDDPM has its own
     diffusion.
@@ -129,13 +131,14 @@ def train_space(config: Config, runs: Runs, train: TextSplit, kind: str, seed: i
         model = Standardised(model, jnp.asarray(mean), jnp.asarray(std))
         latents = (latents - mean) / std
     fit = priors.Gaussian.fit(jnp.asarray(latents))
+    u = fit.whiten(jnp.asarray(latents))
     prior: Any = None
     if kind == "eddpm":
         prior = chain_of(config)
     elif config.prior.kind == "gan":
         gan = jax.jit(lambda u, k: priors.fit_gan(u, k, steps=config.prior.gan_steps)[0])
-        prior = gan(fit.whiten(jnp.asarray(latents)), run_key(f"gan-{seed}"))
-    return Space(kind, model, fit, prior, tuple(sampler_of(config).items()))
+        prior = gan(u, run_key(f"gan-{seed}"))
+    return Space(kind, model, fit, prior, tuple(sampler_of(config).items())), u
 
 
 def operators_task(config: Config, name: str, words: int) -> TrainTask:
@@ -157,19 +160,24 @@ def operators_task(config: Config, name: str, words: int) -> TrainTask:
 
 
 def train_operators(
-    config: Config, runs: Runs, train: TextSplit, space: Space, seed: int
+    config: Config, runs: Runs, train: TextSplit, name: str, latents: Vectors, seed: int
 ) -> Operators:
-    """Trains the heads on noisy latents of the operators' half of the train split."""
+    """Trains a space's heads on noisy latents of the operators' half of the train split.
+
+    Args:
+      name: of the space.
+      latents: u of the whole split.
+    """
     o = config.operators
     mine, _ = attributes.disjoint_halves(len(train))
     texts = [train.text[i] for i in mine]
-    u = batched_apply(encode, space, {k: a[mine] for k, a in train.x.items()})
+    u = np.asarray(latents)[mine]
     truth = {k: a[mine] for k, a in attribute_fields.label(config, train).items()}
     words = attributes.frequent_words(texts, o.keywords) if o.keywords else ()
     arrays = {"u": u, **truth}
     if words:
         arrays[KEYWORDS] = attributes.occurrences(texts, words)
-    task = operators_task(config, space.name, len(words))
+    task = operators_task(config, name, len(words))
     heads = runs.fit(task, seed, arrays, steps=o.steps, learning_rate=o.learning_rate)
     labels = tuple((name, tuple(attributes.LABELS[name])) for name in truth)
     directions = {n: mean_directions(u, y, len(attributes.LABELS[n])) for n, y in truth.items()}

@@ -13,7 +13,7 @@ from experiments.common import fields, text_fields
 from experiments.common.latent import chain_of
 from experiments.common.runs import Study, open_study, seeds_of
 from experiments.latentops import guided, methods, report
-from experiments.latentops.space import KINDS, Space, train_space
+from experiments.latentops.space import KINDS, Space, Vectors, train_space
 from experiments.latentops.space import train_operators as fit_operators
 from jaxgen import config as config_lib
 from jaxgen.config import Config
@@ -86,15 +86,16 @@ def prepare(
     """One space with its operators, for the config's first seed."""
     study = open_latentops(config, workdir, may_train=may_train)
     train = study.data["train"]
-    space = train_space(config, study.runs, train, kind, config.seed)
-    return study, space, fit_operators(config, study.runs, train, space, config.seed)
+    space, u = train_space(config, study.runs, train, kind, config.seed)
+    return study, space, fit_operators(config, study.runs, train, kind, u, config.seed)
 
 
-def spaces(study: LatentOps) -> Iterator[tuple[int, Space]]:
-    """Trains (or restores) the autoencoders of all seeds, one after the other."""
+def spaces(study: LatentOps) -> Iterator[tuple[int, Space, Vectors]]:
+    """Trains (or restores) the autoencoders of all seeds, one after the other; their u of the train split."""
+    train = study.data["train"]
     for seed in seeds_of(study.config):
         for kind in study.config.spaces:
-            yield seed, train_space(study.config, study.runs, study.data["train"], kind, seed)
+            yield seed, *train_space(study.config, study.runs, train, kind, seed)
 
 
 def train_vae(config: Config, workdir: pathlib.Path) -> None:
@@ -106,8 +107,8 @@ def train_vae(config: Config, workdir: pathlib.Path) -> None:
 def train_operators(config: Config, workdir: pathlib.Path) -> None:
     """Trains autoencoders and operators of all seeds."""
     study = open_latentops(config, workdir, may_train=True)
-    for seed, space in spaces(study):
-        fit_operators(config, study.runs, study.data["train"], space, seed)
+    for seed, space, u in spaces(study):
+        fit_operators(config, study.runs, study.data["train"], space.name, u, seed)
 
 
 def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
@@ -115,8 +116,8 @@ def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
     study = open_latentops(config, workdir, may_train=may_train)
     data, runs = study.data, study.runs
     trained = [
-        (seed, space, fit_operators(config, runs, data["train"], space, seed))
-        for seed, space in spaces(study)
+        (seed, space, fit_operators(config, runs, data["train"], space.name, u, seed))
+        for seed, space, u in spaces(study)
     ]
     judges = attribute_fields.judges(config, runs, data)
     moves = {
