@@ -48,6 +48,7 @@ BENCHMARKS = {
     "decoding": Benchmark("decoding.py"),
     "decoding_smollm2": Benchmark("decoding.py", ("--model", "smollm2")),
     "decoding_trace": Benchmark("decoding.py", ("--trace", "--batches", "1")),
+    "decoding_16_trace": Benchmark("decoding.py", ("--trace", "--batches", "16")),
     "world": Benchmark("world.py"),
     "startup": Benchmark("startup.py"),
     "placement": Benchmark("placement.py", rounds="--cases"),

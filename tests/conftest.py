@@ -53,6 +53,12 @@ def one_device(monkeypatch):
     monkeypatch.setattr(mesh, "make_mesh", one)
 
 
+def pytest_xdist_auto_num_workers():
+    """A worker for each core that this process may use; at most eight, since each takes up to 5 GB."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return min(8, len(affinity(0)) if affinity else os.cpu_count() or 1)
+
+
 def pytest_collection_finish():
     """Tracing makes objects by the million: a seventh of its time went into looking for garbage among them and imports."""
     gc.freeze()
