@@ -53,6 +53,7 @@ BENCHMARKS = {
     "startup": Benchmark("startup.py"),
     "placement": Benchmark("placement.py", rounds="--cases"),
     "record_writer": Benchmark("record_writer.py"),
+    "rows": Benchmark("rows.py"),
 }
 
 

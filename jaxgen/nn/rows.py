@@ -12,8 +12,8 @@ def on_one_axis(
     """f of x, where f maps every row by itself.
 
     The gradient of a weight sums over all rows. Where they have two axes, XLA's CPU first transposes both factors of
-    that product; with one axis it does not, and a training step of a transformer takes three quarters of the time. On
-    other platforms f has x as it is: reshaping may there move data, and a mesh may cut both axes.
+    that product; with one axis it does not, and a training step of a transformer takes about 0.78 of the time
+    (`benchmarks/rows.py`). On other platforms f has x as it is: reshaping may there move data, and a mesh cut both axes.
     """
     if x.ndim <= 2 or jax.default_backend() != "cpu":
         return f(x)
