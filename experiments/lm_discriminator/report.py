@@ -163,10 +163,11 @@ def write(study: Study[Corpus], rows: list[Row], judges: Judges | None) -> pathl
     numbers_of = [{k: v for k, v in row.items() if k != "samples"} for row in rows]
     page.comparison(numbers_of, columns, rules=rules)
     page.section("Validation while training")
-    path = study.workdir / "samples" / "valid_bleu.png"
-    drawn = {f"{SYSTEMS[n].title}, seed {seed}": xy for (n, seed), xy in sorted(curves.items())}
-    plots.plot_curves(path, drawn, x="step", y="valid BLEU")
-    page.plot("BLEU of validation text, all seeds", "samples/valid_bleu.png")
+    drawn = plots.plot_training(
+        study.workdir / "samples", {"": study.workdir}, metrics=("valid_bleu",)
+    )
+    for path in drawn.values():
+        page.plot("BLEU of validation text, all seeds", f"samples/{path.name}")
     page.section("Sentences")
     mine = [r for r in rows if r["seed"] == config.seed]
     for style in (1, 0):

@@ -22,6 +22,7 @@ Colour = str | tuple[float, ...] | ndarray
 CURVES = ("loss", "valid_nll", "reconstruction", "eps_mse")
 _DASHES = ("-", "--", ":", "-.")
 _MOST_NAMES = 24  # of a legend
+_MOST_INSIDE = 8  # of one inside the axes
 
 
 def plot_curves(
@@ -45,20 +46,27 @@ def plot_panels(
     log_y: bool = False,
     marker: str = "",
 ) -> None:
-    """`plot_curves` of each title side by side, on one y axis.
+    """`plot_curves` of each title side by side, on one y axis. More names than an axis has room for stand below.
 
     Args:
       marker: of single points, as matplotlib has them; "" for none.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3 + 4 * len(panels), 4), layout="constrained")
+    most = max(map(len, panels.values()), default=0)
+    below = most if most > _MOST_INSIDE else 0
+    size = (3 + 4 * len(panels), 4 + 0.2 * (below // 3))
+    figure = Figure(figsize=size, layout="constrained")
     every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    colours = _colours(most)
     for axes, (title, curves) in zip(every, panels.items(), strict=True):
-        for xs, ys in curves.values():
-            axes.plot(xs, ys, label="-", linewidth=1.2, marker=marker, markersize=4)
+        for (xs, ys), colour in zip(curves.values(), colours, strict=False):
+            axes.plot(xs, ys, label="-", color=colour, linewidth=1.2, marker=marker, markersize=4)
         _label(axes, title, x, y if axes is every[0] else "", log_y)
-    _name(every[-1].legend(fontsize="small"), curves)
+    if below:
+        _name_below(figure, dict(zip(curves, every[-1].lines, strict=True)))
+    else:
+        _name(every[-1].legend(fontsize="small"), curves)
     _save(figure, path)
 
 
@@ -90,16 +98,11 @@ def plot_training(
     Returns:
       metric -> picture.
     """
-    from matplotlib import colormaps
-
     rows = {name: read_metrics(path) for name, path in workdirs.items()}
-    runs = list(dict.fromkeys(_system(r["run"]) for each in rows.values() for r in each))
-    palette = colormaps["tab10" if len(runs) <= 10 else "turbo"]
-    colours = (
-        palette(range(10))
-        if len(runs) <= 10
-        else palette([i / len(runs) for i in range(len(runs))])
-    )
+    metrics = tuple(metrics)
+    drawn_rows = (r for each in rows.values() for r in each if any(m in r for m in metrics))
+    runs = list(dict.fromkeys(_system(r["run"]) for r in drawn_rows))
+    colours = _colours(len(runs))
     drawn = {}
     for metric in metrics:
         lines: dict[tuple[str, str, str], tuple[list[int], list[float]]] = {}
@@ -141,10 +144,7 @@ def _draw_training(
     values = [v for _, ys in lines.values() for v in ys]
     _label(axes, "", "step", metric, min(values) > 0 and max(values) > 30 * min(values))
     shown = dict(list(named.items())[:_MOST_NAMES])
-    legend = figure.legend(
-        shown.values(), ["-"] * len(shown), loc="outside lower center", ncols=3, fontsize="small"
-    )
-    _name(legend, shown)
+    _name_below(figure, shown)
     if len(named) > len(shown):
         axes.set_title(
             f"{len(named) - len(shown)} more runs without a name below", fontsize="small"
@@ -164,6 +164,23 @@ def _label(axes: "Axes", title: str, x: str, y: str, log_y: bool) -> None:
     if log_y:
         axes.set_yscale("log")
     axes.grid(alpha=0.3)
+
+
+def _colours(n: int) -> ndarray:
+    """n colours that can be told apart."""
+    from matplotlib import colormaps
+
+    if n <= 10:
+        return colormaps["tab10"](range(10))
+    return colormaps["turbo"]([i / n for i in range(n)])
+
+
+def _name_below(figure: "Figure", lines: Mapping[str, "Line2D"]) -> None:
+    """A legend under the axes."""
+    legend = figure.legend(
+        lines.values(), ["-"] * len(lines), loc="outside lower center", ncols=3, fontsize="small"
+    )
+    _name(legend, lines)
 
 
 def _name(legend: "Legend", names: Iterable[str]) -> None:

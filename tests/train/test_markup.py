@@ -135,3 +135,21 @@ def test_names_in_plots_are_text(tmp_path, monkeypatch):
     assert axes.get_title() == "$\\bad{"
     with Image.open(tmp_path / "x.png") as image:
         assert image.size[0] > 100
+
+
+def test_many_lines_have_a_colour_each_and_their_names_below(tmp_path, monkeypatch):
+    figures = []
+    save = Figure.savefig
+
+    def keep(figure, path, **options):
+        figures.append(figure)
+        save(figure, path, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    curves = {f"_name {i}": ([0, 1], [0, i]) for i in range(12)}
+    plots.plot_curves(tmp_path / "x.png", curves, x="x", y="y")
+    (axes,) = figures[0].axes
+    assert axes.get_legend() is None
+    assert len({tuple(line.get_color()) for line in axes.lines}) == 12
+    (legend,) = figures[0].legends
+    assert [t.get_text() for t in legend.get_texts()] == list(curves)
