@@ -1,3 +1,5 @@
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +8,8 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxgen import fsdp
+from jaxgen import mesh as mesh_lib
 from jaxgen.nn.layers import linear
 from jaxgen.nn.rows import on_one_axis
 
@@ -52,7 +56,18 @@ def test_the_gradient_of_a_weight_sums_over_one_axis():
 
 
 def test_other_platforms_have_the_rows_as_they_are(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     seen = []
-    on_one_axis(lambda rows: seen.append(rows.shape) or rows, jnp.ones((3, 5, 6)))
-    assert seen == [(3, 5, 6)]
+
+    def apply():
+        return on_one_axis(lambda rows: seen.append(rows.shape) or rows, jnp.ones((3, 5, 6)))
+
+    with fsdp.over(mesh_lib.make_mesh({"data": 1}, jax.devices()[:1])):
+        apply()
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    apply()
+    monkeypatch.undo()
+    # Compiled here for a mesh that is elsewhere.
+    there = types.SimpleNamespace(abstract_device=types.SimpleNamespace(platform="tpu"))
+    monkeypatch.setattr(jax.sharding, "get_abstract_mesh", lambda: there)
+    apply()
+    assert seen == [(15, 6), (3, 5, 6), (3, 5, 6)]
