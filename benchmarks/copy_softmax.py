@@ -7,13 +7,11 @@ process: the output layer with optax's cross-entropy, against the output layer w
 most 1.2 times as much.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import optax
 import records
-from pairs import paired
+from pairs import Program, paired
 
 from jaxgen.nn.copy_attention import joint_logprob
 
@@ -30,11 +28,6 @@ def joint(h, out, copy, ids, mask, targets):
     return -logp.mean()
 
 
-def compiled(f, *arguments):
-    built = jax.jit(f).lower(*arguments).compile()
-    return functools.partial(lambda: jax.block_until_ready(built(*arguments)))
-
-
 def main() -> None:
     args = records.parser(__doc__, rounds=9).parse_args()
     report = records.Recorder(args.json)
@@ -46,8 +39,8 @@ def main() -> None:
         ids = jax.random.randint(keys[3], (b, m), 4, v + m)
         targets = jax.random.randint(keys[4], (b, t), 4, v)
         mask = jnp.arange(m) < jnp.arange(1, b + 1)[:, None] * m // b
-        ours = compiled(jax.value_and_grad(joint, (0, 1, 2)), h, out, copy, ids, mask, targets)
-        theirs = compiled(jax.value_and_grad(plain, (0, 1)), h, out, targets)
+        ours = Program(jax.value_and_grad(joint, (0, 1, 2)), h, out, copy, ids, mask, targets)
+        theirs = Program(jax.value_and_grad(plain, (0, 1)), h, out, targets)
         times = paired(ours, theirs, args.rounds, 1)
         sizes = {"B": b, "T": t, "D": d, "V": v, "M": m}
         sides = ("joint", "plain")

@@ -9,7 +9,6 @@ by transformers), in float32, with caches: 64 random prompt tokens, 128 new ones
 read every weight once a token at the bandwidth measured here by summing a large array.
 """
 
-import functools
 import importlib.util
 import pathlib
 import statistics
@@ -24,13 +23,15 @@ import records
 import torch
 import transformers
 from flax import nnx
+from pairs import Program
 
 from jaxgen.models import gpt2, hf
 from jaxgen.nn import prepack
 from jaxgen.text import decoding
 
+# Of operations that are neither products nor copies: words in their path.
+KINDS = {"attention's, norms, sums and elementwise": ("",)}
 # (model, batch) -> transformers' time over ours.
-KINDS = {"attention's, norms, sums and elementwise": ("",)}  # what is neither product nor copy
 TARGETS = {("", 1): 1.9, ("", 16): 2.2, ("smollm2", 1): 2.0, ("smollm2", 16): 2.0}
 
 
@@ -105,9 +106,9 @@ def main() -> None:
         tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, shape)
         x, torch_x = jnp.asarray(tokens, jnp.int32), torch.tensor(tokens)
         if args.trace:
-            built = full.lower(packed, x).compile()
-            run = functools.partial(built, packed, x)
-            for record in op_times.by_kind(run, built.as_text(), calls=args.rounds, kinds=KINDS):
+            run = Program(full, packed, x)
+            hlo = run.built.as_text()
+            for record in op_times.by_kind(run, hlo, calls=args.rounds, kinds=KINDS):
                 out.add(record)
             continue
 

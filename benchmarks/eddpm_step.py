@@ -8,7 +8,6 @@ PyTorch model gets our weights and has to reproduce our encoder, noise predictor
 is eager, as the reference implementations are, with the fused AdamW and a foreach EMA.
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -18,7 +17,7 @@ import op_times
 import optax
 import records
 import torch
-from pairs import paired
+from pairs import Program, paired
 from torch import nn
 from torch.nn import functional as F
 
@@ -250,11 +249,9 @@ def main() -> None:
             out.add(record)
         return
     if args.trace == "ddim":
-        built = draw.lower(model, jax.random.key(1)).compile()
-        run = functools.partial(built, model, jax.random.key(1))
-        for record in op_times.by_kind(
-            run, built.as_text(), calls=5 * args.rounds, kinds=DDIM_KINDS
-        ):
+        run = Program(draw, model, jax.random.key(1))
+        hlo = run.built.as_text()
+        for record in op_times.by_kind(run, hlo, calls=5 * args.rounds, kinds=DDIM_KINDS):
             out.add(record)
         return
     net = TorchEDDPM(config.model)

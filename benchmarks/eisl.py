@@ -9,7 +9,6 @@
     cross-entropy.
 """
 
-import functools
 import importlib.util
 import math
 import pathlib
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import records
-from pairs import paired
+from pairs import Program, paired
 
 from jaxgen.losses import eisl, fused_linear
 
@@ -83,21 +82,14 @@ def torch_run(loss, logits, targets):
     return run
 
 
-def compiled(f, *arguments):
-    """A jitted function with its arguments, and its temporary bytes."""
-    built = jax.jit(f).lower(*arguments).compile()
-    temporary = built.memory_analysis().temp_size_in_bytes
-    return functools.partial(lambda: jax.block_until_ready(built(*arguments))), temporary
-
-
 def against_cross_entropy(rounds: int, out: records.Recorder) -> list[records.Record]:
     rows = []
     sides, part = ("EISL", "CE"), "cross-entropy"
     for b, t, v in GRID:
         logits = jax.random.normal(jax.random.key(0), (b, t, v))
         targets = jax.random.randint(jax.random.key(1), (b, t), 0, v)
-        ours, our_bytes = compiled(jax.value_and_grad(our_eisl), logits, targets)
-        plain, plain_bytes = compiled(jax.value_and_grad(cross_entropy), logits, targets)
+        ours = Program(jax.value_and_grad(our_eisl), logits, targets)
+        plain = Program(jax.value_and_grad(cross_entropy), logits, targets)
         inner = max(1, 40_000_000 // (b * t * v))
         rows.append(
             out.add(
@@ -109,7 +101,7 @@ def against_cross_entropy(rounds: int, out: records.Recorder) -> list[records.Re
                     sides=sides,
                     cost=True,
                     target=1.3,
-                    extra=memory(sides, our_bytes, plain_bytes),
+                    extra=memory(sides, ours.temporary, plain.temporary),
                 )
             )
         )
@@ -131,7 +123,7 @@ def against_torch(rounds: int, out: records.Recorder) -> None:
     for b, t, v in [(8, 32, 8_000), (32, 32, 8_000)]:
         logits = jax.random.normal(jax.random.key(0), (b, t, v))
         targets = jax.random.randint(jax.random.key(1), (b, t), 0, v)
-        ours, _ = compiled(jax.value_and_grad(our_eisl), logits, targets)
+        ours = Program(jax.value_and_grad(our_eisl), logits, targets)
         want = jax.grad(our_eisl)(logits, targets)
         forms = {
             "V-channel convolution": torch_conv_eisl,
@@ -157,8 +149,8 @@ def fused_forms(rounds: int, width: int, budget: int, out: records.Recorder) -> 
         h = jax.random.normal(jax.random.key(0), (32, 32, width))
         e = jax.random.normal(jax.random.key(2), (v, width)) / width**0.5
         y = jax.random.randint(jax.random.key(1), (32, 32), 0, v)
-        f, our_bytes = compiled(jax.value_and_grad(ours, (0, 1)), h, e, y)
-        g, plain_bytes = compiled(jax.value_and_grad(plain, (0, 1)), h, e, y)
+        f = Program(jax.value_and_grad(ours, (0, 1)), h, e, y)
+        g = Program(jax.value_and_grad(plain, (0, 1)), h, e, y)
         sizes, most = {"B": 32, "T": 32, "D": width, "V": v}, v == VOCABULARIES[-1]
         more = {"part": "fused", "sides": ("fused EISL", "output layer and CE"), "cost": True}
         out.add(
@@ -171,7 +163,7 @@ def fused_forms(rounds: int, width: int, budget: int, out: records.Recorder) -> 
                 **more,
             )
         )
-        both = [[n / 2**20] for n in (our_bytes, plain_bytes)]
+        both = [[n / 2**20] for n in (f.temporary, g.temporary)]
         target = 0.1 if most else None
         out.add(
             records.pairs("temporary memory", *both, sizes=sizes, unit="MiB", target=target, **more)

@@ -17,7 +17,7 @@ import op_times
 import records
 import torch
 from flax import nnx
-from pairs import paired
+from pairs import Program, paired
 from torchdiffeq import odeint
 
 from jaxgen.latent_ode import energy, sample
@@ -122,10 +122,9 @@ def main() -> None:
         net.last.kernel[...] = 3.0 * net.last.kernel[...]
     if args.trace:
         z = jax.random.normal(jax.random.key(0), (args.samples[-1], DIM))
-        built = jax.jit(functools.partial(solve, batched=True)).lower(nets, z).compile()
-        run = functools.partial(lambda: jax.block_until_ready(built(nets, z)))
+        run = Program(functools.partial(solve, batched=True), nets, z)
         kinds = {"the field's sums and elementwise": ("jvp", "grad"), "the solver's": ("",)}
-        for record in op_times.by_kind(run, built.as_text(), calls=args.rounds, kinds=kinds):
+        for record in op_times.by_kind(run, run.built.as_text(), calls=args.rounds, kinds=kinds):
             out.add(record)
         return
     for count in args.samples:

@@ -2,6 +2,25 @@
 
 import time
 from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+class Program:
+    """A function compiled for its arguments: a call runs it on them, and waits for what it returns."""
+
+    def __init__(self, f: Callable[..., Any], *arguments: Any):
+        self.built = jax.jit(f).lower(*arguments).compile()
+        self.arguments = arguments
+
+    def __call__(self) -> Any:
+        return jax.block_until_ready(self.built(*self.arguments))
+
+    @property
+    def temporary(self) -> int:
+        """Bytes beside arguments and results."""
+        return self.built.memory_analysis().temp_size_in_bytes
 
 
 def paired(

@@ -6,7 +6,6 @@ Value and gradient of one loss that grows by one part at a time, at the sizes of
 the parts' times are differences of medians, so that they add up to the step. The optimiser's update is the last part.
 """
 
-import functools
 import statistics
 
 import jax
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import optax
 import records
 from flax import nnx
-from pairs import paired
+from pairs import Program, paired
 
 from jaxgen.losses.coverage import exact_coverage, possible_nll
 from jaxgen.models.data_to_text import DataToText, RecordIds
@@ -70,8 +69,7 @@ def main() -> None:
         return DataToText(v, 35, generated=g, **options, rngs=nnx.Rngs(0))
 
     def compiled(f, model):
-        built = jax.jit(f).lower(model, *inputs).compile()
-        return functools.partial(lambda: jax.block_until_ready(built(model, *inputs)))
+        return Program(f, model, *inputs)
 
     plain, whole = make(0), make(state)
     grad = jax.value_and_grad
