@@ -14,7 +14,7 @@ from jaxgen.models import hf_fields as hf
 from jaxgen.models.hf_family import Family
 from jaxgen.nn.embedding import embed
 from jaxgen.nn.layers import dropout, linear, make_linear, make_norm, split_key
-from jaxgen.nn.rows import on_one_axis
+from jaxgen.nn.prepack import thin_matmul
 from jaxgen.nn.transformer import Transformer
 from jaxgen.nn.transformer_config import ACTIVATIONS, TransformerConfig
 from jaxgen.numerics import lookup, wide
@@ -141,7 +141,7 @@ class MLMHead(nnx.Module):
         self, h: Float[Array, "B T D"], embedding: Float[Array, "V D"]
     ) -> Float[Array, "B T V"]:
         h = self.norm(ACTIVATIONS[self.activation](linear(self.transform, h)))
-        logits = on_one_axis(lambda rows: rows @ embedding.T.astype(h.dtype), h)
+        logits = thin_matmul(h, embedding.astype(h.dtype))
         return logits.astype(jnp.float32) + self.bias[...]
 
 

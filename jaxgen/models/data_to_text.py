@@ -22,8 +22,8 @@ from jaxgen.nn.attention import Cache, make_cache
 from jaxgen.nn.copy_attention import CopyHead
 from jaxgen.nn.embedding import embed
 from jaxgen.nn.layers import dropout, linear, split_key
+from jaxgen.nn.prepack import thin_matmul
 from jaxgen.nn.rotary import Rotary
-from jaxgen.nn.rows import on_one_axis
 from jaxgen.nn.transformer import Transformer
 from jaxgen.nn.transformer_config import TransformerConfig
 from jaxgen.text import copy_limits, decoding
@@ -291,7 +291,7 @@ class DataToText(nnx.Module):
         if self.out is not None:
             return linear(self.out, h)
         words = fsdp.gather_table(self.tokens.embedding[...], h.dtype)[: self.generated]
-        scores = on_one_axis(lambda rows: rows @ words.T, h)
+        scores = thin_matmul(h, words)
         return scores if self.bias is None else scores + self.bias[...].astype(h.dtype)
 
     def _step(self, state: State, token: Array) -> tuple[Float[Array, "B W"], State]:
