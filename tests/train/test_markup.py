@@ -113,17 +113,23 @@ def test_a_missing_picture_does_not_end_the_report(tmp_path):
     assert "there (no picture ../outside.png)" in text
 
 
-def test_names_in_plots_are_text(tmp_path, monkeypatch):
-    """matplotlib would set `$` as mathematics, raise where that is wrong, and hide a leading `_`."""
-    names = ["$\\frac{", "_hidden", "nul \x00", "<unk>"]
-    figures = []
+@pytest.fixture
+def figures(monkeypatch):
+    """What is saved while a test runs."""
+    kept = []
     save = Figure.savefig
 
     def keep(figure, path, **options):
-        figures.append(figure)
+        kept.append(figure)
         save(figure, path, **options)
 
     monkeypatch.setattr(Figure, "savefig", keep)
+    return kept
+
+
+def test_names_in_plots_are_text(tmp_path, figures):
+    """matplotlib would set `$` as mathematics, raise where that is wrong, and hide a leading `_`."""
+    names = ["$\\frac{", "_hidden", "nul \x00", "<unk>"]
     curves = {name: ([0, 1], [0, 1]) for name in names}
     plots.plot_panels(tmp_path / "x.png", {"$\\bad{": curves}, x="$x", y="a$b$")
     axes = figures[0].axes[0]
@@ -137,15 +143,7 @@ def test_names_in_plots_are_text(tmp_path, monkeypatch):
         assert image.size[0] > 100
 
 
-def test_many_lines_have_a_colour_each_and_their_names_below(tmp_path, monkeypatch):
-    figures = []
-    save = Figure.savefig
-
-    def keep(figure, path, **options):
-        figures.append(figure)
-        save(figure, path, **options)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
+def test_many_lines_have_a_colour_each_and_their_names_below(tmp_path, figures):
     curves = {f"_name {i}": ([0, 1], [0, i]) for i in range(12)}
     plots.plot_curves(tmp_path / "x.png", curves, x="x", y="y")
     (axes,) = figures[0].axes
