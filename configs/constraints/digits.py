@@ -2,8 +2,9 @@
 
     python -m experiments.constraints --config=configs/constraints/digits.py --workdir=runs/constraints
 
-Two to three minutes of one CPU core a system, about eight for base, constraint and judges together. Measured, one seed: pose error 1.70
-pixels of the base, 1.70 under the fixed constraint, 1.65 under the learned one; SSIM 0.848 for all three.
+About two minutes of one CPU core a system, three a seed for base, constraint and judges. Measured, three seeds: pose error
+1.66 +- 0.09 pixels of the base, 1.66 +- 0.08 under the fixed constraint, 1.65 +- 0.05 under the learned one; with
+`--config.constraint.weight=0.1` the fixed one is exploited (2.78 +- 0.42), the learned one is not (1.67 +- 0.05).
 """
 
 from configs import base
