@@ -108,8 +108,7 @@ def main() -> None:
         if args.trace:
             run = Program(full, packed, x)
             hlo = run.built.as_text()
-            for record in op_times.by_kind(run, hlo, calls=args.rounds, kinds=KINDS):
-                out.add(record)
+            out.extend(op_times.by_kind(run, hlo, calls=args.rounds, kinds=KINDS))
             continue
 
         def generate(new, torch_x=torch_x):

@@ -245,14 +245,12 @@ def main() -> None:
 
     if args.trace == "step":
         hlo = stepper.lower({"image": x}).compile().as_text()
-        for record in op_times.by_kind(our_step, hlo, calls=20 * args.rounds, kinds=KINDS):
-            out.add(record)
+        out.extend(op_times.by_kind(our_step, hlo, calls=20 * args.rounds, kinds=KINDS))
         return
     if args.trace == "ddim":
         run = Program(draw, model, jax.random.key(1))
         hlo = run.built.as_text()
-        for record in op_times.by_kind(run, hlo, calls=5 * args.rounds, kinds=DDIM_KINDS):
-            out.add(record)
+        out.extend(op_times.by_kind(run, hlo, calls=5 * args.rounds, kinds=DDIM_KINDS))
         return
     net = TorchEDDPM(config.model)
     copy_weights(model, net)

@@ -124,8 +124,7 @@ def main() -> None:
         z = jax.random.normal(jax.random.key(0), (args.samples[-1], DIM))
         run = Program(functools.partial(solve, batched=True), nets, z)
         kinds = {"the field's sums and elementwise": ("jvp", "grad"), "the solver's": ("",)}
-        for record in op_times.by_kind(run, run.built.as_text(), calls=args.rounds, kinds=kinds):
-            out.add(record)
+        out.extend(op_times.by_kind(run, run.built.as_text(), calls=args.rounds, kinds=kinds))
         return
     for count in args.samples:
         for operators in (1, 2, 3):

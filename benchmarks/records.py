@@ -14,7 +14,7 @@ import pathlib
 import platform
 import statistics
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -162,6 +162,11 @@ class Recorder:
         if self.path is not None:
             write(self.path, [dump(r) for r in self.records])
         return record
+
+    def extend(self, rows: Iterable[Record]) -> None:
+        """Each as it comes."""
+        for record in rows:
+            self.add(record)
 
 
 def parser(doc: str, *, rounds: int, option: str = "--rounds") -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import records
 from flax import nnx
-from pairs import paired
+from pairs import Program, paired
 
 from jaxgen.models import gpt2
 from jaxgen.text import decoding
@@ -35,12 +35,10 @@ def main() -> None:
     model = jax.jit(lambda: gpt2.GPT(spec, rngs=nnx.Rngs(0)))()
     first = jnp.ones((args.batch, 1), jnp.int32)
 
-    @jax.jit
     def hard(model, key):
         start = model.start(first, max_tokens=args.length)
         return decoding.sample(start, key, max_tokens=args.length).tokens
 
-    @functools.partial(jax.jit, static_argnums=(2, 3))
     def soft(model, key, length, rewound):
         start = model.start(first, max_tokens=length)
         start = start if rewound else start._replace(rewind=None)
@@ -49,37 +47,26 @@ def main() -> None:
     def loss(model, key, length, rewound):
         return (soft(model, key, length, rewound) ** 2).sum()
 
-    gradient = jax.jit(jax.grad(loss), static_argnums=(2, 3))
+    def program(f, length, rewound):
+        return Program(functools.partial(f, length=length, rewound=rewound), model, key)
+
     key, n = jax.random.key(0), args.length
     out = records.Recorder(args.json)
     sizes = {"B": args.batch, "V": args.vocab, "D": args.width, "depth": args.depth, "T": n}
-    times = paired(
-        lambda: soft(model, key, n, True).block_until_ready(),
-        lambda: hard(model, key).block_until_ready(),
-        args.rounds,
-        3,
-    )
+    times = paired(program(soft, n, True), Program(hard, model, key), args.rounds, 3)
     sides = ("soft", "cached decoding")
     name = "soft tokens"
     out.add(
         records.pairs(name, *times, sizes=sizes, part="time", sides=sides, cost=True, target=1.3)
     )
-    times = paired(
-        lambda: jax.block_until_ready(gradient(model, key, n, True)),
-        lambda: jax.block_until_ready(gradient(model, key, n, False)),
-        args.rounds,
-        3,
-    )
-    memory = {}
-    for rewound in (True, False):
-        for length in (n, 2 * n, longest):
-            compiled = gradient.lower(model, key, length, rewound).compile()
-            memory[rewound, length] = compiled.memory_analysis().temp_size_in_bytes / 2**20
+    lengths = (n, 2 * n, longest)
+    gradients = {(r, m): program(jax.grad(loss), m, r) for r in (True, False) for m in lengths}
+    times = paired(gradients[True, n], gradients[False, n], args.rounds, 3)
     sides = ("caches found again", "plain scan")
     more = {"part": "gradient", "sides": sides, "cost": True}
     out.add(records.pairs("gradient", *times, sizes=sizes, **more))
-    for length in (n, 2 * n, longest):
-        both = [[memory[rewound, length]] for rewound in (True, False)]
+    for length in lengths:
+        both = [[gradients[rewound, length].temporary / 2**20] for rewound in (True, False)]
         out.add(records.pairs("temporary memory", *both, sizes={"T": length}, unit="MiB", **more))
 
 
