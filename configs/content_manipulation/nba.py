@@ -13,17 +13,17 @@ from jaxgen.config import Config
 
 def get_config() -> Config:
     config = grammar.get_config()
-    config.systems = ("full", "no_coverage", "mast", "advst")
+    config.systems = ("full", "no_coverage", "marked")
     config.data.update(
         source="parallel",
         path="$JAXGEN_DATA/rotowire_style",
         limit=0,
         valid_rows=200,
         test_rows=1000,
-        max_tuples=8,
-        max_words=24,
+        max_tuples=10,
+        max_words=32,
     )
-    config.loss.update(pure=800, ramp=400)
-    config.train.update(steps=2400, warmup=100, save_every=400)
+    config.loss.update(pure=1600, ramp=400)
+    config.train.update(steps=2400, learning_rate=1e-3, warmup=100, save_every=400)
     config.evaluate.every = 400
     return config
