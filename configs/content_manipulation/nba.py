@@ -23,7 +23,7 @@ def get_config() -> Config:
         max_tuples=10,
         max_words=32,
     )
-    config.loss.update(pure=1600, ramp=400)
+    config.loss.update(style_weight=0.95, pure=1600, ramp=400)
     config.train.update(steps=2400, learning_rate=1e-3, warmup=100, save_every=400)
     config.evaluate.every = 400
     return config

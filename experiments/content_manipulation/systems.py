@@ -43,6 +43,7 @@ SYSTEMS = {
     "ordered": System("order of tuples leaked", ordered=True),
     "lambda_20": System("λ = 0.2", style_weight=0.2),
     "lambda_50": System("λ = 0.5", style_weight=0.5),
+    "lambda_80": System("λ = 0.8", style_weight=0.8),
     "lambda_95": System("λ = 0.95", style_weight=0.95),
     "back": System("+ back-translation", back=True),
     "marked": System("+ marks for values of the reference", marked=True),
