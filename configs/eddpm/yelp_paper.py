@@ -2,7 +2,7 @@
 
     python -m experiments.eddpm --config=configs/eddpm/yelp_paper.py --mode=compile --config.mesh.topology=v5p:4x4x4
 
-Expected: 1,636,494,912 parameters, 1,651.7 MiB a chip, 9.407e+13 FLOPs a step in all. It was never
+Expected: 1,636,494,912 parameters, 1,506.2 MiB a chip, 9.407e+13 FLOPs a step in all. It was never
 trained. Put the folders of pretrained weights into `model.encoder_path` and `model.decoder_path`; without
 them both are trained from scratch.
 """
