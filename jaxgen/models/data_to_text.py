@@ -4,9 +4,10 @@
     p(w | before, memory) = joint softmax of words to generate and values of the record to copy
 
 The record's encoder has no positions, so the order of tuples says nothing of the order of words. Words of both
-sentences have places, of the size of an embedding: the decoder then follows the reference also past a copied value,
-which stands in another word's place. Values are copied, and words generated; see `jaxgen.data.record_arrays` for the
-ids. Source: Wang et al. (2019), arXiv:1901.09501; with Transformers in place of LSTMs.
+sentences have positions, of the size of an embedding: the decoder then follows the reference also past a copied value,
+which stands where the reference has another word. Values are copied, and words generated; see
+`jaxgen.data.record_arrays` for the ids. Source: Wang et al. (2019), arXiv:1901.09501; with Transformers in place of
+LSTMs.
 """
 
 from typing import NamedTuple
@@ -164,12 +165,12 @@ class DataToText(nnx.Module):
         )
         x = linear(self.tuple, jnp.concatenate([fsdp.looked_up(p) for p in parts], -1))
         if self.ordered:
-            x = _placed(x)
+            x = _with_positions(x)
         tuples, _, _ = self.record_encoder(
             dropout(x, self.dropout, keys[0]), mask=real, key=keys[1]
         )
         seen = style != self.pad
-        y = _placed(self._read(style, seen, "style", keys[2]))
+        y = _with_positions(self._read(style, seen, "style", keys[2]))
         sentence, _, _ = self.style_encoder(y, mask=seen, key=keys[3])
         side = self.sides.embedding[...]
         states = jnp.concatenate([tuples + side[0], sentence + side[1]], 1)
@@ -259,7 +260,7 @@ class DataToText(nnx.Module):
         """The decoder's states before each word of `target`, given those before it, and what it read."""
         keys = split_key(key, 4)
         memory = self.encode(record, style, keys[0])
-        read = _placed(self._read(shift_right(target, self.begin), None, "target", keys[1]))
+        read = _with_positions(self._read(shift_right(target, self.begin), None, "target", keys[1]))
         h, _, _ = self.decoder(read, memory=memory.states, memory_mask=memory.mask, key=keys[2])
         return dropout(h, self.dropout, keys[3]), memory
 
@@ -300,7 +301,7 @@ class DataToText(nnx.Module):
         cache, memory, covered = state
         first = memory.states if cache.cross is None else None
         h, filled, _ = self.decoder(
-            _placed(self._read(token, None, "token", None), cache.read[:, None]),
+            _with_positions(self._read(token, None, "token", None), cache.read[:, None]),
             memory=first,
             memory_mask=memory.mask,
             cache=cache,
@@ -317,14 +318,16 @@ class DataToText(nnx.Module):
         return self._step(state, token[:, None])
 
 
-def _placed(x: Float[Array, "B N D"], at: Int[Array, "B N"] | None = None) -> Float[Array, "B N D"]:
-    """`x` with sinusoids of its places (Vaswani et al., 2017), 0, 1, ... unless they are given.
+def _with_positions(
+    x: Float[Array, "B N D"], at: Int[Array, "B N"] | None = None
+) -> Float[Array, "B N D"]:
+    """`x` with sinusoidal positions (Vaswani et al., 2017), 0, 1, ... unless they are given.
 
     They are scaled as embeddings are, by D^-1/2; at their own size they would drown them.
     """
     width = x.shape[-1]
-    places = jnp.arange(x.shape[1]) if at is None else at
+    positions = jnp.arange(x.shape[1]) if at is None else at
     rates = 10_000.0 ** -jnp.linspace(0.0, 1.0, (width + 1) // 2)
-    angles = places[..., None] * rates
+    angles = positions[..., None] * rates
     waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)[..., :width]
     return x + (waves * width**-0.5).astype(x.dtype)

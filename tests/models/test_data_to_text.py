@@ -72,8 +72,8 @@ def test_the_order_of_tuples_does_not_matter_to_the_set_encoder():
         assert np.allclose(a.logprobs, b.logprobs, atol=1e-5) != ordered
 
 
-def test_equal_words_have_places_and_equal_tuples_have_none():
-    """Without places a run of one word could not be followed: attention of equal states gives equal states."""
+def test_equal_words_have_positions_and_equal_tuples_have_none():
+    """Without positions a run of one word could not be followed: attention of equal states gives equal states."""
     record = RecordIds(*(jnp.full((1, 3), i, jnp.int32) for i in (2, 9, 8)))
     style = jnp.full((1, 4), 5, jnp.int32)
     states = jax.jit(DataToText.encode)(make(), record, style).states[0]
