@@ -17,6 +17,9 @@ XLA_FLAGS = (
 # that draws millions of numbers then runs three times as long.
 RUNS_LONG = {"xla_backend_optimization_level": 2}
 
+# For the same: as users' programs compile.
+OPTIMIZED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+
 
 def environment(*, for_tpu: bool = False) -> dict[str, str]:
     """Of a launch as from a shell: on one CPU device, where the tests themselves have eight.

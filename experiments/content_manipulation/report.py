@@ -33,7 +33,7 @@ COLUMNS = {
     "value_recall": "recall, values ↑",
     "m_bleu": "m-BLEU ↑",
     "perplexity": "perplexity ↓",
-    "too_often": "numbers said too often, % ↓",
+    "too_often": "said too often, % ↓",
     "length_ratio": "length ratio",
 }
 
@@ -59,7 +59,7 @@ def numbers(
     return found | {
         "m_bleu": masked_bleu(written, part.y_ref, corpus.masked),
         "perplexity": perplexity(judges, corpus, written),
-        "too_often": said_too_often(written, part.x),
+        "too_often": said_too_often(written, part.x, content if corpus.values else is_number),
         "length_ratio": words[0] / words[1],
     }
 
@@ -166,10 +166,14 @@ def _about(config: Config, corpus: Corpus) -> str:
 def _words(corpus: Corpus, judges: Judges) -> str:
     test = corpus.parts["test"]
     if corpus.values:
-        return "Content is values alone: is each value of the record in the sentence, and each value of it in the record?\n"
+        return (
+            "Content is values alone: is each value of the record in the sentence, and each value of it in the record? "
+            "Said too often: values that stand in the sentence more often than in the record, of all.\n"
+        )
     accuracy = "" if judges.extractor is None else f"{judges.extractor.pair_accuracy(test):.3f}"
     return (
         "Content: tuples of numbers, type and value and owner, micro averages in per cent; an extractor by rules and one "
-        f"that is learned from train (its accuracy of pairs on test is {accuracy}). Values alone count names too. "
+        f"that is learned from train (its accuracy of pairs on test is {accuracy}). Values alone count names too. Said too "
+        "often: numbers that stand in the sentence more often than in the record, of all. "
         "Perplexity: of a language model of every second sentence y_aux of train.\n"
     )

@@ -16,7 +16,7 @@ samples of a condition, raise; under jit they make the condition's weights NaN, 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxgen.errors import require
 from jaxgen.numerics import Number, wide
@@ -38,7 +38,8 @@ def weights(
     Raises:
       ValueError: alpha negative or not finite, no samples; outside jit, rewards that make no weights.
     """
-    return jax.nn.softmax(_exponents(f, alpha, log_ratio)[0], -1)
+    exponents, _, good = _exponents(f, alpha, log_ratio)
+    return jnp.where(good, jax.nn.softmax(exponents, -1), jnp.nan)
 
 
 def effective_sample_size(weights: Float[Array, "*C K"]) -> Float[Array, "*C"]:
@@ -54,8 +55,9 @@ def log_partition(
     Raises:
       ValueError: as `weights`.
     """
-    exponents, top = _exponents(f, alpha, log_ratio)
-    return jax.nn.logsumexp(exponents, -1) - np.log(f.shape[-1]) + top
+    exponents, top, good = _exponents(f, alpha, log_ratio)
+    log_sum = jax.nn.logsumexp(exponents, -1) - np.log(f.shape[-1])
+    return jnp.where(good[..., 0], log_sum + top, jnp.nan)
 
 
 def expect(values: Float[Array, "*C K"], weights: Float[Array, "*C K"]) -> Float[Array, "*C"]:
@@ -101,10 +103,11 @@ def solve_alpha(
 
 def _exponents(
     f: Float[Array, "*C K"], alpha: Number, log_ratio: Float[Array, "*C K"] | None
-) -> tuple[Float[Array, "*C K"], Float[Array, "*C"]]:
-    """alpha (f - the condition's largest) + log_ratio, and alpha times that largest.
+) -> tuple[Float[Array, "*C K"], Float[Array, "*C"], Bool[Array, "*C 1"]]:
+    """alpha (f - the condition's largest) + log_ratio, alpha times that largest, and whether they make weights.
 
-    Rewards of any size: what is exponentiated is at most log_ratio.
+    Rewards of any size: what is exponentiated is at most log_ratio. It is 0 where they make none; a NaN in its place is
+    lost in XLA's fused exp on CPUs, so it has to come last.
     """
     require("alpha", (alpha >= 0) & (alpha < jnp.inf), alpha, "0 or more, finite")
     require("samples a condition", f.shape[-1] > 0, f.shape[-1], "at least 1")
@@ -121,4 +124,4 @@ def _exponents(
     if log_ratio is not None:
         exponents = exponents + log_ratio.astype(x.dtype)
     exponents = jnp.where(forbidden, -jnp.inf, exponents)
-    return jnp.where(good, exponents, jnp.nan), (trust * top)[..., 0]
+    return jnp.where(good, exponents, 0.0), (trust * top)[..., 0], good

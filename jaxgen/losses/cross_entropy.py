@@ -40,7 +40,7 @@ def cross_entropy(
     known = (targets >= 0) & (targets < x.shape[-1])
     chosen = jnp.take_along_axis(x, jnp.where(known, targets, 0)[..., None], -1)[..., 0]
     lse = jax.nn.logsumexp(x, -1)
-    each = lse - jnp.where(known, chosen, jnp.nan)
+    each = jnp.where(known, lse - chosen, jnp.nan)
     if not is_zero(label_smoothing):
         share = jnp.asarray(label_smoothing, x.dtype)
         # A traced share of 0 times the infinity of an impossible token would be NaN.

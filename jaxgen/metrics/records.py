@@ -139,18 +139,28 @@ def score_values(
     return _shares(hits, totals)
 
 
-def said_too_often(sentences: Sequence[str], gold: Sequence[Iterable[Fact]]) -> float:
-    """Share in per cent of the records' distinct numbers that stand in the sentence more often than in the record.
+def said_too_often(
+    sentences: Sequence[str],
+    gold: Sequence[Iterable[Fact]],
+    is_content: Callable[[str], bool] | None = None,
+) -> float:
+    """Share in per cent of the records' distinct values that stand in the sentence more often than in the record.
 
     Where tuples are copied twice, this is more than of people's own sentences, which may repeat a number.
+
+    Args:
+      sentences: as written.
+      gold: the record of each.
+      is_content: which values are looked at; numbers, unless given, since names may well be repeated.
 
     Raises:
       ValueError: not as many records as sentences.
     """
+    asked = is_content or is_number
     often = total = 0
     for text, record in zip(sentences, gold, strict=True):
         words = collections.Counter(text.split())
-        values = collections.Counter(f.value for f in record if is_number(f.value))
+        values = collections.Counter(f.value for f in record if asked(f.value))
         often += sum(words[value] > count for value, count in values.items())
         total += len(values)
     return 100.0 * often / total if total else float("nan")

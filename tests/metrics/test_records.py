@@ -210,3 +210,5 @@ def test_numbers_said_more_often_than_the_record_has_them():
     said = ["Bo had 7 and 7 and 9", "Bo had 9 and 9 , Bo", "7 7 7 9 9 5 5"]
     assert records.said_too_often(said, gold) == pytest.approx(100 * 3 / 6)
     assert math.isnan(records.said_too_often(["Bo"], [facts("PLAYER_NAME Bo Bo")]))
+    of_all = records.said_too_often(["Bo had 9 , Bo", *said[1:]], gold, lambda _: True)
+    assert of_all == pytest.approx(100 * 5 / 9)
