@@ -14,7 +14,7 @@ from jaxgen.data.record_arrays import BEGIN, END, PAD, UNKNOWN, RecordVocabulary
 from jaxgen.data.style_records import Fact, StyleRecords
 from jaxgen.data.tokens import TokenIds, TokenShape
 from jaxgen.metrics import box_score
-from jaxgen.metrics.records import Names, PrecisionRecall, score, score_values
+from jaxgen.metrics.records import Names, PrecisionRecall, score
 from jaxgen.text.templates import mark, without_values
 
 READERS = ("box_score", "values")
@@ -26,7 +26,8 @@ class Corpus:
 
     Attributes:
       names: of players and teams, from train; without any where values are read.
-      values: whether content is values alone; else tuples of numbers, read by the rules of a box score.
+      values: whether content is all values, of the types that the words around them say; else it is tuples of
+        numbers.
       masked: words that m-BLEU masks beside numbers and pronouns.
       tuples: M, of a record at most; `words` T, of a sentence, its end token included.
       left_out: items that were too long, by reason.
@@ -65,14 +66,13 @@ class Corpus:
         return out
 
     def read(self, sentences: Sequence[str]) -> list[frozenset[Fact]]:
-        """What sentences state, by rules."""
+        """What sentences state of numbers, by the rules of a box score."""
         return [box_score.extract(text.split(), self.names) for text in sentences]
 
-    def content(self, sentences: Sequence[str], part: StyleRecords) -> PrecisionRecall:
-        """How well sentences state the records x of a split: the pair by which checkpoints are selected."""
-        if self.values:
-            return score_values(sentences, part.x, self.masked.__contains__)
-        return score(self.read(sentences), part.x, self.names)
+    def score(self, found: Sequence[frozenset[Fact]], part: StyleRecords) -> PrecisionRecall:
+        """Of tuples that sentences state, against the records x of a split."""
+        numbers = not self.values
+        return score(found, part.x, self.names, owners=numbers, numbers_only=numbers)
 
 
 def _most(part: StyleRecords) -> int:

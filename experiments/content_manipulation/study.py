@@ -100,7 +100,8 @@ def validate(config: Config) -> None:
 def train_system(study: Study[Corpus], name: str, seed: int) -> DataToText:
     """The writer of a system, at the step whose sentences of valid are the best; see `ValidScore`."""
     config, corpus, system = study.config, study.data, SYSTEMS[name]
-    score, every = ValidScore(config, corpus, system), config.evaluate.every
+    score = ValidScore(config, corpus, system, writing.reader(study))
+    every = config.evaluate.every
     best = BestModel(
         score, every=every, steps=config.train.steps, part=lambda players: players.writer
     )

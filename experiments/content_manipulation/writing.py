@@ -1,7 +1,6 @@
 """What a trained writer writes, which of its checkpoints is taken, and the judges of what is written."""
 
-import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -12,7 +11,7 @@ from experiments.common.runs import Study
 from experiments.content_manipulation.corpus import Corpus
 from experiments.content_manipulation.systems import System
 from jaxgen.config import Config
-from jaxgen.data.style_records import StyleRecords
+from jaxgen.data.style_records import Fact, StyleRecords
 from jaxgen.errors import ConfigError
 from jaxgen.evaluators.common import batched_apply
 from jaxgen.evaluators.language_model import LanguageModel, LanguageModelOptions
@@ -21,6 +20,8 @@ from jaxgen.metrics.records import masked_bleu
 from jaxgen.models.data_to_text import DataToText, RecordIds
 
 BATCH = 100  # sentences that are written at once
+
+Reader = Callable[[Sequence[str]], Sequence[frozenset[Fact]]]  # what sentences state
 
 
 def write(
@@ -71,14 +72,14 @@ class ValidScore:
       numbers: of the last writer that was scored, to be logged.
     """
 
-    def __init__(self, config: Config, corpus: Corpus, system: System):
-        self.config, self.corpus, self.system = config, corpus, system
+    def __init__(self, config: Config, corpus: Corpus, system: System, read: Reader):
+        self.config, self.corpus, self.system, self.read = config, corpus, system, read
         self.numbers: dict[str, float] = {}
 
     def __call__(self, writer: DataToText) -> float:
         part = self.corpus.parts["valid"]
         written = write(self.config, self.corpus, writer, self.system, part, beams=1)
-        found = self.corpus.content(written, part)
+        found = self.corpus.score(self.read(written), part)
         kept = masked_bleu(written, part.y_ref, self.corpus.masked)
         # Sentences without content have no precision: nothing to select.
         empty = np.isnan(found.precision)
@@ -101,29 +102,33 @@ def content_above_style(f1: float, m_bleu: float, *, floor: float) -> float:
 class Judges(NamedTuple):
     """Trained on sentences and records of train alone."""
 
-    extractor: RecordExtractor | None
+    extractor: RecordExtractor
     lm: LanguageModel
 
 
 def train_judges(study: Study[Corpus]) -> Judges:
-    """A learned extractor (kept in the workdir) and a language model of every second sentence of train."""
+    """A learned extractor and a language model of every second sentence of train."""
     corpus, j = study.data, study.config.judge
-    train = corpus.parts["train"]
-    extractor = None
-    if not corpus.values:
-        extractor = _extractor(study.workdir / "extractor.npz", train)
     options = LanguageModelOptions(j.width, j.depth, j.heads, j.steps, j.steps, j.learning_rate)
-    real = corpus.tokens(train.y_aux[::2])
-    return Judges(extractor, LanguageModel.train(study.runs, options, corpus.shape, real))
+    real = corpus.tokens(corpus.parts["train"].y_aux[::2])
+    lm = LanguageModel.train(study.runs, options, corpus.shape, real)
+    return Judges(train_extractor(study), lm)
 
 
-def _extractor(path: pathlib.Path, train: StyleRecords) -> RecordExtractor:
+def reader(study: Study[Corpus]) -> Reader:
+    """What checkpoints are selected by: the rules of a box score, or the learned extractor where content is values."""
+    return train_extractor(study) if study.data.values else study.data.read
+
+
+def train_extractor(study: Study[Corpus]) -> RecordExtractor:
+    """Of values where content is values, else of numbers and names; kept in the workdir."""
+    path, corpus = study.workdir / "extractor.npz", study.data
     if path.is_file():
         try:
             return RecordExtractor.load(path)
         except ConfigError:
             path.unlink()  # cut short while it was written
-    made = RecordExtractor.train(train)
+    made = RecordExtractor.train(corpus.parts["train"], corpus.masked if corpus.values else ())
     if jax.process_index() == 0:
         made.save(path)
     return made

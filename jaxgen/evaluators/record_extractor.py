@@ -4,11 +4,14 @@ Trained on sentences and records of the train split alone, since it judges what 
 (number, name) of a sentence is a row; its label is the type of the record's tuple with that value and owner, or NONE.
 A pair with several types, since records are matched by number, is a row for each (Wiseman et al., 2017). The model is
 logistic regression, one label against the others, on hashed words around the number and what stands between the two.
+
+Of records of strings, whose values tell their own types, each value of a sentence is a row, and only the words around it
+are seen, other values hidden too: the type is the one that the sentence says it is of ("a customer rating of cheap").
 """
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -27,46 +30,55 @@ _SLICE = 4096  # sentences at a time
 
 @dataclasses.dataclass(frozen=True)
 class RecordExtractor:
-    """Sentences to the tuples of numbers that they state.
+    """Sentences to the tuples that they state.
 
     Attributes:
       names: of the train split.
+      values: what is read; none where it is numbers.
       labels: types, and NONE.
       weights: of hashed features.
       bias: of each label.
     """
 
     names: Names
+    values: frozenset[str]
     labels: tuple[str, ...]
     weights: Float[ndarray, "F C"]
     bias: Float[ndarray, " C"]
 
     @classmethod
     def train(
-        cls, train: StyleRecords, *, epochs: int = 5, alpha: float = 5e-5, seed: int = 0
+        cls,
+        train: StyleRecords,
+        values: Collection[str] = (),
+        *,
+        epochs: int = 5,
+        alpha: float = 5e-5,
+        seed: int = 0,
     ) -> "RecordExtractor":
         """On y_aux and x of a train split.
 
         Args:
+          values: words to be read, each alone; by default, numbers with their names.
           epochs: of stochastic gradient descent, whose weights are averaged.
           alpha: of the squared weights in the loss.
 
         Raises:
-          ConfigError: no sentence has a number and a name, or all such pairs are of one type.
+          ConfigError: no sentence has a number and a name (or one of the values), or all are of one type.
         """
         from sklearn.linear_model import SGDClassifier
 
-        names = Names.of(train.x)
+        names, wanted = Names.of(train.x), frozenset(values)
         rows: list[list[str]] = []
         labels: list[str] = []
         for text, record in zip(train.y_aux, train.x, strict=True):
-            for fact, features in _pairs(text.split(), names):
+            for fact, features in _candidates(text.split(), names, wanted):
                 for label in _types_of(fact, record, names):
                     rows.append(features)
                     labels.append(label)
         if len(set(labels)) < 2:
-            wanted = "sentences with numbers and names, some of them of the record"
-            raise ConfigError("data.train", sorted(set(labels)), wanted)
+            allowed = f"sentences with {'values' if values else 'numbers and names'}, some of them of the record"
+            raise ConfigError("data.train", sorted(set(labels)), allowed)
         model = SGDClassifier(
             "log_loss", alpha=alpha, max_iter=epochs, tol=None, random_state=seed, average=True
         ).fit(_hashed(rows), labels)
@@ -75,6 +87,7 @@ class RecordExtractor:
             weights, bias = np.concatenate([-weights, weights]), np.concatenate([-bias, bias])
         return cls(
             names,
+            wanted,
             tuple(str(c) for c in model.classes_),
             np.ascontiguousarray(weights.T, np.float32),
             bias.astype(np.float32),
@@ -84,7 +97,8 @@ class RecordExtractor:
         """The tuples of each sentence; a number may be of several names."""
         out: list[frozenset[Fact]] = []
         for begin in range(0, len(sentences), _SLICE):
-            pairs = [list(_pairs(s.split(), self.names)) for s in sentences[begin : begin + _SLICE]]
+            some = sentences[begin : begin + _SLICE]
+            pairs = [list(_candidates(s.split(), self.names, self.values)) for s in some]
             found = iter(self._labels([f for row in pairs for _, f in row]))
             for row in pairs:
                 typed = [fact._replace(type=next(found)) for fact, _ in row]
@@ -99,7 +113,7 @@ class RecordExtractor:
             rows = [
                 (_types_of(fact, record, self.names), features)
                 for text, record in zip(some.y_aux, some.x, strict=True)
-                for fact, features in _pairs(text.split(), self.names)
+                for fact, features in _candidates(text.split(), self.names, self.values)
             ]
             found = self._labels([features for _, features in rows])
             right += [label in known for label, (known, _) in zip(found, rows, strict=True)]
@@ -117,6 +131,7 @@ class RecordExtractor:
         np.savez_compressed(
             path,
             names=np.array(names, np.str_).reshape(-1, 2),
+            values=np.array(sorted(self.values), np.str_),
             labels=np.array(self.labels, np.str_),
             weights=self.weights,
             bias=self.bias,
@@ -132,15 +147,16 @@ class RecordExtractor:
         try:
             with np.load(path, allow_pickle=False) as file:
                 names = Names({str(a): str(b) for a, b in file["names"]})
-                labels = tuple(str(a) for a in file["labels"])
-                return cls(names, labels, file["weights"], file["bias"])
+                values, labels = ([str(a) for a in file[k]] for k in ("values", "labels"))
+                return cls(names, frozenset(values), tuple(labels), file["weights"], file["bias"])
         except (OSError, ValueError, KeyError, EOFError) as e:
             raise ConfigError("record extractor", str(path), f"a file of its own ({e})") from e
 
 
 def _types_of(fact: Fact, record: Iterable[Fact], names: Names) -> list[str]:
-    """The types of the record's tuples with a pair's value and owner, or NONE."""
-    known = {f.type for f in record if f.value == fact.value and names.same(f.owner, fact.owner)}
+    """The types of the record's tuples with a value and, where there is one, its owner; or NONE."""
+    owned = (f for f in record if not fact.owner or names.same(f.owner, fact.owner))
+    known = {f.type for f in owned if f.value == fact.value}
     return sorted(known) or [NONE]
 
 
@@ -149,6 +165,20 @@ def _hashed(rows: Sequence[Sequence[str]]):  # -> scipy.sparse.csr_matrix, which
 
     hasher = FeatureHasher(BUCKETS, input_type="string", alternate_sign=False, dtype=np.float32)
     return hasher.transform(rows)
+
+
+def _candidates(
+    tokens: Sequence[str], names: Names, values: frozenset[str]
+) -> Iterator[tuple[Fact, list[str]]]:
+    """What may be a tuple of a sentence, without its type (and owner, for values), and its features."""
+    return _among(tokens, values) if values else _pairs(tokens, names)
+
+
+def _among(tokens: Sequence[str], values: frozenset[str]) -> Iterator[tuple[Fact, list[str]]]:
+    words = ["#" if t in values else t.lower() for t in tokens]
+    for i, token in enumerate(tokens):
+        if token in values:
+            yield Fact("", token, ""), _around(words, i)
 
 
 def _pairs(tokens: Sequence[str], names: Names) -> Iterator[tuple[Fact, list[str]]]:

@@ -11,8 +11,10 @@ from jaxgen.data.style_records import Fact, StyleRecords
 from jaxgen.errors import ConfigError
 from jaxgen.evaluators.record_extractor import RecordExtractor
 from jaxgen.metrics import records
+from jaxgen.text.templates import rewrite
 
-NBA = pathlib.Path(os.environ.get("JAXGEN_DATA", "../shared/data")) / "rotowire_style"
+DATA = pathlib.Path(os.environ.get("JAXGEN_DATA", "../shared/data"))
+NBA, E2E = DATA / "rotowire_style", DATA / "e2e_style"
 PLAYERS = ("Ann", "Bo", "Cy", "Dee")
 
 
@@ -83,6 +85,58 @@ def test_training_on_sentences_without_names_is_refused():
     x = (Fact("PTS", "5", "Ann"),)
     with pytest.raises(ConfigError, match=r"data.train is \[\], allowed: sentences with numbers"):
         RecordExtractor.train(StyleRecords([x], [x], ["5 points"], ["5 points"]))
+
+
+def restaurants(count, seed):
+    """A food, a price and a rating, the last two of the same words, in one of three forms."""
+    rng = np.random.default_rng(seed)
+    x, y = [], []
+    for _ in range(count):
+        name, food = rng.choice(["Aro", "Bia"]), rng.choice(["thai", "greek"])
+        price, rating = rng.choice(["high", "low"], 2)
+        facts = (("name", name), ("food", food), ("price", price), ("rating", rating))
+        x.append(tuple(Fact(kind, value, name) for kind, value in facts))
+        forms = (
+            f"{name} is a {food} place with {price} prices . It has a {rating} rating .",
+            f"{name} , rated {rating} , serves {food} food at {price} prices .",
+            f"Its rating is {rating} : {name} , where {food} food is {price} in price .",
+        )
+        y.append(forms[rng.integers(3)])
+    return StyleRecords(x, x, y, y)
+
+
+def test_values_are_of_the_type_that_the_words_around_them_say(tmp_path):
+    train, test = restaurants(200, 0), restaurants(60, 1)
+    values = {f.value for record in train.x for f in record}
+    RecordExtractor.train(train, values).save(tmp_path / "judge.npz")
+    judge = RecordExtractor.load(tmp_path / "judge.npz")
+    assert judge.values == values
+    options = {"owners": False, "numbers_only": False}
+    got = records.score(judge(test.y_aux), test.x, judge.names, **options)
+    assert min(got) > 99
+    assert judge.pair_accuracy(test) > 0.99
+    said = judge(["Aro is a thai place with greek prices . It has a low rating ."])
+    kinds = {"name": "Aro", "food": "thai", "price": "greek", "rating": "low"}
+    assert said == [frozenset(Fact(kind, value, "") for kind, value in kinds.items())]
+    assert judge(["", "nobody knows it"]) == [frozenset()] * 2
+    with pytest.raises(ConfigError, match="allowed: sentences with values"):
+        RecordExtractor.train(train, {"unheard"})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not E2E.is_dir(), reason=f"no {E2E}; JAXGEN_DATA says where data lies")
+def test_it_tells_real_sentences_of_restaurants_from_other_peoples():
+    train, test = (style_records.read_parallel(E2E / part, part) for part in ("train", "test"))
+    few = StyleRecords(train.x[:6000], train.x_ref[:6000], train.y_aux[:6000], [])
+    judge = RecordExtractor.train(few, {f.value for record in few.x for f in record})
+    test = test.take(range(1000))
+    options = {"owners": False, "numbers_only": False}
+    gold = records.score(judge(test.y_aux), test.x, judge.names, **options)
+    rule = [rewrite(*item) for item in zip(test.x, test.x_ref, test.y_ref, strict=True)]
+    rules = records.score(judge(rule), test.x, judge.names, **options)
+    copy = records.score(judge(test.y_ref), test.x, judge.names, **options)
+    assert gold.precision > 75
+    assert gold.f1 > rules.f1 + 15 > copy.f1 + 40
 
 
 @pytest.mark.slow

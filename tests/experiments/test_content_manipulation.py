@@ -148,7 +148,7 @@ def test_content_counts_above_the_floor_of_style():
 @pytest.mark.slow
 def test_the_writer_of_the_best_sentences_is_kept(corpus):
     config = tiny()
-    score = ValidScore(config, corpus, SYSTEMS["full"])
+    score = ValidScore(config, corpus, SYSTEMS["full"], corpus.read)
     players = tasks.task(config, corpus.vocabulary, "full", SYSTEMS["full"]).build(
         jax.random.key(0)
     )
