@@ -20,7 +20,7 @@ from jaxgen.models.data_to_text import DataToText, RecordIds
 from jaxgen.text.masking import eos_mask
 
 # Rows (both objectives), T, M, V, G, width, heads, coverage state.
-DEFAULT, PAPER = (32, 25, 8, 3000, 2300, 96, 4, 32), (64, 52, 40, 5504, 4245, 384, 8, 128)
+DEFAULT, PAPER = (32, 33, 10, 4105, 3112, 96, 4, 32), (64, 52, 40, 5504, 4245, 384, 8, 128)
 
 
 def encoders(model, record, style, target):
