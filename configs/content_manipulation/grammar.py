@@ -43,8 +43,8 @@ def get_config() -> Config:
         ),
         loss=base.section(
             style="ce",  # ce, eisl
-            style_weight=0.8,  # lambda at last
-            pure=200,  # steps of lambda 1
+            style_weight=0.9,  # lambda at last
+            pure=600,  # steps of lambda 1
             ramp=200,  # steps in which it falls
             coverage_weight=0.2,  # eta
             groups=False,  # True: coverage asks for tuples of one value and one owner once
@@ -65,7 +65,7 @@ def get_config() -> Config:
         train=base.train(
             steps=1200,
             batch_size=16,
-            learning_rate=3e-3,
+            learning_rate=1e-3,
             warmup=50,
             clip=15.0,
             ema_decay=0.98,

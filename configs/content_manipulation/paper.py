@@ -28,7 +28,7 @@ def get_config() -> Config:
         types=35,
     )
     config.model.update(width=384, depth=2, heads=8, coverage=128, dropout=0.1)
-    config.loss.update(pure=600, ramp=600)
+    config.loss.update(style_weight=0.8, pure=600, ramp=600)
     config.judge.update(width=256, steps=3000, learning_rate=1e-3)
     config.evaluate.update(every=1000)
     config.train.update(

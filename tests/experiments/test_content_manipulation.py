@@ -37,6 +37,7 @@ TINY = {
     "judge.heads": 2,
     "judge.steps": 4,
     "loss.pure": 1,
+    "loss.style_weight": 0.8,
     "loss.ramp": 2,
     "data.limit": 150,
     "data.valid_rows": 6,
