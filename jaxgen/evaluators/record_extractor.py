@@ -64,7 +64,7 @@ class RecordExtractor:
           alpha: of the squared weights in the loss.
 
         Raises:
-          ConfigError: no sentence has a number and a name (or one of the values), or all are of one type.
+          ConfigError: no sentence has a number and a name (or one of the values), or all numbers are of one type.
         """
         from sklearn.linear_model import SGDClassifier
 
@@ -76,9 +76,13 @@ class RecordExtractor:
                 for label in _types_of(fact, record, names):
                     rows.append(features)
                     labels.append(label)
-        if len(set(labels)) < 2:
+        kinds = tuple(sorted(set(labels)))
+        if wanted and len(kinds) == 1:  # nothing to tell apart
+            none = np.zeros((BUCKETS, 1), np.float32)
+            return cls(names, wanted, kinds, none, none[0])
+        if len(kinds) < 2:
             allowed = f"sentences with {'values' if values else 'numbers and names'}, some of them of the record"
-            raise ConfigError("data.train", sorted(set(labels)), allowed)
+            raise ConfigError("data.train", list(kinds), allowed)
         model = SGDClassifier(
             "log_loss", alpha=alpha, max_iter=epochs, tol=None, random_state=seed, average=True
         ).fit(_hashed(rows), labels)

@@ -121,6 +121,9 @@ def test_values_are_of_the_type_that_the_words_around_them_say(tmp_path):
     assert judge(["", "nobody knows it"]) == [frozenset()] * 2
     with pytest.raises(ConfigError, match="allowed: sentences with values"):
         RecordExtractor.train(train, {"unheard"})
+    one = RecordExtractor.train(train, {"thai", "greek"})
+    assert one.labels == ("food",)
+    assert one(["no thai here"]) == [frozenset({Fact("food", "thai", "")})]
 
 
 @pytest.mark.slow
