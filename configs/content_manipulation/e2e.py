@@ -23,8 +23,8 @@ def get_config() -> Config:
         max_words=24,
     )
     config.systems = ("full", "marked", "no_coverage")
-    config.loss.update(style_weight=0.9, pure=800, ramp=400)
-    config.train.update(steps=2400, learning_rate=1e-3, warmup=100, save_every=400)
+    config.loss.update(pure=800, ramp=400)
+    config.train.update(steps=2400, warmup=100, save_every=400)
     # Of greedy sentences; those of beams are nearer to the reference.
     config.evaluate.update(every=200, m_bleu=60.0)
     return config

@@ -25,6 +25,6 @@ def get_config() -> Config:
         max_words=32,
     )
     config.loss.update(style_weight=0.95, pure=1600, ramp=400)
-    config.train.update(steps=2400, learning_rate=1e-3, warmup=100, save_every=400)
+    config.train.update(steps=2400, warmup=100, save_every=400)
     config.evaluate.every = 400
     return config

@@ -164,15 +164,19 @@ def _about(config: Config, corpus: Corpus) -> str:
 def _words(corpus: Corpus, judges: Judges) -> str:
     accuracy = f"{judges.extractor.pair_accuracy(corpus.parts['test']):.3f}"
     if corpus.values:
-        return (
+        kind = "values"
+        content = (
             "Content: tuples of type and value, micro averages in per cent; the type is the one that the words around a "
             f"value say, by an extractor that is learned from train (its accuracy on test is {accuracy}). Values alone: "
-            "wherever they stand. Said too often: values that stand in the sentence more often than in the record, of all. "
-            "Perplexity: of a language model of every second sentence y_aux of train.\n"
+            "wherever they stand. "
+        )
+    else:
+        kind = "numbers"
+        content = (
+            "Content: tuples of numbers, type and value and owner, micro averages in per cent; an extractor by rules and "
+            f"one that is learned from train (its accuracy of pairs on test is {accuracy}). Values alone count names too. "
         )
     return (
-        "Content: tuples of numbers, type and value and owner, micro averages in per cent; an extractor by rules and one "
-        f"that is learned from train (its accuracy of pairs on test is {accuracy}). Values alone count names too. Said too "
-        "often: numbers that stand in the sentence more often than in the record, of all. "
+        f"{content}Said too often: {kind} that stand in the sentence more often than in the record, of all. "
         "Perplexity: of a language model of every second sentence y_aux of train.\n"
     )

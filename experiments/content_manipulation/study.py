@@ -12,7 +12,7 @@ from experiments.content_manipulation import corpus as corpora
 from experiments.content_manipulation import report, rewriting, tasks, writing
 from experiments.content_manipulation.corpus import Corpus
 from experiments.content_manipulation.systems import SYSTEMS
-from experiments.content_manipulation.writing import ValidScore
+from experiments.content_manipulation.writing import Reader, ValidScore
 from jaxgen import config as config_lib
 from jaxgen.config import Config
 from jaxgen.data import style_records
@@ -97,10 +97,10 @@ def validate(config: Config) -> None:
     fields.check_run(config)
 
 
-def train_system(study: Study[Corpus], name: str, seed: int) -> DataToText:
+def train_system(study: Study[Corpus], name: str, seed: int, read: Reader) -> DataToText:
     """The writer of a system, at the step whose sentences of valid are the best; see `ValidScore`."""
     config, corpus, system = study.config, study.data, SYSTEMS[name]
-    score = ValidScore(config, corpus, system, writing.reader(study))
+    score = ValidScore(config, corpus, system, read)
     every = config.evaluate.every
     best = BestModel(
         score, every=every, steps=config.train.steps, part=lambda players: players.writer
@@ -120,11 +120,11 @@ def run(config: Config, workdir: pathlib.Path, *, may_train: bool) -> None:
     """Trains what is not trained (if it may), tests everything, writes the report."""
     study = open_study(config, workdir, corpora.load, may_train=may_train)
     corpus = study.data
-    judges = writing.train_judges(study)
+    judges, read = writing.train_judges(study), writing.reader(study)
     test = corpus.parts["test"]
 
     def evaluate(name: str, seed: int) -> list[Row]:
-        system, model = SYSTEMS[name], train_system(study, name, seed)
+        system, model = SYSTEMS[name], train_system(study, name, seed, read)
         rows: list[Row] = []
         beams = config.evaluate.beams
         # Where values are copied, once more with none said more often than the record has it.
@@ -155,7 +155,7 @@ def rewrite(config: Config, workdir: pathlib.Path) -> None:
     asked = rewriting.requests(config)
     study = open_study(config, workdir, corpora.load, may_train=False)
     name = config.rewrite.system
-    model = train_system(study, name, config.seed)
+    model = train_system(study, name, config.seed, writing.reader(study))
     for line in rewriting.rewrite(config, study.data, model, SYSTEMS[name], asked):
         print(line)
 

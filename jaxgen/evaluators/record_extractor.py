@@ -78,8 +78,8 @@ class RecordExtractor:
                     labels.append(label)
         kinds = tuple(sorted(set(labels)))
         if wanted and len(kinds) == 1:  # nothing to tell apart
-            none = np.zeros((BUCKETS, 1), np.float32)
-            return cls(names, wanted, kinds, none, none[0])
+            zeros = np.zeros((BUCKETS, 1), np.float32)
+            return cls(names, wanted, kinds, zeros, zeros[0])
         if len(kinds) < 2:
             allowed = f"sentences with {'values' if values else 'numbers and names'}, some of them of the record"
             raise ConfigError("data.train", list(kinds), allowed)

@@ -142,7 +142,7 @@ def score_values(
 def said_too_often(
     sentences: Sequence[str],
     gold: Sequence[Iterable[Fact]],
-    is_content: Callable[[str], bool] | None = None,
+    is_content: Callable[[str], bool] = is_number,
 ) -> float:
     """Share in per cent of the records' distinct values that stand in the sentence more often than in the record.
 
@@ -156,11 +156,10 @@ def said_too_often(
     Raises:
       ValueError: not as many records as sentences.
     """
-    asked = is_content or is_number
     often = total = 0
     for text, record in zip(sentences, gold, strict=True):
         words = collections.Counter(text.split())
-        values = collections.Counter(f.value for f in record if asked(f.value))
+        values = collections.Counter(f.value for f in record if is_content(f.value))
         often += sum(words[value] > count for value, count in values.items())
         total += len(values)
     return 100.0 * often / total if total else float("nan")

@@ -15,6 +15,7 @@ from jaxgen.text.templates import rewrite
 
 DATA = pathlib.Path(os.environ.get("JAXGEN_DATA", "../shared/data"))
 NBA, E2E = DATA / "rotowire_style", DATA / "e2e_style"
+TYPE_AND_VALUE = {"owners": False, "numbers_only": False}
 PLAYERS = ("Ann", "Bo", "Cy", "Dee")
 
 
@@ -111,8 +112,7 @@ def test_values_are_of_the_type_that_the_words_around_them_say(tmp_path):
     RecordExtractor.train(train, values).save(tmp_path / "judge.npz")
     judge = RecordExtractor.load(tmp_path / "judge.npz")
     assert judge.values == values
-    options = {"owners": False, "numbers_only": False}
-    got = records.score(judge(test.y_aux), test.x, judge.names, **options)
+    got = records.score(judge(test.y_aux), test.x, judge.names, **TYPE_AND_VALUE)
     assert min(got) > 99
     assert judge.pair_accuracy(test) > 0.99
     said = judge(["Aro is a thai place with greek prices . It has a low rating ."])
@@ -133,11 +133,10 @@ def test_it_tells_real_sentences_of_restaurants_from_other_peoples():
     few = StyleRecords(train.x[:6000], train.x_ref[:6000], train.y_aux[:6000], [])
     judge = RecordExtractor.train(few, {f.value for record in few.x for f in record})
     test = test.take(range(1000))
-    options = {"owners": False, "numbers_only": False}
-    gold = records.score(judge(test.y_aux), test.x, judge.names, **options)
+    gold = records.score(judge(test.y_aux), test.x, judge.names, **TYPE_AND_VALUE)
     rule = [rewrite(*item) for item in zip(test.x, test.x_ref, test.y_ref, strict=True)]
-    rules = records.score(judge(rule), test.x, judge.names, **options)
-    copy = records.score(judge(test.y_ref), test.x, judge.names, **options)
+    rules = records.score(judge(rule), test.x, judge.names, **TYPE_AND_VALUE)
+    copy = records.score(judge(test.y_ref), test.x, judge.names, **TYPE_AND_VALUE)
     assert gold.precision > 75
     assert gold.f1 > rules.f1 + 15 > copy.f1 + 40
 
